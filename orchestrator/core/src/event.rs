@@ -1,0 +1,324 @@
+//! Everything that can happen to the orchestrator's core, and everything that can result: one page.
+
+use std::collections::BTreeMap;
+
+use outpost_proto::ids::{AttemptId, Conn, RunId};
+use outpost_proto::message::{DownMessage, Heartbeat, Hello, ParamValue, UpMessage};
+use outpost_proto::name::{AgentName, EntryName, ParamName, TaskName, TenantName, WorkflowName};
+use serde::Serialize;
+
+use crate::record::{Presence, RunState};
+use crate::spec::WorkflowSpec;
+
+/// Everything that can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A stream was accepted; tenant and agent come from its certificate and from nowhere else.
+    Opened {
+        /// Numbered by the driver, never reused within a process.
+        conn: Conn,
+        /// Whose.
+        tenant: TenantName,
+        /// Which agent.
+        agent: AgentName,
+        /// Its identity, the salt of its catalogue's hashes.
+        spiffe_id: String,
+    },
+    /// One frame arrived, already validated.
+    Frame {
+        /// On this stream.
+        conn: Conn,
+        /// In order.
+        messages: Vec<UpMessage>,
+    },
+    /// The stream is gone.
+    Closed {
+        /// Which.
+        conn: Conn,
+    },
+    /// Somebody asks for something; the answer carries the same number.
+    Asked {
+        /// Numbered by the driver.
+        call: Call,
+        /// Tenant of the token.
+        tenant: TenantName,
+        /// What.
+        ask: Ask,
+    },
+    /// An agent presents an invitation. Tenant and name come from the invitation.
+    Enrol {
+        /// Numbered by the driver.
+        call: Call,
+        /// SHA-256 of the token's secret, in hex.
+        token_hash: String,
+        /// SHA-256 of the request's public key, in hex.
+        key_hash: String,
+    },
+}
+
+/// Number of one question, chosen by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Call(pub u64);
+
+/// What a person or a program asks of a tenant's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Make this the current version of its workflow.
+    Apply {
+        /// Validated.
+        spec: WorkflowSpec,
+        /// As it was sent.
+        source: String,
+        /// Accept entries that no agent announces.
+        allow_unknown_entries: bool,
+    },
+    /// Make a run.
+    Trigger {
+        /// Of this workflow.
+        workflow: WorkflowName,
+        /// Given values.
+        params: BTreeMap<ParamName, ParamValue>,
+        /// The same key makes the same run once.
+        key: Option<String>,
+    },
+    /// End a run.
+    Cancel {
+        /// Which.
+        run: RunId,
+    },
+    /// Why does what waits wait?
+    Explain {
+        /// Which run.
+        run: RunId,
+    },
+    /// All agents with their presence.
+    Agents,
+    /// Let an agent enrol under this name.
+    Invite {
+        /// The name.
+        agent: AgentName,
+        /// SHA-256 of the token's secret, in hex.
+        token_hash: String,
+        /// Milliseconds it is good for; at most ten minutes.
+        ttl_ms: u64,
+    },
+    /// Never let it connect again, and cut it off now.
+    RemoveAgent {
+        /// Which.
+        agent: AgentName,
+    },
+}
+
+/// Everything that can result, besides writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speech {
+    /// Frames for one agent, in order.
+    Send {
+        /// On this stream.
+        conn: Conn,
+        /// At most a frame's worth.
+        messages: Vec<DownMessage>,
+    },
+    /// End this stream.
+    Close {
+        /// Which.
+        conn: Conn,
+        /// Why.
+        why: CloseReason,
+    },
+    /// The answer to a question.
+    Answer {
+        /// Which question.
+        call: Call,
+        /// The answer.
+        answer: Result<Answer, Denied>,
+    },
+    /// A peer did what no honest peer does: count it and log it.
+    Alarm {
+        /// Whose.
+        tenant: TenantName,
+        /// Which agent.
+        agent: AgentName,
+        /// What it did.
+        what: Alarm,
+    },
+}
+
+/// Why a stream is ended by the orchestrator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// A newer stream of the same agent took over.
+    Replaced,
+    /// The agent was removed, or is not known.
+    Removed,
+    /// No protocol version in common.
+    Version,
+    /// It broke the protocol.
+    Protocol,
+    /// Another holder of the same identity exists.
+    Cloned,
+}
+
+/// What no honest agent does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// Messages out of order: before Hello, a second Hello, work before the inventory's end.
+    OutOfOrder,
+    /// An attempt that is not this agent's.
+    ForeignAttempt,
+    /// An event number that went back within a session, or an impossible change of state.
+    ImpossibleEvent,
+    /// An inventory whose count does not match.
+    InventoryCount,
+    /// A nonce that was never handed out, or was used up.
+    Nonce,
+}
+
+/// What was asked for was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Ask::Apply`].
+    Applied {
+        /// The current version.
+        version: u32,
+        /// What it took.
+        applied: Applied,
+        /// What may not work yet, one sentence each.
+        warnings: Vec<String>,
+    },
+    /// To [`Ask::Trigger`].
+    Triggered {
+        /// The run.
+        run: RunId,
+        /// Whether this call made it.
+        created: bool,
+    },
+    /// To [`Ask::Cancel`].
+    Cancelled {
+        /// Where the run stands now.
+        state: RunState,
+        /// Attempts whose end is not yet known.
+        pending: u32,
+    },
+    /// To [`Ask::Explain`].
+    Explained(Vec<Explanation>),
+    /// To [`Ask::Agents`].
+    Agents(Vec<AgentView>),
+    /// To [`Ask::Invite`].
+    Invited {
+        /// Microseconds since 1970.
+        expires_at: u64,
+    },
+    /// To [`Ask::RemoveAgent`].
+    Removed,
+    /// To [`Event::Enrol`]: issue a certificate for this name.
+    Enrolled {
+        /// Tenant of the invitation.
+        tenant: TenantName,
+        /// Name of the invitation.
+        agent: AgentName,
+    },
+}
+
+/// What an apply took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Applied {
+    /// The first version.
+    Created,
+    /// A new version.
+    Updated,
+    /// Nothing: it is the current one already.
+    Unchanged,
+}
+
+/// What was asked for was not done, and nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No such workflow.
+    #[error("there is no workflow `{0}`")]
+    UnknownWorkflow(WorkflowName),
+    /// No such run, or no longer a live one.
+    #[error("there is no run {0}")]
+    UnknownRun(RunId),
+    /// Over already.
+    #[error("run {run} is over: {state:?}")]
+    RunOver {
+        /// Which.
+        run: RunId,
+        /// How.
+        state: RunState,
+    },
+    /// No agent of the tenant announces it, though at least one announced a catalogue.
+    #[error(
+        "task `{task}` wants the catalogue entry `{entry}`, which no agent of this tenant announces ({asked} asked)"
+    )]
+    UnknownEntry {
+        /// Whose need.
+        task: TaskName,
+        /// The missing entry.
+        entry: EntryName,
+        /// How many agents were asked.
+        asked: usize,
+    },
+    /// A run's parameter is missing, unknown or outside its bounds.
+    #[error("parameter `{param}`: {why}")]
+    BadParam {
+        /// Which.
+        param: String,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+    /// An agent of that name is enrolled.
+    #[error("an agent named `{0}` is enrolled already; remove it first or choose another name")]
+    AgentExists(AgentName),
+    /// No such agent.
+    #[error("there is no agent `{0}`")]
+    UnknownAgent(AgentName),
+    /// No such invitation, expired, or used by another key: all told alike.
+    #[error("the join token is not valid: unknown, expired or used already; ask for a new one")]
+    BadToken,
+    /// The same idempotency key with another request.
+    #[error("this idempotency key was used for another workflow")]
+    KeyReused,
+    /// A limit.
+    #[error("{0}")]
+    Limit(String),
+}
+
+/// Why a task does what it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The task.
+    pub task: TaskName,
+    /// Its state in one word, as elsewhere.
+    pub state: String,
+    /// A stable code of the reason, such as `needs`, `no_agent_with_entry`, `agent_stale`, `slots_full`, `backoff`.
+    pub code: String,
+    /// The reason in one sentence, with names, numbers and what would change it.
+    pub reason: String,
+    /// The attempt, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptId>,
+}
+
+/// An agent as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentView {
+    /// Its name.
+    pub agent: AgentName,
+    /// In touch or not.
+    pub presence: Presence,
+    /// Microseconds since 1970; `None` when it was not heard since the orchestrator started.
+    pub last_heard: Option<u64>,
+    /// When it enrolled.
+    pub enrolled_at: u64,
+    /// What it said of itself on the present or last connection of this process's life.
+    pub hello: Option<Hello>,
+    /// Its newest heartbeat.
+    pub heartbeat: Option<Heartbeat>,
+    /// Entries in its catalogue.
+    pub entries: usize,
+    /// Attempts it holds, as far as known.
+    pub attempts: usize,
+}

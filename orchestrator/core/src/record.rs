@@ -1,0 +1,358 @@
+//! What is durable: one record per thing, written whole. A store keeps them and gives back the live ones.
+//!
+//! Times are microseconds since 1970 on the database host's clock.
+
+use std::collections::BTreeMap;
+
+use outpost_proto::ids::{
+    AttemptId, CommandSeq, EventSeq, Fence, Incarnation, Nonce, RecoveryEpoch, RunId, SessionEpoch,
+    TaskIndex,
+};
+use outpost_proto::message::{Catalogue, ParamValue};
+use outpost_proto::name::{AgentName, ParamName, TenantName, WorkflowName};
+use outpost_proto::outcome::{Outcome, Report};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::WorkflowSpec;
+
+/// One change to what is durable. All writes of a burst are one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write {
+    /// A version of a workflow; the highest version is current.
+    Workflow(WorkflowRecord),
+    /// A run, created or changed.
+    Run(RunRecord),
+    /// A task of a run, created or changed.
+    Task(TaskRecord),
+    /// An attempt, created or changed.
+    Attempt(AttemptRecord),
+    /// An agent, enrolled or changed.
+    Agent(AgentRecord),
+    /// An invitation, made or used.
+    Invite(InviteRecord),
+    /// What a tenant counts.
+    Tenant(TenantRecord),
+    /// An idempotency key and the run it made.
+    Key(KeyRecord),
+    /// Something worth telling to whoever watches; numbered by the store in commit order.
+    Notice(Notice),
+}
+
+/// What a tenant counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRecord {
+    /// Its name.
+    pub tenant: TenantName,
+    /// The next attempt's fence.
+    pub next_fence: Fence,
+}
+
+/// One applied version of a workflow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkflowRecord {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Counted from 1; an unchanged workflow makes no new one.
+    pub version: u32,
+    /// Validated.
+    pub spec: WorkflowSpec,
+    /// The text it was applied as.
+    pub source: String,
+    /// When.
+    pub applied_at: u64,
+}
+
+/// One execution of a workflow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Which.
+    pub run: RunId,
+    /// Of this workflow.
+    pub workflow: WorkflowName,
+    /// In this version.
+    pub version: u32,
+    /// With defaults filled in.
+    pub params: BTreeMap<ParamName, ParamValue>,
+    /// Where it stands.
+    pub state: RunState,
+    /// The agent all its tasks run on, once the first was placed.
+    pub agent: Option<AgentName>,
+    /// When it was triggered.
+    pub created_at: u64,
+    /// When it was over.
+    pub finished_at: Option<u64>,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Tasks wait or run.
+    Running,
+    /// It was asked to end; tasks still run.
+    Cancelling,
+    /// Every task succeeded.
+    Succeeded,
+    /// Over, and a task did not succeed.
+    Failed,
+    /// Over after a cancel.
+    Cancelled,
+}
+
+/// A task of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Of this run.
+    pub run: RunId,
+    /// Its place in the workflow version.
+    pub task: TaskIndex,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Attempts made so far.
+    pub attempts: u16,
+}
+
+/// Where a task stands. A state owns its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum TaskState {
+    /// Something it needs is not over.
+    Waiting,
+    /// It may be placed.
+    Queued {
+        /// Since when.
+        since: u64,
+    },
+    /// The next attempt may be made from then on.
+    Backoff {
+        /// When.
+        until: u64,
+        /// How the last attempt ended.
+        last: Outcome,
+    },
+    /// An attempt exists.
+    Active {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// It succeeded.
+    Succeeded,
+    /// Its last attempt ended so.
+    Failed {
+        /// How.
+        outcome: Outcome,
+    },
+    /// Something it needs did not succeed.
+    UpstreamFailed,
+    /// It was cancelled, before or while it ran.
+    Cancelled,
+}
+
+/// One try of a task on one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Which.
+    pub attempt: AttemptId,
+    /// Of this run.
+    pub run: RunId,
+    /// Of this task.
+    pub task: TaskIndex,
+    /// On this agent.
+    pub agent: AgentName,
+    /// Handed to the task.
+    pub fence: Fence,
+    /// Under this incarnation: never sent to another.
+    pub incarnation: Incarnation,
+    /// As announced when it was assigned: decides whether a second attempt may follow an unknown end.
+    pub retry_safe: bool,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Whether it was asked to end.
+    pub cancel_requested: bool,
+    /// When it was assigned.
+    pub assigned_at: u64,
+    /// When it was first heard to run.
+    pub started_at: Option<u64>,
+    /// When its end was accepted.
+    pub finished_at: Option<u64>,
+    /// An outcome that came after it had been given up.
+    pub late: Option<Report>,
+}
+
+/// Where an attempt stands at the orchestrator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Phase {
+    /// Sent or to be sent; the agent has not confirmed it.
+    Assigned,
+    /// The agent holds it.
+    Accepted,
+    /// Journalled there; exec may happen at any moment.
+    Starting,
+    /// The task's process exists.
+    Running,
+    /// Over.
+    Finished {
+        /// The first report accepted.
+        report: Report,
+    },
+    /// Given up without a report.
+    Lost {
+        /// Whether it may have started.
+        may_have_started: bool,
+    },
+}
+
+/// An enrolled agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Its name.
+    pub agent: AgentName,
+    /// SHA-256 of the public key it enrolled with, in hex.
+    pub key_hash: String,
+    /// When it enrolled.
+    pub enrolled_at: u64,
+    /// Removed agents keep their record and never connect again.
+    pub removed: bool,
+    /// The newest session.
+    pub session_epoch: SessionEpoch,
+    /// Nonces handed out since the last one that was confirmed, newest last; at most 8.
+    pub nonces: Vec<Nonce>,
+    /// The highest event applied.
+    pub event_seq: EventSeq,
+    /// The newest command.
+    pub command_seq: CommandSeq,
+    /// As of the newest session.
+    pub incarnation: Incarnation,
+    /// As last announced.
+    pub catalogue: Option<Catalogue>,
+    /// Takes no new work while a person wants so.
+    pub cordoned: bool,
+}
+
+/// A one-time invitation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteRecord {
+    /// SHA-256 of the token's secret, in hex: the token itself is never stored.
+    pub token_hash: String,
+    /// Into this tenant.
+    pub tenant: TenantName,
+    /// Under this name.
+    pub agent: AgentName,
+    /// Of no use from then on.
+    pub expires_at: u64,
+    /// The public key (SHA-256, hex) that used it: the same key may ask again, no other.
+    pub bound_to: Option<String>,
+}
+
+/// An idempotency key of a trigger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// Whose.
+    pub tenant: TenantName,
+    /// As given, 1 to 128 printable ASCII characters.
+    pub key: String,
+    /// What it made.
+    pub run: RunId,
+    /// When; kept for a day.
+    pub at: u64,
+}
+
+/// Something worth telling.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Whose.
+    pub tenant: TenantName,
+    /// When.
+    pub at: u64,
+    /// What about.
+    #[serde(flatten)]
+    pub what: NoticeKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum NoticeKind {
+    /// A run was made or changed its state.
+    Run {
+        /// Which.
+        run: RunId,
+        /// Of this workflow.
+        workflow: WorkflowName,
+        /// Now.
+        state: RunState,
+    },
+    /// A task changed its state.
+    Task {
+        /// Of this run.
+        run: RunId,
+        /// Its place.
+        task: TaskIndex,
+        /// Now.
+        state: TaskState,
+    },
+    /// An attempt changed its phase.
+    Attempt {
+        /// Of this run.
+        run: RunId,
+        /// Of this task.
+        task: TaskIndex,
+        /// Which.
+        attempt: AttemptId,
+        /// Where it runs.
+        agent: AgentName,
+        /// Now.
+        phase: Phase,
+    },
+    /// An agent enrolled, came, went stale or was removed.
+    Agent {
+        /// Which.
+        agent: AgentName,
+        /// Now.
+        presence: Presence,
+    },
+}
+
+/// Whether an agent is in touch. Apart from what its attempts do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// Never connected since it enrolled.
+    Enrolled,
+    /// Heard within the stale time.
+    Live,
+    /// Not heard for longer.
+    Stale,
+    /// Removed by a person.
+    Removed,
+}
+
+/// What a store gives back: everything that can still change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Which life of the database this is.
+    pub recovery: RecoveryEpoch,
+    /// All tenants.
+    pub tenants: Vec<TenantRecord>,
+    /// The current version of each workflow, and every version that a live run is of.
+    pub workflows: Vec<WorkflowRecord>,
+    /// Runs that are not over, and runs with an attempt whose end is still unknown.
+    pub runs: Vec<RunRecord>,
+    /// The tasks of those runs.
+    pub tasks: Vec<TaskRecord>,
+    /// The attempts of those runs that are not finished, or lost without a late report.
+    pub attempts: Vec<AttemptRecord>,
+    /// All agents, removed ones too.
+    pub agents: Vec<AgentRecord>,
+    /// Invitations that have not expired.
+    pub invites: Vec<InviteRecord>,
+    /// Idempotency keys of the last day.
+    pub keys: Vec<KeyRecord>,
+}
