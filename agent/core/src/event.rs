@@ -1,0 +1,190 @@
+//! Everything that can happen to the agent's core, and everything that can result: one page.
+
+use std::fmt;
+use std::sync::Arc;
+
+use outpost_driver::Micros;
+use outpost_proto::ids::{AttemptId, Conn};
+use outpost_proto::message::{Assign, Catalogue, DownMessage, Health, OnDisconnect, UpMessage};
+use outpost_proto::outcome::{Refusal, Report, StartFailure};
+
+/// Everything that can happen.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The stream that [`Speech::Dial`] asked for stands.
+    Opened {
+        /// Which.
+        conn: Conn,
+    },
+    /// It could not be made, or is gone.
+    Closed {
+        /// Which.
+        conn: Conn,
+        /// Why.
+        why: Down,
+    },
+    /// One frame arrived, already validated.
+    Frame {
+        /// On this stream.
+        conn: Conn,
+        /// In order.
+        messages: Vec<DownMessage>,
+    },
+    /// A keeper said something, or was found to be gone.
+    Keeper {
+        /// Whose.
+        attempt: AttemptId,
+        /// What.
+        said: KeeperSaid,
+    },
+    /// The site's catalogue was read and accepted; also the first event of a process's life.
+    Catalogue(Rules),
+    /// The host's numbers, sampled by the driver.
+    Health(Health),
+    /// The site wants something.
+    Site(Site),
+}
+
+/// Why a stream is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Down {
+    /// Name, network, proxy or TLS: worth another try soon.
+    Unreachable,
+    /// The orchestrator ended it in good order, or is going away.
+    Ended,
+    /// The identity is refused: expired, removed, unknown. Worth another try, seldom.
+    Refused,
+    /// The peer broke the protocol, or speaks no version in common.
+    Protocol,
+}
+
+/// What a keeper says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeeperSaid {
+    /// The task's process exists.
+    Running,
+    /// Nothing of it ever ran.
+    NotStarted(NotStarted),
+    /// The whole tree is gone.
+    Finished(Report),
+    /// The keeper is gone without a record; its tree was ended. `claimed`: whether exec may have happened.
+    Gone {
+        /// Whether the keeper had made its claim.
+        claimed: bool,
+    },
+}
+
+/// Why nothing ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotStarted {
+    /// The lease had ended when the keeper looked.
+    LeaseOver,
+    /// It was cancelled before.
+    Cancelled,
+    /// The site's own reasons.
+    Failed(StartFailure),
+}
+
+/// What the site wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// Start nothing until resumed.
+    Pause,
+    /// Start work again.
+    Resume,
+    /// Finish what runs, take nothing new, then end the process.
+    Drain,
+    /// Report what is known, then end the process; tasks go on under their keepers.
+    Stop,
+}
+
+/// The site's rules, as data that can be asked. Pure: the same question gets the same answer.
+pub trait Catalog: fmt::Debug + Send + Sync {
+    /// What is announced.
+    fn announced(&self) -> Catalogue;
+
+    /// May this be started, and how?
+    ///
+    /// # Errors
+    /// The refusal for the wire, and the full reason for the site's own log.
+    fn judge(&self, assign: &Assign) -> Result<Terms, (Refusal, String)>;
+}
+
+/// The site's rules.
+pub type Rules = Arc<dyn Catalog>;
+
+/// On which terms an entry runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// What becomes of it while the agent is out of touch.
+    pub on_disconnect: OnDisconnect,
+    /// How many attempts of this entry run at once; `None` leaves it to the slots.
+    pub max_parallel: Option<u16>,
+    /// How many starts in an hour; `None` is without a limit.
+    pub max_per_hour: Option<u32>,
+}
+
+/// Everything that can result, besides writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speech {
+    /// Make a connection and open the stream.
+    Dial {
+        /// Numbered by the core, never reused within a process.
+        conn: Conn,
+    },
+    /// One frame for the orchestrator. The store has put its exact bytes into the ledger.
+    Send {
+        /// On this stream.
+        conn: Conn,
+        /// At most a frame's worth.
+        messages: Vec<UpMessage>,
+    },
+    /// End this stream.
+    Hangup {
+        /// Which.
+        conn: Conn,
+    },
+    /// Start this, once. The keeper looks at the lease again.
+    Start {
+        /// As it was assigned.
+        assign: Box<Assign>,
+        /// End of the lease on the boot-time clock.
+        lease_until: Micros,
+    },
+    /// End this attempt's tree.
+    Cancel {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// The orchestrator is in touch: push the dead-man timers of `stop_after` entries.
+    InTouch,
+    /// The outcome is durable upstream: the attempt's working files may go; its log stays as long as the site keeps logs.
+    Discard {
+        /// Which.
+        attempt: AttemptId,
+    },
+    /// For the site's log only: why an instruction was refused.
+    Refused {
+        /// Which.
+        attempt: AttemptId,
+        /// What was wanted.
+        entry: outpost_proto::name::EntryName,
+        /// In full.
+        why: String,
+    },
+    /// For the site's log only: the orchestrator did what no honest one does.
+    Alarm(Alarm),
+    /// The process may end: drained or stopped.
+    Done,
+}
+
+/// What no honest orchestrator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alarm {
+    /// Work before the reconciliation was complete, a second Welcome, a command number that went back.
+    OutOfOrder,
+    /// An attempt id was assigned a second time with other content, or after its end.
+    AttemptReused,
+    /// The database it speaks for is older than one seen before.
+    WentBack,
+}
