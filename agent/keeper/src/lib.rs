@@ -1,1 +1,13 @@
-//! (under construction)
+//! The agent's process keepers.
+//!
+//! One **spawner** per state directory forks one small **keeper** per task; a keeper owns one process tree from the
+//! last check before exec to its exit record. Keepers and tasks outlive the runner, the link and the spawner; a later
+//! runner adopts them through their sockets. No async runtime here: a keeper is a plain fork of a small
+//! single-threaded process and stays small.
+//!
+//! [`exec`] is how every role of the one binary is started; [`protocol`] is what runner, spawner and keeper say.
+
+pub mod exec;
+pub mod protocol;
+
+mod packets;

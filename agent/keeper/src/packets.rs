@@ -1,0 +1,196 @@
+//! Whole packets over `SOCK_SEQPACKET`: one version byte and one JSON value each, with descriptors beside them.
+//!
+//! Used by runner, spawner and keeper alike. Blocking unless told otherwise. A packet that is too long, of an unknown
+//! version, or no JSON of the expected type is an error after which the connection is to be closed.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::protocol::{MAX_PACKET_BYTES, NEWEST_READ, OLDEST_READ, PROTOCOL_VERSION};
+
+/// Most descriptors that come with one packet.
+const MAX_FDS: usize = 4;
+
+/// One end of a packet connection.
+#[derive(Debug)]
+pub struct Packets {
+    fd: OwnedFd,
+}
+
+/// Why a packet could not be sent or understood. All but `WouldBlock` end the connection.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// The socket is non-blocking and there is nothing to read, or no room to write.
+    #[error("the local socket is not ready")]
+    WouldBlock,
+    /// The system refused.
+    #[error("the local socket failed")]
+    Io(#[source] io::Error),
+    /// Longer than [`MAX_PACKET_BYTES`].
+    #[error("a local packet of {0} bytes is longer than {MAX_PACKET_BYTES}")]
+    TooLong(usize),
+    /// Written by a version that this build does not read.
+    #[error("a local packet has version {0}; this build reads {OLDEST_READ} to {NEWEST_READ}")]
+    Version(u8),
+    /// No JSON of the expected form.
+    #[error("a local packet does not parse")]
+    Parse(#[source] serde_json::Error),
+}
+
+impl PacketError {
+    fn from_errno(errno: rustix::io::Errno) -> Self {
+        if errno == rustix::io::Errno::AGAIN {
+            Self::WouldBlock
+        } else {
+            Self::Io(errno.into())
+        }
+    }
+}
+
+impl Packets {
+    /// A connected pair, close-on-exec, blocking.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let flags = SocketFlags::CLOEXEC;
+        let (a, b) = net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((Self::from_fd(a), Self::from_fd(b)))
+    }
+
+    /// Takes over a connected `SOCK_SEQPACKET` socket and raises its buffers.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        // The kernel doubles the value, and grants at least its own maximum: both give room for the longest packet.
+        let _ = net::sockopt::set_socket_send_buffer_size(&fd, MAX_PACKET_BYTES);
+        let _ = net::sockopt::set_socket_recv_buffer_size(&fd, MAX_PACKET_BYTES);
+        Self { fd }
+    }
+
+    /// Gives the descriptor away, for example to an async runtime.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Switches between blocking and non-blocking.
+    ///
+    /// # Errors
+    /// When the system refuses, which it does not for a live socket.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        Ok(rustix::io::ioctl_fionbio(&self.fd, nonblocking)?)
+    }
+
+    /// Sends one packet, with descriptors (at most 4).
+    ///
+    /// # Errors
+    /// `WouldBlock` when the other side does not read; otherwise the connection is over.
+    pub fn send<T: Serialize>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), PacketError> {
+        let mut bytes = vec![PROTOCOL_VERSION];
+        serde_json::to_writer(&mut bytes, message).map_err(PacketError::Parse)?;
+        if bytes.len() > MAX_PACKET_BYTES {
+            return Err(PacketError::TooLong(bytes.len()));
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(PacketError::Io(io::Error::from(
+                io::ErrorKind::InvalidInput,
+            )));
+        }
+        loop {
+            match net::sendmsg(
+                &self.fd,
+                &[IoSlice::new(&bytes)],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            ) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(PacketError::from_errno(errno)),
+            }
+        }
+    }
+
+    /// Receives one packet with the descriptors that came beside it; `None` when the other side is gone.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing; otherwise the connection is to be closed.
+    pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, PacketError> {
+        let Some((bytes, fds)) = self.recv_bytes()? else {
+            return Ok(None);
+        };
+        let (version, body) = bytes.split_first().ok_or(PacketError::Version(0))?;
+        if !(OLDEST_READ..=NEWEST_READ).contains(version) {
+            return Err(PacketError::Version(*version));
+        }
+        Ok(Some((
+            serde_json::from_slice(body).map_err(PacketError::Parse)?,
+            fds,
+        )))
+    }
+
+    fn recv_bytes(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, PacketError> {
+        let len = self.next_len()?;
+        if len == 0 {
+            return Ok(None);
+        }
+        if len > MAX_PACKET_BYTES {
+            return Err(PacketError::TooLong(len));
+        }
+        let mut bytes = vec![0; len];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let got = net::recvmsg(
+            &self.fd,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+        .map_err(PacketError::from_errno)?;
+        let mut fds = Vec::new();
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(received) = message {
+                fds.extend(received);
+            }
+        }
+        bytes.truncate(got.bytes);
+        Ok(Some((bytes, fds)))
+    }
+
+    /// Length of the next packet, without taking it: buffers are as large as needed, never larger.
+    fn next_len(&self) -> Result<usize, PacketError> {
+        loop {
+            let mut none = [0; 1];
+            match net::recv(&self.fd, &mut none[..], RecvFlags::PEEK | RecvFlags::TRUNC) {
+                Ok((_, len)) => return Ok(len),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(PacketError::from_errno(errno)),
+            }
+        }
+    }
+}
+
+impl AsFd for Packets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Packets {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}

@@ -1,0 +1,353 @@
+//! What runner, spawner and keeper say to each other, as types.
+//!
+//! Each packet of a `SOCK_SEQPACKET` socket is one version byte and one JSON value ([`Packets`]). Unknown fields are
+//! ignored and missing ones have defaults where that is safe, so that neighbours in version understand each other.
+//! Nothing here performs an effect but `Packets`, which reads and writes whole packets and passes descriptors.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::packets::{PacketError, Packets};
+
+/// Version of packets and records that this build writes.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// Oldest version that this build reads.
+pub const OLDEST_READ: u8 = 1;
+
+/// Newest version that this build reads: one more than it writes, so that a downgraded agent still finds its tasks.
+pub const NEWEST_READ: u8 = PROTOCOL_VERSION + 1;
+
+/// Longest packet in bytes, version byte included.
+pub const MAX_PACKET_BYTES: usize = 256 * 1024;
+
+/// Most keepers that one spawner holds at a time.
+pub const MAX_KEEPERS: usize = 4096;
+
+/// Longest human text in a message, in bytes. Texts stay at the site.
+pub const MAX_TEXT_BYTES: usize = 512;
+
+/// Everything a keeper needs to start and to own one task. It is never written to disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartSpec {
+    /// The attempt's id: exactly 32 lower-case hex digits. It also is the name of the task's cgroup.
+    pub attempt: String,
+    /// The attempt's own directory, made by the runner and writable by nobody else; absolute. The keeper's files
+    /// (`claim`, `keeper.json`, `keeper.sock`, `exit.json`, `log.N`) are made in it with mode 0600.
+    pub dir: PathBuf,
+    /// Program (absolute path) and arguments, passed verbatim.
+    pub argv: Vec<String>,
+    /// The complete environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory; absolute. Entered as the task's user.
+    pub cwd: PathBuf,
+    /// Whom the task runs as; `None`: as the agent itself.
+    #[serde(default)]
+    pub user: Option<UserIds>,
+    /// From exec to the first TERM, in milliseconds of boot time.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// From TERM to KILL, in milliseconds.
+    pub grace_ms: u64,
+    /// Dead-man timer: the task is ended when the runner has not said `StillConnected` for so long.
+    #[serde(default)]
+    pub stop_after_ms: Option<u64>,
+    /// Until when the task may be started: microseconds of `CLOCK_BOOTTIME`.
+    pub lease_until_boot_us: u64,
+    /// Most bytes of output kept, over all log files.
+    pub log_max_bytes: u64,
+    /// In how many files; at least 1.
+    pub log_files: u32,
+    /// How the task's processes are held together.
+    #[serde(default)]
+    pub containment: Want,
+    /// The task's umask.
+    pub umask: u32,
+    /// Whether setuid programs are without effect in the task.
+    #[serde(default = "yes")]
+    pub no_new_privs: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A user as the kernel knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserIds {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary groups, complete.
+    pub groups: Vec<u32>,
+}
+
+/// Which containment a task shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Want {
+    /// The strongest there is here: cgroup, pid namespace (as root only), subreaper.
+    #[default]
+    Auto,
+    /// A delegated cgroup or nothing.
+    Cgroup,
+    /// A pid namespace or nothing; not as root also a user namespace, which hides owners and setuid bits.
+    PidNamespace,
+    /// A subreaper.
+    Subreaper,
+}
+
+/// How a task's processes are held together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Containment {
+    /// A leaf of a delegated cgroup v2 tree: the kernel ends the whole tree at once.
+    Cgroup,
+    /// A pid namespace: the whole tree ends with its init.
+    PidNamespace,
+    /// Orphans come to the keeper, which ends every descendant it finds until none is left.
+    Subreaper,
+}
+
+/// What a runner says to the spawner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToSpawner {
+    /// Fork a keeper. Carries one descriptor: the socket end that becomes the keeper's first runner connection.
+    Start(Box<StartSpec>),
+    /// Say how you are.
+    Status,
+}
+
+/// What the spawner answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromSpawner {
+    /// The keeper lives. Whether the task starts is said by the keeper.
+    Started {
+        /// Of this attempt.
+        attempt: String,
+        /// The keeper's process id.
+        pid: u32,
+        /// Its start time: clock ticks since boot.
+        start_time: u64,
+    },
+    /// There is no keeper and will be none: nothing of the task runs.
+    StartFailed {
+        /// Of this attempt, as it was named.
+        attempt: String,
+        /// Why.
+        failure: NotStarted,
+        /// In words; stays at the site.
+        text: String,
+    },
+    /// Answer to `Status`.
+    Status {
+        /// Version of the spawner's binary.
+        version: String,
+        /// Its process id.
+        pid: u32,
+        /// How many keepers it holds.
+        keepers: u32,
+        /// What `Want::Auto` means here.
+        containment: Containment,
+    },
+}
+
+/// What a runner says to a keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToKeeper {
+    /// End the task: TERM, grace, KILL. Answered by `Finished` when the whole tree is gone.
+    Cancel,
+    /// Pushes the dead-man timer.
+    StillConnected,
+    /// Say your state again.
+    Query,
+    /// The final state is safe with the runner: the keeper may end itself. Closing the connection means the same.
+    Taken,
+}
+
+/// A keeper's state. Said on connect, at each change and on `Query`; states in between may be skipped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromKeeper {
+    /// Nothing of the task runs yet.
+    Starting,
+    /// The task's program was executed.
+    Running {
+        /// The task's first process; in a pid namespace the namespace's init.
+        pid: u32,
+        /// Its start time: clock ticks since boot.
+        start_time: u64,
+    },
+    /// Nothing of the task ever ran, and nothing will. Final.
+    NotStarted {
+        /// Why.
+        why: NotStarted,
+        /// In words; stays at the site.
+        text: String,
+    },
+    /// The task is over and its whole tree is gone. Final.
+    Finished(ExitRecord),
+}
+
+/// Why nothing of a task ever ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotStarted {
+    /// The lease was over at the last check before exec. No claim was made.
+    LeaseOver,
+    /// Somebody else made the claim: who did has reported the attempt.
+    ClaimLost,
+    /// The program does not exist.
+    NotFound,
+    /// The program is not executable, or the user may not.
+    Permission,
+    /// No process, memory, descriptors or disk left.
+    Resources,
+    /// Anything else, a spec that is not valid among it; the text says what.
+    Other,
+}
+
+/// How a task's first process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// It exited with this code.
+    Exited(u8),
+    /// A signal ended it.
+    Signalled(i32),
+    /// It never ran. Only in `exit.json`; on the wire this is `FromKeeper::NotStarted`.
+    NotStarted(NotStarted),
+}
+
+/// What brought the end about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The task itself, or somebody on the host.
+    Own,
+    /// Its timeout.
+    TimedOut,
+    /// A runner's `Cancel`.
+    Cancelled,
+    /// The dead-man timer.
+    DeadMan,
+    /// The kernel, because memory ran out in the task's cgroup.
+    Oom,
+    /// The end of the process that holds the leash (development and demonstration only).
+    Leash,
+}
+
+/// How an attempt ended: what `exit.json` holds and `Finished` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// Version of the record.
+    pub version: u8,
+    /// The attempt's id.
+    pub attempt: String,
+    /// Boot id of the kernel it ran under.
+    pub boot_id: String,
+    /// How the first process ended.
+    pub ended: Ended,
+    /// Why.
+    pub cause: Cause,
+    /// When it was started: microseconds of `CLOCK_BOOTTIME`; 0 when it never was.
+    pub started_boot_us: u64,
+    /// From start to the end of the whole tree, in milliseconds; 0 when it never ran.
+    pub duration_ms: u64,
+    /// Bytes of output received.
+    pub log_bytes: u64,
+    /// How many of them were not kept.
+    pub log_dropped_bytes: u64,
+    /// How its processes were held together; `None` when it never came to that.
+    #[serde(default)]
+    pub containment: Option<Containment>,
+    /// Why it never ran, in words; empty otherwise.
+    #[serde(default)]
+    pub text: String,
+}
+
+/// What is wrong with a [`StartSpec`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Only fixed-form ids reach the file system.
+    #[error("the attempt id is not 32 lower-case hex digits")]
+    Attempt,
+    /// `argv` is empty or its program is not an absolute path.
+    #[error("the program is not an absolute path: give argv[0] as one")]
+    Program,
+    /// `dir` or `cwd` is relative.
+    #[error("`{0}` is not an absolute path")]
+    Relative(&'static str),
+    /// A NUL byte cannot be passed to a program.
+    #[error("`{0}` contains a NUL byte")]
+    Nul(&'static str),
+    /// An environment name is empty or contains `=`.
+    #[error("the environment has a name that is empty or contains `=`")]
+    EnvName,
+}
+
+impl StartSpec {
+    /// Checks what a keeper relies on.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if !is_attempt_id(&self.attempt) {
+            return Err(SpecError::Attempt);
+        }
+        if !self
+            .argv
+            .first()
+            .is_some_and(|program| program.starts_with('/'))
+        {
+            return Err(SpecError::Program);
+        }
+        for (name, path) in [("dir", &self.dir), ("cwd", &self.cwd)] {
+            if !path.is_absolute() {
+                return Err(SpecError::Relative(name));
+            }
+            if path.as_os_str().as_encoded_bytes().contains(&0) {
+                return Err(SpecError::Nul(name));
+            }
+        }
+        if self.argv.iter().any(|argument| argument.contains('\0')) {
+            return Err(SpecError::Nul("argv"));
+        }
+        if self
+            .env
+            .iter()
+            .any(|(name, value)| name.contains('\0') || value.contains('\0'))
+        {
+            return Err(SpecError::Nul("env"));
+        }
+        if self
+            .env
+            .iter()
+            .any(|(name, _)| name.is_empty() || name.contains('='))
+        {
+            return Err(SpecError::EnvName);
+        }
+        Ok(())
+    }
+}
+
+/// Whether `text` is an attempt id: 32 lower-case hex digits.
+#[must_use]
+pub fn is_attempt_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Cuts a text for people to [`MAX_TEXT_BYTES`], at a character's border.
+pub(crate) fn cut(mut text: String) -> String {
+    let mut end = text.len().min(MAX_TEXT_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
