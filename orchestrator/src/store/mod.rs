@@ -1,0 +1,85 @@
+//! Where everything durable lives: one SQLite file per orchestrator.
+//!
+//! [`sqlite`] is the one writer of what the core decides, used by the driver only. [`read`] answers lists and history
+//! from its own connections. [`access`] keeps tenants and tokens, which the core does not know. No secret is stored,
+//! only hashes.
+
+pub mod access;
+mod migrate;
+pub mod notices;
+pub mod read;
+pub mod sqlite;
+mod write;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use migrate::SCHEMA_VERSION;
+
+/// Why a database cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is none.
+    #[error("there is no database at {}; make one with `outpost-orchestrator init`", .0.display())]
+    Missing(PathBuf),
+    /// There is one already.
+    #[error("a database exists at {} already; nothing was changed", .0.display())]
+    Exists(PathBuf),
+    /// A newer program wrote it.
+    #[error(
+        "the database {} has schema version {found}, this program knows up to {known}; nothing was changed: \
+         run the newer version, or restore a backup made before the upgrade",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest this program knows.
+        known: i64,
+    },
+    /// The file or directory could not be made or read.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// SQLite refused.
+    #[error("the database {} could not be opened: {error}", path.display())]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: sqlx::Error,
+    },
+    /// A migration failed; the database is as it was before.
+    #[error("the database {} could not be brought to the current schema: {error}", path.display())]
+    Migrate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: sqlx::migrate::MigrateError,
+    },
+}
+
+/// Why something could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite refused.
+    #[error("the database could not answer: {0}")]
+    Sqlite(#[from] sqlx::Error),
+    /// A record is not of the form this program writes.
+    #[error("a record of table {table} cannot be read: {error}")]
+    Record {
+        /// Where it is.
+        table: &'static str,
+        /// What is wrong.
+        error: serde_json::Error,
+    },
+    /// The cursor was not made by an earlier page.
+    #[error("the cursor is not one that this server handed out")]
+    BadCursor,
+}
