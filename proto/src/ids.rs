@@ -129,7 +129,9 @@ number!(
 );
 
 /// Which life of the orchestrator's database this is. Restoring a backup makes a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct RecoveryEpoch {
     /// Grows with each restore.
     pub counter: u32,

@@ -9,3 +9,4 @@ pub mod limits;
 pub mod message;
 pub mod name;
 pub mod outcome;
+pub mod wire;

@@ -20,12 +20,30 @@ pub const HELD_ATTEMPTS: usize = 4096;
 pub const PARAMETERS: usize = 64;
 /// Bytes of all parameters of one attempt, names included.
 pub const PARAMETER_BYTES: usize = 64 * 1024;
+/// Bytes of one parameter's text.
+pub const PARAMETER_TEXT_BYTES: usize = 4096;
 /// Slots of one agent.
 pub const SLOTS: u16 = 4095;
 /// Bytes of a certificate request.
 pub const CSR_BYTES: usize = 1024;
 /// Bytes of one certificate.
 pub const CERTIFICATE_BYTES: usize = 2048;
+/// Bytes of an enrolment token's secret part.
+pub const TOKEN_BYTES: usize = 32;
+/// Bytes of a challenge for recovery.
+pub const CHALLENGE_BYTES: usize = 64;
+/// Bytes of an ECDSA P-256 signature in DER (72 at most by its form).
+pub const SIGNATURE_BYTES: usize = 80;
+/// Certificates of one chain, leaf included.
+pub const CHAIN_CERTIFICATES: usize = 4;
+/// Roots that an agent is told to trust: the present one, the next one, and room for a change of both.
+pub const ROOT_CERTIFICATES: usize = 8;
+/// Bytes of a SPIFFE id: a trust domain of 255, two names of 63 and what stands between them, rounded up.
+pub const SPIFFE_ID_BYTES: usize = 512;
+/// Bytes of one identity request: certificate, request, challenge, proof and their headers.
+pub const IDENTITY_REQUEST_BYTES: usize = 4 * 1024;
+/// Bytes of one identity reply: a full chain and all roots.
+pub const IDENTITY_REPLY_BYTES: usize = 32 * 1024;
 
 /// Default time between heartbeats.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,8 +65,32 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A session whose queue was not read for this long is closed.
 pub const SLOW_PEER_TIMEOUT: Duration = Duration::from_secs(30);
 
-const _: () = assert!(HEARTBEAT_INTERVAL.as_secs() * 2 < LEASE.as_secs(), "one lost heartbeat must not end a lease");
-const _: () = assert!(LEASE.as_secs() < STALE_AFTER.as_secs(), "a stale agent has no lease");
-const _: () = assert!(STALE_AFTER.as_secs() < LOST_AFTER.as_secs(), "lost comes after stale");
-const _: () = assert!(CATALOGUE_ENTRIES * 24 < UP_FRAME_BYTES, "a full catalogue fits into one frame");
-const _: () = assert!(PARAMETER_BYTES < DOWN_FRAME_BYTES, "an assignment fits into one frame");
+const _: () = assert!(
+    HEARTBEAT_INTERVAL.as_secs() * 2 < LEASE.as_secs(),
+    "one lost heartbeat must not end a lease"
+);
+const _: () = assert!(
+    LEASE.as_secs() < STALE_AFTER.as_secs(),
+    "a stale agent has no lease"
+);
+const _: () = assert!(
+    STALE_AFTER.as_secs() < LOST_AFTER.as_secs(),
+    "lost comes after stale"
+);
+const _: () = assert!(
+    CATALOGUE_ENTRIES * 24 < UP_FRAME_BYTES,
+    "a full catalogue fits into one frame"
+);
+const _: () = assert!(
+    PARAMETER_BYTES < DOWN_FRAME_BYTES,
+    "an assignment fits into one frame"
+);
+const _: () = assert!(
+    CERTIFICATE_BYTES + CSR_BYTES + CHALLENGE_BYTES + SIGNATURE_BYTES + 64 < IDENTITY_REQUEST_BYTES,
+    "the largest identity request fits"
+);
+const _: () = assert!(
+    (CHAIN_CERTIFICATES + ROOT_CERTIFICATES) * (CERTIFICATE_BYTES + 8) + SPIFFE_ID_BYTES
+        < IDENTITY_REPLY_BYTES,
+    "the largest identity reply fits"
+);

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, HeartbeatSeq, Incarnation, Nonce, RecoveryEpoch, RunId,
-    SessionEpoch, TaskIndex,
+    AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, HeartbeatSeq, Incarnation, Nonce,
+    RecoveryEpoch, RunId, SessionEpoch, TaskIndex,
 };
 use crate::name::{EntryHash, EntryName, ParamName, TaskName, WorkflowName};
 use crate::outcome::Report;

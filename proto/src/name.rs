@@ -14,7 +14,9 @@ use crate::limits::NAME_LEN;
 
 /// A text that is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a valid {kind}: use 1 to 63 of a-z, 0-9, `-`, `_`, `.`, with a letter or digit at both ends")]
+#[error(
+    "`{text}` is not a valid {kind}: use 1 to 63 of a-z, 0-9, `-`, `_`, `.`, with a letter or digit at both ends"
+)]
 pub struct NotAName {
     /// What was given, cut to 80 characters, control characters replaced.
     pub text: String,
@@ -29,7 +31,9 @@ fn check(text: &str) -> bool {
         && edge(bytes.first())
         && edge(bytes.last())
         && !text.contains("..")
-        && bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'))
+        && bytes
+            .iter()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.'))
 }
 
 macro_rules! name {
@@ -119,7 +123,10 @@ impl EntryHash {
     #[must_use]
     pub fn new(spiffe_id: &str, entry: &EntryName) -> Self {
         let salt = Sha256::digest(spiffe_id.as_bytes());
-        let digest = Sha256::new().chain_update(salt).chain_update(entry.as_str().as_bytes()).finalize();
+        let digest = Sha256::new()
+            .chain_update(salt)
+            .chain_update(entry.as_str().as_bytes())
+            .finalize();
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
         Self(u64::from_be_bytes(first))
@@ -138,7 +145,20 @@ mod tests {
 
     #[test]
     fn hostile_names_are_refused() {
-        for text in ["", ".", "..", "a..b", "-a", "a-", "A", "a/b", "a b", "a\0", "é", &"a".repeat(64)] {
+        for text in [
+            "",
+            ".",
+            "..",
+            "a..b",
+            "-a",
+            "a-",
+            "A",
+            "a/b",
+            "a b",
+            "a\0",
+            "é",
+            &"a".repeat(64),
+        ] {
             assert!(text.parse::<AgentName>().is_err(), "{text:?}");
         }
         for text in ["a", "7", "a-b_c.d", &"a".repeat(63)] {

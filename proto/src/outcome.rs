@@ -120,16 +120,46 @@ impl Outcome {
         use KillReason as K;
         use Refusal as R;
         use StartFailure as S;
-        let start = [S::NotFound, S::Permission, S::Resources, S::Secret, S::Other].map(Self::StartFailed);
+        let start = [
+            S::NotFound,
+            S::Permission,
+            S::Resources,
+            S::Secret,
+            S::Other,
+        ]
+        .map(Self::StartFailed);
         let kill = [K::Oom, K::Policy, K::Lease, K::Disk, K::LogLimit, K::Keeper].map(Self::Killed);
         let interrupt = [I::Reboot, I::AgentStateLost, I::SidecarRestart].map(Self::Interrupted);
         let refuse = [
-            R::UnknownEntry, R::BadParameters, R::CatalogueVersion, R::NoLease, R::Paused, R::Draining, R::Full,
-            R::Rate, R::TimeWindow, R::NotApproved, R::Disk, R::Observe, R::Hold, R::Unsupported,
+            R::UnknownEntry,
+            R::BadParameters,
+            R::CatalogueVersion,
+            R::NoLease,
+            R::Paused,
+            R::Draining,
+            R::Full,
+            R::Rate,
+            R::TimeWindow,
+            R::NotApproved,
+            R::Disk,
+            R::Observe,
+            R::Hold,
+            R::Unsupported,
         ]
         .map(Self::Refused);
-        let plain = [Self::Succeeded, Self::Failed, Self::TimedOut, Self::Cancelled];
-        plain.into_iter().chain(start).chain(kill).chain(interrupt).chain(refuse).collect()
+        let plain = [
+            Self::Succeeded,
+            Self::Failed,
+            Self::TimedOut,
+            Self::Cancelled,
+        ];
+        plain
+            .into_iter()
+            .chain(start)
+            .chain(kill)
+            .chain(interrupt)
+            .chain(refuse)
+            .collect()
     }
 }
 

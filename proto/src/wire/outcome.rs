@@ -1,0 +1,80 @@
+//! Outcomes and their numbers on the wire, each way as one exhaustive table.
+
+use super::link::Outcome as Wire;
+use crate::outcome::{Interruption, KillReason, Outcome, Refusal, StartFailure};
+
+pub(super) fn to_wire(outcome: Outcome) -> Wire {
+    match outcome {
+        Outcome::Succeeded => Wire::Succeeded,
+        Outcome::Failed => Wire::Failed,
+        Outcome::TimedOut => Wire::TimedOut,
+        Outcome::Cancelled => Wire::Cancelled,
+        Outcome::StartFailed(StartFailure::NotFound) => Wire::StartFailedNotFound,
+        Outcome::StartFailed(StartFailure::Permission) => Wire::StartFailedPermission,
+        Outcome::StartFailed(StartFailure::Resources) => Wire::StartFailedResources,
+        Outcome::StartFailed(StartFailure::Secret) => Wire::StartFailedSecret,
+        Outcome::StartFailed(StartFailure::Other) => Wire::StartFailedOther,
+        Outcome::Killed(KillReason::Oom) => Wire::KilledOom,
+        Outcome::Killed(KillReason::Policy) => Wire::KilledPolicy,
+        Outcome::Killed(KillReason::Lease) => Wire::KilledLease,
+        Outcome::Killed(KillReason::Disk) => Wire::KilledDisk,
+        Outcome::Killed(KillReason::LogLimit) => Wire::KilledLogLimit,
+        Outcome::Killed(KillReason::Keeper) => Wire::KilledKeeper,
+        Outcome::Interrupted(Interruption::Reboot) => Wire::InterruptedReboot,
+        Outcome::Interrupted(Interruption::AgentStateLost) => Wire::InterruptedAgentStateLost,
+        Outcome::Interrupted(Interruption::SidecarRestart) => Wire::InterruptedSidecarRestart,
+        Outcome::Refused(Refusal::UnknownEntry) => Wire::RefusedUnknownEntry,
+        Outcome::Refused(Refusal::BadParameters) => Wire::RefusedBadParameters,
+        Outcome::Refused(Refusal::CatalogueVersion) => Wire::RefusedCatalogueVersion,
+        Outcome::Refused(Refusal::NoLease) => Wire::RefusedNoLease,
+        Outcome::Refused(Refusal::Paused) => Wire::RefusedPaused,
+        Outcome::Refused(Refusal::Draining) => Wire::RefusedDraining,
+        Outcome::Refused(Refusal::Full) => Wire::RefusedFull,
+        Outcome::Refused(Refusal::Rate) => Wire::RefusedRate,
+        Outcome::Refused(Refusal::TimeWindow) => Wire::RefusedTimeWindow,
+        Outcome::Refused(Refusal::NotApproved) => Wire::RefusedNotApproved,
+        Outcome::Refused(Refusal::Disk) => Wire::RefusedDisk,
+        Outcome::Refused(Refusal::Observe) => Wire::RefusedObserve,
+        Outcome::Refused(Refusal::Hold) => Wire::RefusedHold,
+        Outcome::Refused(Refusal::Unsupported) => Wire::RefusedUnsupported,
+    }
+}
+
+/// `None` for the unspecified one.
+pub(super) fn from_wire(outcome: Wire) -> Option<Outcome> {
+    Some(match outcome {
+        Wire::Unspecified => return None,
+        Wire::Succeeded => Outcome::Succeeded,
+        Wire::Failed => Outcome::Failed,
+        Wire::TimedOut => Outcome::TimedOut,
+        Wire::Cancelled => Outcome::Cancelled,
+        Wire::StartFailedNotFound => Outcome::StartFailed(StartFailure::NotFound),
+        Wire::StartFailedPermission => Outcome::StartFailed(StartFailure::Permission),
+        Wire::StartFailedResources => Outcome::StartFailed(StartFailure::Resources),
+        Wire::StartFailedSecret => Outcome::StartFailed(StartFailure::Secret),
+        Wire::StartFailedOther => Outcome::StartFailed(StartFailure::Other),
+        Wire::KilledOom => Outcome::Killed(KillReason::Oom),
+        Wire::KilledPolicy => Outcome::Killed(KillReason::Policy),
+        Wire::KilledLease => Outcome::Killed(KillReason::Lease),
+        Wire::KilledDisk => Outcome::Killed(KillReason::Disk),
+        Wire::KilledLogLimit => Outcome::Killed(KillReason::LogLimit),
+        Wire::KilledKeeper => Outcome::Killed(KillReason::Keeper),
+        Wire::InterruptedReboot => Outcome::Interrupted(Interruption::Reboot),
+        Wire::InterruptedAgentStateLost => Outcome::Interrupted(Interruption::AgentStateLost),
+        Wire::InterruptedSidecarRestart => Outcome::Interrupted(Interruption::SidecarRestart),
+        Wire::RefusedUnknownEntry => Outcome::Refused(Refusal::UnknownEntry),
+        Wire::RefusedBadParameters => Outcome::Refused(Refusal::BadParameters),
+        Wire::RefusedCatalogueVersion => Outcome::Refused(Refusal::CatalogueVersion),
+        Wire::RefusedNoLease => Outcome::Refused(Refusal::NoLease),
+        Wire::RefusedPaused => Outcome::Refused(Refusal::Paused),
+        Wire::RefusedDraining => Outcome::Refused(Refusal::Draining),
+        Wire::RefusedFull => Outcome::Refused(Refusal::Full),
+        Wire::RefusedRate => Outcome::Refused(Refusal::Rate),
+        Wire::RefusedTimeWindow => Outcome::Refused(Refusal::TimeWindow),
+        Wire::RefusedNotApproved => Outcome::Refused(Refusal::NotApproved),
+        Wire::RefusedDisk => Outcome::Refused(Refusal::Disk),
+        Wire::RefusedObserve => Outcome::Refused(Refusal::Observe),
+        Wire::RefusedHold => Outcome::Refused(Refusal::Hold),
+        Wire::RefusedUnsupported => Outcome::Refused(Refusal::Unsupported),
+    })
+}
