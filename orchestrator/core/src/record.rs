@@ -112,6 +112,12 @@ pub struct TaskRecord {
     pub state: TaskState,
     /// Attempts made so far.
     pub attempts: u16,
+    /// Those of them that used up a try: they ran, or could not be started, and did not succeed.
+    #[serde(default)]
+    pub spent: u16,
+    /// Attempts in a row that the site refused for now, or that were lost: bounded apart from the tries.
+    #[serde(default)]
+    pub requeued: u16,
 }
 
 /// Where a task stands. A state owns its data.
@@ -169,6 +175,10 @@ pub struct AttemptRecord {
     pub incarnation: Incarnation,
     /// As announced when it was assigned: decides whether a second attempt may follow an unknown end.
     pub retry_safe: bool,
+    /// As announced when it was assigned: seconds out of touch (stop-after and grace) after which its keeper has
+    /// ended it; `None` when it goes on by itself.
+    #[serde(default)]
+    pub ends_alone_s: Option<u32>,
     /// Where it stands.
     pub phase: Phase,
     /// Whether it was asked to end.
@@ -216,13 +226,16 @@ pub struct AgentRecord {
     pub agent: AgentName,
     /// SHA-256 of the public key it enrolled with, in hex.
     pub key_hash: String,
+    /// The salt of its catalogue's hashes, as of the newest session; empty before the first.
+    #[serde(default)]
+    pub spiffe_id: String,
     /// When it enrolled.
     pub enrolled_at: u64,
     /// Removed agents keep their record and never connect again.
     pub removed: bool,
     /// The newest session.
     pub session_epoch: SessionEpoch,
-    /// Nonces handed out since the last one that was confirmed, newest last; at most 8.
+    /// The last nonce that was confirmed (0 at first), then those handed out since, newest last; at most 8.
     pub nonces: Vec<Nonce>,
     /// The highest event applied.
     pub event_seq: EventSeq,
@@ -258,6 +271,8 @@ pub struct KeyRecord {
     pub tenant: TenantName,
     /// As given, 1 to 128 printable ASCII characters.
     pub key: String,
+    /// Of this workflow: the same key for another one is refused.
+    pub workflow: WorkflowName,
     /// What it made.
     pub run: RunId,
     /// When; kept for a day.
