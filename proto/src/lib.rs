@@ -9,4 +9,5 @@ pub mod limits;
 pub mod message;
 pub mod name;
 pub mod outcome;
+pub mod units;
 pub mod wire;
