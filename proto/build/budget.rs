@@ -24,6 +24,18 @@ pub(crate) fn generate(pool: &DescriptorPool, options: &Options) -> Result<Strin
             )?;
         }
     }
+    for request in ["EnrolRequest", "RenewRequest", "RecoverRequest"] {
+        let message = pool
+            .get_message_by_name(&format!("outpost.identity.v1.{request}"))
+            .ok_or_else(|| format!("{request} is not defined"))?;
+        for field in message.fields() {
+            let (name, bits) = (field.name(), identity_bits(&field)?);
+            writeln!(
+                text,
+                "BudgetLine {{ message: {request:?}, field: {name:?}, max_bits: {bits} }},"
+            )?;
+        }
+    }
     text.push(']');
     Ok(text)
 }
@@ -85,6 +97,23 @@ fn content(field: &FieldDescriptor, options: &Options, depth: u32) -> Result<u32
             )
             .into()
         }),
+    }
+}
+
+/// Identity requests hold bytes, each with its own limit on the page of limits.
+fn identity_bits(field: &FieldDescriptor) -> Result<&'static str, Box<dyn Error>> {
+    match (field.kind(), field.name()) {
+        (Kind::Bytes, "token") => Ok("byte_bits(TOKEN_BYTES)"),
+        (Kind::Bytes, "csr") => Ok("byte_bits(CSR_BYTES)"),
+        (Kind::Bytes, "certificate") => Ok("byte_bits(CERTIFICATE_BYTES)"),
+        (Kind::Bytes, "challenge") => Ok("byte_bits(CHALLENGE_BYTES)"),
+        (Kind::Bytes, "proof") => Ok("byte_bits(SIGNATURE_BYTES)"),
+        (Kind::Fixed64, _) => Ok("64"),
+        _ => Err(format!(
+            "{}: an identity request's field has a limit",
+            field.full_name()
+        )
+        .into()),
     }
 }
 

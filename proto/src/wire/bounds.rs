@@ -2,6 +2,7 @@
 
 use super::error::{Excess, OutOfBounds};
 use super::link;
+use crate::limits::{CERTIFICATE_BYTES, CHALLENGE_BYTES, CSR_BYTES, SIGNATURE_BYTES, TOKEN_BYTES};
 
 /// A wire message whose declared bounds can be checked, down to its innermost part.
 pub(super) trait Bounded {
@@ -56,10 +57,17 @@ pub struct BudgetLine {
     pub max_bits: u32,
 }
 
-/// The published bit budget: every field of every message that an agent can send on the link, ordered by message.
+/// The published bit budget: every field of every message that an agent can send, ordered by message: the link's, then
+/// the requests of the identity calls.
 #[must_use]
 pub const fn budget() -> &'static [BudgetLine] {
-    include!(concat!(env!("OUT_DIR"), "/budget.rs"))
+    const { include!(concat!(env!("OUT_DIR"), "/budget.rs")) }
+}
+
+/// The bits of bytes of any length up to this one, the length included.
+const fn byte_bits(max_bytes: usize) -> u32 {
+    let bytes = max_bytes as u32;
+    bytes * 8 + (bytes + 1).next_power_of_two().trailing_zeros()
 }
 
 /// The bits of a whole message, `None` if an agent cannot send one of that name.
@@ -68,4 +76,14 @@ pub fn budget_of(message: &str) -> Option<u32> {
     let lines = || budget().iter().filter(|line| line.message == message);
     lines().next()?;
     Some(lines().map(|line| line.max_bits).sum())
+}
+
+/// The bits of all that is said about one attempt that takes every step: one event per state. Most of them only echo
+/// the attempt's id. What a reconnect says again adds nothing, save the moment at which it is said.
+#[must_use]
+pub fn budget_per_attempt() -> u32 {
+    use link::State::{Assigned, Finished, Running, Starting};
+    let states = [Assigned, Starting, Running, Finished];
+    let event = budget_of("Event").unwrap_or(0);
+    states.map(|_| event).iter().sum()
 }

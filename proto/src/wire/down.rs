@@ -2,8 +2,10 @@
 
 use std::str::FromStr;
 
+use super::convert::{
+    id_from_wire, id_to_wire, missing, narrow, recovery_from_wire, recovery_to_wire,
+};
 use super::error::{DecodeError, EncodeError, Invalid};
-use super::up::{id_from_wire, id_to_wire, missing, narrow, recovery_from_wire, recovery_to_wire};
 use super::{link, rules};
 use crate::ids::{
     AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, HeartbeatSeq, Nonce, RunId,

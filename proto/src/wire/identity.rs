@@ -5,9 +5,9 @@
 
 use std::fmt;
 
+use super::convert::missing;
 use super::error::{DecodeError, EncodeError, Invalid};
 use super::generated::identity as wire;
-use super::up::missing;
 use super::{canonical, open, seal};
 use crate::ids::Nonce;
 use crate::limits::{

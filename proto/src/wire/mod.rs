@@ -6,6 +6,7 @@
 //! nothing travels beside the declared fields. Nothing here guesses a missing or unknown value.
 
 mod bounds;
+mod convert;
 mod down;
 mod error;
 mod identity;
@@ -18,10 +19,10 @@ mod tests;
 
 use prost::Message;
 
-use crate::limits::{DOWN_FRAME_BYTES, UP_FRAME_BYTES};
+use crate::limits::{DOWN_FRAME_BYTES, FRAME_MESSAGES, UP_FRAME_BYTES};
 use crate::message::{DownMessage, UpMessage};
 
-pub use bounds::{BudgetLine, budget, budget_of};
+pub use bounds::{BudgetLine, budget, budget_of, budget_per_attempt};
 pub use error::{DecodeError, EncodeError, Excess, Invalid, OutOfBounds};
 pub use identity::{
     ChallengeAnswer, EnrolRequest, Issued, RecoverReply, RecoverRequest, RenewRequest,
@@ -56,10 +57,20 @@ pub const fn schema_hash() -> u64 {
 /// # Errors
 /// When a value is outside its bounds or rules, or the messages do not fit into one frame.
 pub fn encode_up(messages: &[UpMessage]) -> Result<Vec<u8>, EncodeError> {
-    let messages = messages
-        .iter()
-        .map(up::to_wire)
-        .collect::<Result<Vec<_>, _>>()?;
+    seal_up(to_wire(messages, up::to_wire)?)
+}
+
+/// As few frames as hold the messages, in their order; none for none.
+///
+/// # Errors
+/// When a value is outside its bounds or rules, or one message alone does not fit into a frame.
+pub fn encode_up_frames(messages: &[UpMessage]) -> Result<Vec<Vec<u8>>, EncodeError> {
+    let messages = to_wire(messages, up::to_wire)?;
+    let frames = pack(messages, UP_FRAME_BYTES);
+    frames.into_iter().map(seal_up).collect()
+}
+
+fn seal_up(messages: Vec<link::UpMessage>) -> Result<Vec<u8>, EncodeError> {
     let frame = link::FromAgent { messages };
     frame.check()?;
     seal("FromAgent", &frame, UP_FRAME_BYTES)
@@ -85,10 +96,20 @@ pub fn decode_up(bytes: &[u8]) -> Result<Vec<UpMessage>, DecodeError> {
 /// # Errors
 /// When a value is outside its bounds or rules, or the messages do not fit into one frame.
 pub fn encode_down(messages: &[DownMessage]) -> Result<Vec<u8>, EncodeError> {
-    let messages = messages
-        .iter()
-        .map(down::to_wire)
-        .collect::<Result<Vec<_>, _>>()?;
+    seal_down(to_wire(messages, down::to_wire)?)
+}
+
+/// As few frames as hold the messages, in their order; none for none.
+///
+/// # Errors
+/// When a value is outside its bounds or rules, or one message alone does not fit into a frame.
+pub fn encode_down_frames(messages: &[DownMessage]) -> Result<Vec<Vec<u8>>, EncodeError> {
+    let messages = to_wire(messages, down::to_wire)?;
+    let frames = pack(messages, DOWN_FRAME_BYTES);
+    frames.into_iter().map(seal_down).collect()
+}
+
+fn seal_down(messages: Vec<link::DownMessage>) -> Result<Vec<u8>, EncodeError> {
     let frame = link::ToAgent { messages };
     frame.check()?;
     seal("ToAgent", &frame, DOWN_FRAME_BYTES)
@@ -106,6 +127,34 @@ pub fn decode_down(bytes: &[u8]) -> Result<Vec<DownMessage>, DecodeError> {
         .into_iter()
         .map(DownMessage::try_from)
         .collect()
+}
+
+fn to_wire<D, W>(
+    messages: &[D],
+    convert: fn(&D) -> Result<W, EncodeError>,
+) -> Result<Vec<W>, EncodeError> {
+    messages.iter().map(convert).collect()
+}
+
+/// Splits where the next message would make a frame too long or too many.
+fn pack<W: Message>(messages: Vec<W>, limit: usize) -> Vec<Vec<W>> {
+    let mut frames: Vec<Vec<W>> = Vec::new();
+    let mut bytes = 0;
+    for message in messages {
+        let content = message.encoded_len();
+        let size = 1 + prost::length_delimiter_len(content) + content;
+        match frames.last_mut() {
+            Some(frame) if frame.len() < FRAME_MESSAGES && bytes + size <= limit => {
+                frame.push(message);
+                bytes += size;
+            }
+            _ => {
+                frames.push(vec![message]);
+                bytes = size;
+            }
+        }
+    }
+    frames
 }
 
 fn seal(

@@ -1,10 +1,13 @@
 //! What an agent says: between validated values and generated messages.
 
+use super::convert::{
+    id_from_wire, id_to_wire, known, missing, narrow, recovery_from_wire, recovery_to_wire,
+};
 use super::error::{DecodeError, EncodeError, Invalid};
 use super::{link, outcome, rules};
 use crate::ids::{
     AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, HeartbeatSeq, Incarnation, Nonce,
-    RecoveryEpoch, RunId, TaskIndex,
+    RunId, TaskIndex,
 };
 use crate::message::{
     AttemptState, Catalogue, CatalogueEntry, Containment, Event, Flags, Health, Heartbeat, Hello,
@@ -12,56 +15,6 @@ use crate::message::{
 };
 use crate::name::EntryHash;
 use crate::outcome::Report;
-
-// ---------------------------------------------------------------- shared with `down`
-
-pub(super) fn missing(field: &'static str) -> DecodeError {
-    DecodeError::Missing { field }
-}
-
-/// A number in its domain's own width.
-pub(super) fn narrow<T: TryFrom<u32>>(field: &'static str, value: u32) -> Result<T, DecodeError> {
-    T::try_from(value).map_err(|_| {
-        DecodeError::Invalid(Invalid {
-            field,
-            reason: "is larger than its kind of number can be",
-        })
-    })
-}
-
-pub(super) fn id_to_wire(id: u128) -> Option<link::Id> {
-    let [a, b, c, d, e, f, g, h, low @ ..] = id.to_be_bytes();
-    Some(link::Id {
-        high: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        low: u64::from_be_bytes(low),
-    })
-}
-
-pub(super) fn id_from_wire(field: &'static str, id: Option<link::Id>) -> Result<u128, DecodeError> {
-    let id = id.ok_or(missing(field))?;
-    Ok(u128::from(id.high) << 64 | u128::from(id.low))
-}
-
-pub(super) fn recovery_to_wire(recovery: RecoveryEpoch) -> link::RecoveryEpoch {
-    link::RecoveryEpoch {
-        counter: recovery.counter,
-        database: recovery.database,
-    }
-}
-
-pub(super) fn recovery_from_wire(recovery: link::RecoveryEpoch) -> RecoveryEpoch {
-    RecoveryEpoch {
-        counter: recovery.counter,
-        database: recovery.database,
-    }
-}
-
-fn known<E: TryFrom<i32>>(field: &'static str, value: i32) -> Result<E, DecodeError> {
-    E::try_from(value).map_err(|_| DecodeError::Unsupported {
-        field,
-        value: value.cast_unsigned(),
-    })
-}
 
 // ---------------------------------------------------------------- to the wire
 
