@@ -17,8 +17,10 @@ use crate::ca::{Authority, CreateError, Intermediate, Validity, new_serial};
 use crate::crypto::{p256_point, sha256, verify_p256};
 use crate::identity::{Serial, orchestrator_id, shown};
 
-/// ecdsa-with-SHA256, the content of its object identifier.
-const ECDSA_WITH_SHA256: [u8; 8] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+/// AlgorithmIdentifier of ecdsa-with-SHA256 in DER.
+const ECDSA_WITH_SHA256: [u8; 12] = [
+    0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02,
+];
 
 /// A certificate request that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,10 +96,8 @@ impl CsrKey {
         let info = &request.certification_request_info;
         let spki = info.subject_pki.raw;
         let point = p256_point(spki).ok_or(CsrError::Key)?;
-        let algorithm = request.signature_algorithm.algorithm.as_bytes();
-        if algorithm != ECDSA_WITH_SHA256
-            || !verify_p256(point, info.raw, &request.signature_value.data)
-        {
+        let signature = &request.signature_value.data;
+        if !is_framed(der, info.raw, signature) || !verify_p256(point, info.raw, signature) {
             return Err(CsrError::Signature);
         }
         Ok(Self {
@@ -105,6 +105,16 @@ impl CsrKey {
             sha256: sha256(spki),
         })
     }
+}
+
+/// Whether what stands around the signed part is the one DER spelling of an ECDSA P-256 signature: the parser is more
+/// lenient, and no byte of a request shall be open to change.
+fn is_framed(der: &[u8], signed: &[u8], signature: &[u8]) -> bool {
+    let Ok(length @ 1..=0x7f) = u8::try_from(signature.len() + 1) else {
+        return false;
+    };
+    let tail = [signed, &ECDSA_WITH_SHA256, &[0x03, length, 0x00], signature].concat();
+    der.first() == Some(&0x30) && der.ends_with(&tail)
 }
 
 /// An agent's new certificate, ready for the wire.

@@ -199,13 +199,13 @@ impl Authority {
             .create(&draft)
             .map_err(io_error("create", &draft))?;
         let saved = self.write_files(&draft).and_then(|()| {
-            fs::rename(&draft, dir).map_err(|source| match source.kind() {
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists => {
-                    StoreError::Occupied {
+            fs::rename(&draft, dir).map_err(|source| {
+                if source.kind() == io::ErrorKind::DirectoryNotEmpty {
+                    return StoreError::Occupied {
                         dir: dir.to_owned(),
-                    }
+                    };
                 }
-                _ => io_error("create", dir)(source),
+                io_error("create", dir)(source)
             })
         });
         if saved.is_err() {
