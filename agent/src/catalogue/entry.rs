@@ -1,0 +1,272 @@
+//! One entry: something that may run at this site, on the site's terms.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use outpost_proto::message::OnDisconnect;
+use outpost_proto::name::{EntryName, ParamName};
+use outpost_proto::units::{duration_ms, size_bytes};
+
+use super::file::RawEntry;
+use super::param::Param;
+use super::plan::Template;
+
+const TIMEOUT_MS: u64 = 3_600_000;
+const TIMEOUT_MS_MAX: u64 = 30 * 86_400_000;
+const GRACE_MS: u64 = 10_000;
+const GRACE_S_MAX: u64 = 4095;
+const STOP_AFTER_S_MAX: u64 = (1 << 20) - 1;
+const LOG_BYTES: u64 = 16 << 20;
+const LOG_BYTES_MAX: u64 = 16 << 30;
+const ARGV_MAX: usize = 256;
+
+/// A catalogue entry.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its name.
+    pub name: EntryName,
+    /// For people.
+    pub description: String,
+    /// Program and arguments.
+    pub(super) argv: Vec<Template>,
+    /// Whom it runs as; `None`: as the agent itself, which is then not root.
+    pub user: Option<RunAs>,
+    /// Where it runs; `None`: in the attempt's own directory.
+    pub workdir: Option<PathBuf>,
+    /// Constants added to its environment.
+    pub(super) env: BTreeMap<String, String>,
+    /// Parameters handed over as environment values.
+    pub(super) env_params: BTreeMap<String, ParamName>,
+    /// What it gets of the agent's own environment.
+    pub inherit_env: Vec<String>,
+    /// Milliseconds one attempt may run.
+    pub timeout_ms: u64,
+    /// Seconds between TERM and KILL.
+    pub grace_s: u16,
+    /// Whether running it a second time is harmless.
+    pub retry_safe: bool,
+    /// What becomes of it while the agent is out of touch.
+    pub on_disconnect: OnDisconnect,
+    /// How many attempts run at once.
+    pub max_parallel: Option<u16>,
+    /// How many starts in an hour.
+    pub max_per_hour: Option<u32>,
+    /// Bytes of output kept.
+    pub log_max_bytes: u64,
+    /// Whether its exit code is reported.
+    pub report_exit_code: bool,
+    /// Whether the number under `count` in its outputs is reported.
+    pub report_count: bool,
+    /// Whether the linter's objections are waived.
+    pub dangerous: bool,
+    /// What it can be given.
+    pub params: BTreeMap<ParamName, Param>,
+}
+
+/// A user of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunAs {
+    /// As in the file.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// All groups.
+    pub groups: Vec<u32>,
+}
+
+impl Entry {
+    /// From the file; all that is wrong with it otherwise. `is_root`: whether the agent runs as root.
+    pub(super) fn new(name: &str, raw: RawEntry, is_root: bool) -> Result<Self, Vec<String>> {
+        let mut wrong = Vec::new();
+        let entry_name = name
+            .parse::<EntryName>()
+            .map_err(|error| vec![error.to_string()])?;
+        let mut params = BTreeMap::new();
+        for (param, raw) in raw.param {
+            let parsed = param
+                .parse::<ParamName>()
+                .map_err(|error| error.to_string());
+            match parsed.and_then(|name| Param::new(raw).map(|param| (name, param))) {
+                Ok((name, param)) => drop(params.insert(name, param)),
+                Err(why) => wrong.push(format!("param.{param}: {why}")),
+            }
+        }
+        let argv =
+            argv(raw.argv, &params).unwrap_or_else(|why| note(&mut wrong, "argv", why, Vec::new()));
+        let env_params = env_params(raw.env_params, &params)
+            .unwrap_or_else(|why| note(&mut wrong, "env_params", why, BTreeMap::new()));
+        let user =
+            user(raw.user, is_root).unwrap_or_else(|why| note(&mut wrong, "user", why, None));
+        let timeout_ms = within(raw.timeout, TIMEOUT_MS, TIMEOUT_MS_MAX)
+            .unwrap_or_else(|why| note(&mut wrong, "timeout", why, TIMEOUT_MS));
+        let grace = within(raw.grace, GRACE_MS, GRACE_S_MAX * 1000)
+            .unwrap_or_else(|why| note(&mut wrong, "grace", why, GRACE_MS));
+        let on_disconnect = on_disconnect(raw.on_disconnect.as_deref())
+            .unwrap_or_else(|why| note(&mut wrong, "on_disconnect", why, OnDisconnect::Continue));
+        let log_max_bytes = log_max(raw.log_max.as_deref())
+            .unwrap_or_else(|why| note(&mut wrong, "log_max", why, LOG_BYTES));
+        let workdir = raw.workdir.map(PathBuf::from);
+        if workdir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
+            wrong.push("workdir: it must be an absolute path".to_owned());
+        }
+        let names = raw
+            .env
+            .keys()
+            .chain(env_params.keys())
+            .chain(&raw.inherit_env);
+        wrong.extend(
+            names
+                .filter(|name| !is_env_name(name))
+                .map(|name| format!("`{name}` is no environment name")),
+        );
+        if raw.max_parallel == Some(0) {
+            wrong.push(
+                "max_parallel: 0 would never let it run; leave the entry out instead".to_owned(),
+            );
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(Self {
+            name: entry_name,
+            description: raw.description,
+            argv,
+            user,
+            workdir,
+            env: raw.env,
+            env_params,
+            inherit_env: raw.inherit_env,
+            timeout_ms,
+            grace_s: u16::try_from(grace.div_ceil(1000)).unwrap_or(u16::MAX),
+            retry_safe: raw.retry_safe,
+            on_disconnect,
+            max_parallel: raw.max_parallel,
+            max_per_hour: raw.max_per_hour,
+            log_max_bytes,
+            report_exit_code: raw.report_exit_code,
+            report_count: raw.report_count,
+            dangerous: raw.dangerous,
+            params,
+        })
+    }
+}
+
+fn note<T>(wrong: &mut Vec<String>, key: &str, why: String, instead: T) -> T {
+    wrong.push(format!("{key}: {why}"));
+    instead
+}
+
+fn argv(raw: Vec<String>, params: &BTreeMap<ParamName, Param>) -> Result<Vec<Template>, String> {
+    let [program, ..] = raw.as_slice() else {
+        return Err("it needs at least a program".to_owned());
+    };
+    if program.starts_with('{') && !program.starts_with("{catalogue}/")
+        || program.contains("{param.")
+    {
+        return Err("the program itself cannot be a parameter".to_owned());
+    }
+    if !program.starts_with('/') && !program.starts_with("{catalogue}/") {
+        return Err(format!(
+            "`{program}` must be an absolute path, or begin with {{catalogue}}/"
+        ));
+    }
+    if raw.len() > ARGV_MAX {
+        return Err(format!(
+            "it has {} elements and can have {ARGV_MAX}",
+            raw.len()
+        ));
+    }
+    let known = |name: &ParamName| params.contains_key(name);
+    raw.iter()
+        .map(|element| Template::new(element, &known))
+        .collect()
+}
+
+fn env_params(
+    raw: BTreeMap<String, String>,
+    params: &BTreeMap<ParamName, Param>,
+) -> Result<BTreeMap<String, ParamName>, String> {
+    let one = |(env, param): (String, String)| {
+        let name = param
+            .parse::<ParamName>()
+            .map_err(|error| error.to_string())?;
+        if params.contains_key(&name) {
+            Ok((env, name))
+        } else {
+            Err(format!("there is no parameter `{param}`"))
+        }
+    };
+    raw.into_iter().map(one).collect()
+}
+
+/// As root every entry says whom it runs as; an ordinary agent can only run things as itself.
+fn user(name: Option<String>, is_root: bool) -> Result<Option<RunAs>, String> {
+    let Some(name) = name else {
+        return if is_root {
+            Err("it is missing, and the agent runs as root: name the account this runs as, such as user = \"nobody\""
+                .to_owned())
+        } else {
+            Ok(None)
+        };
+    };
+    let run_as = crate::users::by_name(&name).map_err(|why| format!("`{name}`: {why}"))?;
+    if !is_root && run_as.uid != rustix::process::geteuid().as_raw() {
+        return Err(format!(
+            "`{name}` is another account than the agent's own, which only root can change to"
+        ));
+    }
+    Ok(is_root.then_some(run_as))
+}
+
+fn within(text: Option<String>, default: u64, most: u64) -> Result<u64, String> {
+    let Some(text) = text else { return Ok(default) };
+    let ms = duration_ms(&text).map_err(|error| error.to_string())?;
+    if ms == 0 || ms > most {
+        return Err(format!("`{text}` is outside 1ms to {}s", most / 1000));
+    }
+    Ok(ms)
+}
+
+fn on_disconnect(text: Option<&str>) -> Result<OnDisconnect, String> {
+    match text {
+        None | Some("continue") => Ok(OnDisconnect::Continue),
+        Some(text) => {
+            let wait = text
+                .strip_prefix("stop_after ")
+                .ok_or("write \"continue\" or \"stop_after 5m\"")?;
+            let seconds = duration_ms(wait)
+                .map_err(|error| error.to_string())?
+                .div_ceil(1000);
+            if seconds == 0 || seconds > STOP_AFTER_S_MAX {
+                return Err(format!("stop_after can be 1s to {STOP_AFTER_S_MAX}s"));
+            }
+            Ok(OnDisconnect::StopAfter(
+                u32::try_from(seconds).unwrap_or(u32::MAX),
+            ))
+        }
+    }
+}
+
+fn log_max(text: Option<&str>) -> Result<u64, String> {
+    let Some(text) = text else {
+        return Ok(LOG_BYTES);
+    };
+    let bytes = size_bytes(text).map_err(|error| error.to_string())?;
+    if (4096..=LOG_BYTES_MAX).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err("it can be 4KiB to 16GiB".to_owned())
+    }
+}
+
+fn is_env_name(name: &str) -> bool {
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    first
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && !name.starts_with("OUTPOST_")
+}

@@ -1,0 +1,373 @@
+//! The agent's journal: the records it must not forget, one line per committed burst.
+//!
+//! A line is a CRC-32 in hex, a space, and a JSON array of writes: a burst is there as a whole or not at all. Replay
+//! stops at a torn last line, which a crash leaves and nothing was ever said about; damage before the end is reported,
+//! never skipped. Once the file has grown well past what it describes, it is written anew from a snapshot.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use outpost_agent_core::mirror::Mirror;
+use outpost_agent_core::record::{Snapshot, Write};
+use serde::{Deserialize, Serialize};
+
+/// Version of the format; an agent refuses a journal of a newer one.
+pub const VERSION: u32 = 1;
+/// Bytes below which a journal is never written anew.
+const COMPACT_FROM_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of one line: a burst of 1,024 events, each with an assignment of full size, stays below.
+const LINE_BYTES: u64 = 256 * 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    outpost_journal: u32,
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file system said no.
+    #[error("{what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On this.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Written by a newer agent.
+    #[error(
+        "{path} has format {found}, and this agent knows formats up to {VERSION}: run the newer agent again, nothing was changed"
+    )]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// What is there is not what was written.
+    #[error(
+        "{path} is damaged at byte {offset}: restore the state directory, or move it away and enrol again; what ran then is unknown upstream"
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where the first bad line begins.
+        offset: u64,
+    },
+}
+
+fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> JournalError {
+    let path = path.to_owned();
+    move |source| JournalError::Io { what, path, source }
+}
+
+/// The open journal. One per state directory: the caller holds the directory's lock.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    /// Bytes right after the last time it was written anew.
+    base_bytes: u64,
+    mirror: Mirror,
+    line: Vec<u8>,
+}
+
+impl Journal {
+    /// Opens `dir/journal`, making it if there is none, and replays it.
+    ///
+    /// # Errors
+    /// When it is damaged before its end, or of a newer format.
+    pub fn open(dir: &Path) -> Result<Self, JournalError> {
+        let path = dir.join("journal");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("opening", &path))?;
+        let mut mirror = Mirror::default();
+        let good = replay(&path, &file, &mut mirror)?;
+        let size = file.metadata().map_err(io("reading", &path))?.len();
+        if size > good {
+            file.set_len(good)
+                .map_err(io("cutting the torn end of", &path))?;
+        }
+        let mut journal = Self {
+            path,
+            file,
+            bytes: good,
+            base_bytes: good,
+            mirror,
+            line: Vec::new(),
+        };
+        journal
+            .file
+            .seek(SeekFrom::Start(good))
+            .map_err(io("opening", &journal.path))?;
+        if good == 0 {
+            journal.push_line(&Header {
+                outpost_journal: VERSION,
+            });
+            journal.write_line(true)?;
+        }
+        Ok(journal)
+    }
+
+    /// What is durable.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.mirror.snapshot()
+    }
+
+    /// Adds one burst; synced when one of its writes asks for it.
+    ///
+    /// # Errors
+    /// Any error means that the process must end: the file may hold half a line, which only a replay can judge.
+    pub fn commit(&mut self, writes: &[Write]) -> Result<(), JournalError> {
+        if writes.is_empty() {
+            return Ok(());
+        }
+        self.push_line(&writes);
+        self.write_line(writes.iter().any(Write::needs_sync))?;
+        writes.iter().for_each(|write| self.mirror.apply(write));
+        if self.bytes > COMPACT_FROM_BYTES && self.bytes > 2 * self.base_bytes {
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    fn push_line<T: Serialize>(&mut self, value: &T) {
+        self.line.clear();
+        self.line.extend_from_slice(b"00000000 ");
+        // Our own records are plain data: serialising them into memory cannot fail.
+        let written = serde_json::to_writer(&mut self.line, value);
+        debug_assert!(written.is_ok(), "records are plain data");
+        let checksum = format!("{:08x}", crc32fast::hash(&self.line[9..]));
+        self.line[..8].copy_from_slice(checksum.as_bytes());
+        self.line.push(b'\n');
+    }
+
+    fn write_line(&mut self, sync: bool) -> Result<(), JournalError> {
+        self.file
+            .write_all(&self.line)
+            .map_err(io("writing to", &self.path))?;
+        if sync {
+            self.file.sync_data().map_err(io("syncing", &self.path))?;
+        }
+        self.bytes += self.line.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the journal anew beside the old one and puts it in its place.
+    fn compact(&mut self) -> Result<(), JournalError> {
+        let temp = self.path.with_extension("new");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temp)
+            .map_err(io("making", &temp))?;
+        let old = std::mem::replace(&mut self.file, file);
+        self.bytes = 0;
+        self.push_line(&Header {
+            outpost_journal: VERSION,
+        });
+        self.write_line(false)?;
+        let writes = writes_of(self.mirror.snapshot());
+        self.push_line(&writes);
+        self.write_line(true)?;
+        drop(old);
+        std::fs::rename(&temp, &self.path).map_err(io("replacing", &self.path))?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(io("syncing", dir))?;
+        self.base_bytes = self.bytes;
+        Ok(())
+    }
+}
+
+/// The writes that make a snapshot out of nothing.
+fn writes_of(snapshot: Snapshot) -> Vec<Write> {
+    let attempts = snapshot
+        .attempts
+        .into_iter()
+        .map(|record| Write::Attempt(Box::new(record)));
+    let memories = snapshot.memories.into_iter().map(Write::Settled);
+    let own = [Write::Session(snapshot.session), Write::Site(snapshot.site)];
+    attempts.chain(memories).chain(own).collect()
+}
+
+/// Applies every good line; answers how many bytes they are.
+fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<u64, JournalError> {
+    let mut reader = BufReader::new(file);
+    let mut good = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = std::io::Read::take(&mut reader, LINE_BYTES)
+            .read_until(b'\n', &mut line)
+            .map_err(io("reading", path))? as u64;
+        if read == 0 {
+            return Ok(good);
+        }
+        let Some(json) = checked(&line) else {
+            let behind = reader.fill_buf().map_err(io("reading", path))?;
+            // A crash leaves a last line without its end, or with pages that were never written: zeros, which JSON
+            // has none of. A bad line that is whole, or has more behind it, is damage.
+            let unwritten = line.contains(&0) || !line.ends_with(b"\n");
+            let torn = unwritten && behind.iter().all(|byte| *byte == 0);
+            return if torn {
+                Ok(good)
+            } else {
+                Err(JournalError::Damaged {
+                    path: path.to_owned(),
+                    offset: good,
+                })
+            };
+        };
+        let damaged = || JournalError::Damaged {
+            path: path.to_owned(),
+            offset: good,
+        };
+        if good == 0 {
+            let header = serde_json::from_slice::<Header>(json).map_err(|_| damaged())?;
+            if header.outpost_journal > VERSION {
+                return Err(JournalError::Newer {
+                    path: path.to_owned(),
+                    found: header.outpost_journal,
+                });
+            }
+        } else {
+            let writes = serde_json::from_slice::<Vec<Write>>(json).map_err(|_| damaged())?;
+            writes.iter().for_each(|write| mirror.apply(write));
+        }
+        good += read;
+    }
+}
+
+/// The JSON of a whole line whose checksum is right.
+fn checked(line: &[u8]) -> Option<&[u8]> {
+    let line = line.strip_suffix(b"\n")?;
+    let (checksum, json) = line.split_at_checked(9)?;
+    let expected = format!("{:08x} ", crc32fast::hash(json));
+    (checksum == expected.as_bytes()).then_some(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_agent_core::record::{SessionRecord, SiteRecord};
+    use outpost_proto::ids::CommandSeq;
+
+    use super::*;
+
+    fn session(seq: u64) -> Write {
+        Write::Session(SessionRecord {
+            command_seq: CommandSeq(seq),
+            ..SessionRecord::default()
+        })
+    }
+
+    #[test]
+    fn a_burst_is_there_after_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        journal
+            .commit(&[session(7), Write::Site(SiteRecord { paused: true })])
+            .unwrap();
+        drop(journal);
+        let snapshot = Journal::open(dir.path()).unwrap().snapshot();
+        assert_eq!(
+            (snapshot.session.command_seq, snapshot.site.paused),
+            (CommandSeq(7), true)
+        );
+    }
+
+    #[test]
+    fn d4_a_torn_last_line_loses_the_whole_burst_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        journal.commit(&[session(1)]).unwrap();
+        journal
+            .commit(&[session(2), Write::Site(SiteRecord { paused: true })])
+            .unwrap();
+        drop(journal);
+        let path = dir.path().join("journal");
+        let bytes = std::fs::read(&path).unwrap();
+        let last = bytes
+            .iter()
+            .rev()
+            .skip(1)
+            .position(|b| *b == b'\n')
+            .unwrap();
+        for lost in 1..last {
+            std::fs::write(&path, &bytes[..bytes.len() - lost]).unwrap();
+            let snapshot = Journal::open(dir.path()).unwrap().snapshot();
+            assert_eq!(
+                (snapshot.session.command_seq, snapshot.site.paused),
+                (CommandSeq(1), false),
+                "{lost}"
+            );
+        }
+    }
+
+    #[test]
+    fn d4_damage_before_the_end_is_reported_and_not_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        journal.commit(&[session(1)]).unwrap();
+        let damaged_until = usize::try_from(journal.bytes).unwrap();
+        journal.commit(&[session(2)]).unwrap();
+        drop(journal);
+        let path = dir.path().join("journal");
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..damaged_until {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0x04;
+            std::fs::write(&path, &bad).unwrap();
+            assert!(
+                matches!(Journal::open(dir.path()), Err(JournalError::Damaged { .. })),
+                "flip at {at}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let json = format!(r#"{{"outpost_journal":{}}}"#, VERSION + 1);
+        let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+        std::fs::write(&path, &text).unwrap();
+        assert!(matches!(
+            Journal::open(dir.path()),
+            Err(JournalError::Newer { found: 2, .. })
+        ));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn a_long_journal_is_written_anew_and_says_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        let many = (0..2000).map(session).collect::<Vec<_>>();
+        let mut written = 0;
+        while written < 2 * COMPACT_FROM_BYTES {
+            journal.commit(&many).unwrap();
+            written += journal.line.len() as u64;
+        }
+        assert!(journal.bytes < COMPACT_FROM_BYTES);
+        let before = journal.snapshot();
+        drop(journal);
+        assert_eq!(Journal::open(dir.path()).unwrap().snapshot(), before);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the ledger promises: what is synced is there after a crash, and nothing can be changed unnoticed.
+
+use std::fs::OpenOptions;
+use std::io::{Seek, SeekFrom, Write};
+
+use super::*;
+
+fn filled(dir: &Path, frames: u64) -> Ledger {
+    let mut ledger = Ledger::open(dir, DEFAULT_LIMIT_BYTES, 1).unwrap();
+    for n in 0..frames {
+        ledger.append(Kind::Frame, 1, n, format!("frame {n}").as_bytes());
+    }
+    ledger.sync().unwrap();
+    ledger
+}
+
+fn segment(dir: &Path) -> PathBuf {
+    segment_path(dir, 1)
+}
+
+fn flip(path: &Path, at: u64) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[usize::try_from(at).unwrap()] ^= 0x40;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_was_synced_is_read_back_in_order_and_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 3);
+    let mut reader = Reader::open(dir.path()).unwrap();
+    let mut frames = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        if entry.kind == Kind::Frame {
+            frames.push(String::from_utf8(entry.payload).unwrap());
+        }
+    }
+    assert_eq!(frames, ["frame 0", "frame 1", "frame 2"]);
+    let summary = verify(dir.path()).unwrap();
+    assert_eq!(
+        (summary.frames, summary.frame_bytes, summary.torn_bytes),
+        (3, 21, 0)
+    );
+}
+
+#[test]
+fn a_session_head_is_the_one_that_the_other_side_computes_from_the_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 2);
+    let head = session_chain(&session_chain(&[0; 32], b"frame 0"), b"frame 1");
+    let hex = head.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    assert_eq!(verify(dir.path()).unwrap().sessions[0].head, hex);
+}
+
+#[test]
+fn connections_of_two_processes_are_two_sessions_although_they_have_one_number() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), 1));
+    drop(filled(dir.path(), 2));
+    let frames = verify(dir.path())
+        .unwrap()
+        .sessions
+        .iter()
+        .map(|s| s.frames)
+        .collect::<Vec<_>>();
+    assert_eq!(frames, [1, 2]);
+}
+
+#[test]
+fn what_was_not_synced_is_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = filled(dir.path(), 1);
+    ledger.append(Kind::Frame, 1, 9, b"never synced");
+    drop(ledger);
+    assert_eq!(verify(dir.path()).unwrap().frames, 1);
+}
+
+#[test]
+fn d4_a_torn_end_is_cut_off_at_every_length_and_noted() {
+    let whole = tempfile::tempdir().unwrap();
+    drop(filled(whole.path(), 2));
+    let bytes = std::fs::read(segment(whole.path())).unwrap();
+    let last = HEADER_BYTES + "frame 1".len() + HEAD_BYTES;
+    for lost in 1..last {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(segment(dir.path()), &bytes[..bytes.len() - lost]).unwrap();
+        assert_eq!(verify(dir.path()).unwrap().frames, 1, "{lost} bytes lost");
+        drop(filled(dir.path(), 1));
+        assert_eq!(verify(dir.path()).unwrap().frames, 2, "{lost} bytes lost");
+    }
+}
+
+#[test]
+fn d4_a_bit_flip_before_the_last_record_is_reported_wherever_it_is() {
+    let whole = tempfile::tempdir().unwrap();
+    drop(filled(whole.path(), 3));
+    let size = std::fs::metadata(segment(whole.path())).unwrap().len();
+    let last = (HEADER_BYTES + "frame 2".len() + HEAD_BYTES) as u64;
+    for at in 0..size - last {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy(segment(whole.path()), segment(dir.path())).unwrap();
+        flip(&segment(dir.path()), at);
+        assert!(
+            matches!(verify(dir.path()), Err(LedgerError::Damaged { .. })),
+            "flip at {at}"
+        );
+        assert!(
+            Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).is_err(),
+            "flip at {at}"
+        );
+    }
+}
+
+#[test]
+fn a_file_extended_with_zeros_by_a_power_cut_is_a_torn_end() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(filled(dir.path(), 1));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(segment(dir.path()))
+        .unwrap();
+    file.seek(SeekFrom::End(0)).unwrap();
+    file.write_all(&[0; 4096]).unwrap();
+    assert_eq!(verify(dir.path()).unwrap().torn_bytes, 4096);
+    drop(filled(dir.path(), 1));
+    assert_eq!(verify(dir.path()).unwrap().frames, 2);
+}
+
+#[test]
+fn segments_follow_each_other_and_a_missing_one_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
+    let frame = vec![7; 60_000];
+    for _ in 0..700 {
+        ledger.append(Kind::Frame, 1, 2, &frame);
+        if ledger.buffer.len() > 1_000_000 {
+            ledger.sync().unwrap();
+        }
+    }
+    ledger.sync().unwrap();
+    drop(ledger);
+    assert_eq!(segments(dir.path()).unwrap(), [1, 2, 3]);
+    assert_eq!(verify(dir.path()).unwrap().frames, 700);
+    std::fs::remove_file(segment_path(dir.path(), 2)).unwrap();
+    let error = verify(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("a missing segment"), "{error}");
+}
+
+#[test]
+fn the_limit_prunes_the_oldest_segments_and_the_rest_still_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), SEGMENT_BYTES * 2, 1).unwrap();
+    let frame = vec![7; 60_000];
+    for _ in 0..1200 {
+        ledger.append(Kind::Frame, 1, 2, &frame);
+        ledger.sync().unwrap();
+    }
+    drop(ledger);
+    assert!(segments(dir.path()).unwrap()[0] > 1);
+    assert!(verify(dir.path()).unwrap().frames > 0);
+    drop(Ledger::open(dir.path(), SEGMENT_BYTES * 2, 1).unwrap());
+}

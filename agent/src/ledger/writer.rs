@@ -1,0 +1,230 @@
+//! Appending: a burst of records is one write and one sync.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::reader::{PrunedTo, Walk, read_pruned, write_pruned};
+use super::{
+    HEAD_BYTES, HEADER_BYTES, Head, Kind, LedgerError, MAGIC, SEGMENT_BYTES, chain, io,
+    segment_path, segments,
+};
+
+/// The open ledger. One writer per state directory: the caller holds the directory's lock.
+#[derive(Debug)]
+pub struct Ledger {
+    dir: PathBuf,
+    file: File,
+    number: u64,
+    /// Bytes of the present segment that are in the file.
+    written: u64,
+    /// Bytes of all segments.
+    total: u64,
+    limit: u64,
+    head: Head,
+    pub(super) buffer: Vec<u8>,
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir`, making it if there is none, and checks the newest segment. A torn end, left by a
+    /// crash in the middle of a write, is cut off and noted: those bytes were never sent.
+    ///
+    /// # Errors
+    /// [`LedgerError::Damaged`] when anything but the very end is not as it was written.
+    pub fn open(dir: &Path, limit: u64, wall_us: u64) -> Result<Self, LedgerError> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io("making", dir))?;
+        let present = segments(dir)?;
+        let Some(&number) = present.last() else {
+            return Self::begin(dir, limit, wall_us);
+        };
+        let total_before = present
+            .iter()
+            .rev()
+            .skip(1)
+            .map(|n| size_of(&segment_path(dir, *n)))
+            .sum::<u64>();
+
+        let path = segment_path(dir, number);
+        let mut walk = Walk::segment(dir, number)?;
+        while walk.next_record()?.is_some() {}
+        let (good, head, torn) = (walk.offset(), walk.head(), walk.torn());
+        let file = OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .map_err(io("opening", &path))?;
+        if torn > 0 {
+            file.set_len(good)
+                .map_err(io("cutting the torn end of", &path))?;
+        }
+        let mut file = file;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(good))
+            .map_err(io("opening", &path))?;
+        let mut ledger = Self {
+            dir: dir.to_owned(),
+            file,
+            number,
+            written: good,
+            total: total_before + good,
+            limit,
+            head,
+            buffer: Vec::new(),
+        };
+        if good == 0 {
+            // The crash came before the segment's first record was whole.
+            ledger.head = ledger.head_before(number)?;
+            ledger.push_segment_start(wall_us);
+        }
+        if torn > 0 {
+            ledger.append(Kind::Cut, 0, wall_us, &torn.to_be_bytes());
+        }
+        ledger.append(Kind::Opened, 0, wall_us, &[]);
+        ledger.sync()?;
+        Ok(ledger)
+    }
+
+    fn begin(dir: &Path, limit: u64, wall_us: u64) -> Result<Self, LedgerError> {
+        let pruned = read_pruned(dir)?;
+        let number = pruned.segment + 1;
+        let file = create(&segment_path(dir, number))?;
+        let head = pruned.head;
+        let mut ledger = Self {
+            dir: dir.to_owned(),
+            file,
+            number,
+            written: 0,
+            total: 0,
+            limit,
+            head,
+            buffer: Vec::new(),
+        };
+        ledger.push_segment_start(wall_us);
+        ledger.append(Kind::Opened, 0, wall_us, &[]);
+        ledger.sync()?;
+        sync_dir(dir)?;
+        Ok(ledger)
+    }
+
+    /// Adds one record to the burst. Nothing is in the file before [`Ledger::sync`].
+    pub fn append(&mut self, kind: Kind, conn: u64, wall_us: u64, payload: &[u8]) {
+        let start = self.buffer.len();
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        self.buffer
+            .reserve(HEADER_BYTES + payload.len() + HEAD_BYTES);
+        self.buffer.extend_from_slice(&length.to_be_bytes());
+        self.buffer.push(kind.code());
+        self.buffer.extend_from_slice(&wall_us.to_be_bytes());
+        self.buffer.extend_from_slice(&conn.to_be_bytes());
+        let checksum = crc32fast::hash(&self.buffer[start..]);
+        self.buffer.extend_from_slice(&checksum.to_be_bytes());
+        self.buffer.extend_from_slice(payload);
+        self.head = chain(&self.head, &self.buffer[start..]);
+        self.buffer.extend_from_slice(&self.head);
+    }
+
+    /// Writes the burst and waits until it would survive a power cut.
+    ///
+    /// # Errors
+    /// Any error means that nothing of the burst may be sent and that the process must end: after a failed sync the
+    /// kernel's copy can no longer be trusted.
+    pub fn sync(&mut self) -> Result<(), LedgerError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let path = segment_path(&self.dir, self.number);
+        self.file
+            .write_all(&self.buffer)
+            .map_err(io("writing to", &path))?;
+        self.file.sync_data().map_err(io("syncing", &path))?;
+        let added = self.buffer.len() as u64;
+        self.buffer.clear();
+        self.written += added;
+        self.total += added;
+        if self.written >= SEGMENT_BYTES {
+            self.next_segment()?;
+        }
+        Ok(())
+    }
+
+    /// The ledger's share of its limit, 0 to 100.
+    #[must_use]
+    pub fn percent(&self) -> u8 {
+        let percent = self.total.saturating_mul(100) / self.limit.max(1);
+        u8::try_from(percent.min(100)).unwrap_or(100)
+    }
+
+    fn push_segment_start(&mut self, wall_us: u64) {
+        let mut payload = Vec::with_capacity(MAGIC.len() + 8 + HEAD_BYTES);
+        payload.extend_from_slice(MAGIC);
+        payload.extend_from_slice(&self.number.to_be_bytes());
+        payload.extend_from_slice(&self.head);
+        self.append(Kind::Segment, 0, wall_us, &payload);
+    }
+
+    fn next_segment(&mut self) -> Result<(), LedgerError> {
+        self.number += 1;
+        self.file = create(&segment_path(&self.dir, self.number))?;
+        self.written = 0;
+        // The start of a segment carries no time of its own: the first frame in it does.
+        self.push_segment_start(0);
+        self.sync()?;
+        sync_dir(&self.dir)?;
+        self.prune()
+    }
+
+    /// Takes the oldest segments away until the limit holds, remembering the head that they ended with.
+    fn prune(&mut self) -> Result<(), LedgerError> {
+        for number in segments(&self.dir)? {
+            if self.total <= self.limit || number == self.number {
+                break;
+            }
+            let mut walk = Walk::segment(&self.dir, number)?;
+            while walk.next_record()?.is_some() {}
+            write_pruned(
+                &self.dir,
+                &PrunedTo {
+                    segment: number,
+                    head: walk.head(),
+                },
+            )?;
+            let path = segment_path(&self.dir, number);
+            let size = size_of(&path);
+            std::fs::remove_file(&path).map_err(io("pruning", &path))?;
+            self.total = self.total.saturating_sub(size);
+        }
+        Ok(())
+    }
+
+    fn head_before(&self, number: u64) -> Result<Head, LedgerError> {
+        let before = number.saturating_sub(1);
+        if !segment_path(&self.dir, before).exists() {
+            return Ok(read_pruned(&self.dir)?.head);
+        }
+        let mut walk = Walk::segment(&self.dir, before)?;
+        while walk.next_record()?.is_some() {}
+        Ok(walk.head())
+    }
+}
+
+fn size_of(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+fn create(path: &Path) -> Result<File, LedgerError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(io("making", path))
+}
+
+fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(io("syncing", dir))
+}
