@@ -24,7 +24,8 @@ const P256_POINT_BYTES: usize = 65;
 pub struct NoRandomness(getrandom::Error);
 
 /// The provider of every TLS configuration. The order of groups is stated here rather than left to a feature of a
-/// dependency, because a build that silently lost the post-quantum group would still work.
+/// dependency, because a build that silently lost the post-quantum group would still work. Between two peers the
+/// client's order decides.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     let kx_groups = vec![
         kx_group::X25519MLKEM768,

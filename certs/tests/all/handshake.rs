@@ -162,7 +162,9 @@ async fn the_api_is_served_to_clients_that_trust_the_root() {
     old.alpn_protocols = vec![b"http/1.1".to_vec()];
     for (config, alpn) in [(config, b"h2".as_slice()), (old, b"http/1.1")] {
         let (_, client) = connect(Arc::clone(&port), &Arc::new(config), "localhost").await;
-        assert_eq!(client.unwrap().alpn.as_deref(), Some(alpn));
+        let seen = client.unwrap();
+        assert_eq!(seen.alpn.as_deref(), Some(alpn));
+        assert_eq!(seen.group, NamedGroup::X25519MLKEM768);
     }
     let foreign = outpost_certs::pem::encode_certificate(crate::authority().root());
     let config = Arc::new(client_config_for_api(foreign.as_bytes()).unwrap());
