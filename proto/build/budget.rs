@@ -47,7 +47,11 @@ fn lines(
     depth: u32,
 ) -> Result<Vec<(String, u32)>, Box<dyn Error>> {
     if depth > 16 {
-        return Err(format!("{} contains itself", message.full_name()).into());
+        return Err(format!(
+            "{} is more than 16 messages deep: does one contain itself?",
+            message.full_name()
+        )
+        .into());
     }
     let mut lines = Vec::new();
     for field in message.fields() {
