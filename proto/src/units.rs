@@ -49,7 +49,12 @@ pub fn duration_ms(text: &str) -> Result<u64, NotAUnit> {
 /// # Errors
 /// Anything else.
 pub fn size_bytes(text: &str) -> Result<u64, NotAUnit> {
-    let units = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let units = [
+        ("B", 1),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+    ];
     scaled(text, &units).ok_or_else(|| {
         not(
             text,
@@ -92,7 +97,16 @@ mod tests {
         assert_eq!(duration_ms("500ms"), Ok(500));
         assert_eq!(duration_ms("2h"), Ok(7_200_000));
         assert_eq!(size_bytes("16MiB"), Ok(16 << 20));
-        for text in ["", "s", "5", "5 s", "-5s", "1.5h", "5S", "99999999999999999999s"] {
+        for text in [
+            "",
+            "s",
+            "5",
+            "5 s",
+            "-5s",
+            "1.5h",
+            "5S",
+            "99999999999999999999s",
+        ] {
             assert!(duration_ms(text).is_err(), "{text:?}");
         }
         assert!(size_bytes("16MB").is_err());
@@ -103,7 +117,14 @@ mod tests {
         for text in ["2024-02-29", "2000-02-29", "2026-12-31"] {
             assert!(is_date(text), "{text}");
         }
-        for text in ["2023-02-29", "1900-02-29", "2026-13-01", "2026-04-31", "2026-4-1", "٢٠٢٦-01-01"] {
+        for text in [
+            "2023-02-29",
+            "1900-02-29",
+            "2026-13-01",
+            "2026-04-31",
+            "2026-4-1",
+            "٢٠٢٦-01-01",
+        ] {
             assert!(!is_date(text), "{text}");
         }
     }
