@@ -2,7 +2,372 @@
 //!
 //! A pure state machine: no clock, no disk, no network, no randomness of its own. [`event`] is everything that can
 //! happen and everything that can result, [`record`] everything that is durable, [`spec`] a workflow as it was applied.
+//! [`Orchestrator`] only routes: each stream, question and timer to its own tenant.
 
+mod agent;
+mod ask;
+mod attempt;
+pub mod chance;
+mod enrol;
 pub mod event;
+mod explain;
+pub mod limits;
+pub mod mirror;
+mod place;
 pub mod record;
+mod run;
+mod session;
 pub mod spec;
+pub mod state;
+mod tenant;
+mod timers;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outpost_driver::{Core, Effects, Micros};
+use outpost_proto::ids::{Conn, RecoveryEpoch, RunId};
+use outpost_proto::name::TenantName;
+
+use crate::chance::Chance;
+use crate::enrol::Invites;
+use crate::event::{Answer, Ask, Call, CloseReason, Denied, Event, Speech};
+pub use crate::limits::Settings;
+use crate::record::{Snapshot, TaskRecord, Write};
+use crate::tenant::{Ctx, Out, Tenant, TurnLog};
+
+/// The orchestrator's core.
+#[derive(Debug)]
+pub struct Orchestrator {
+    settings: Settings,
+    chance: Chance,
+    recovery: RecoveryEpoch,
+    tenants: BTreeMap<TenantName, Tenant>,
+    invites: Invites,
+    /// Which tenant each live stream belongs to.
+    conns: BTreeMap<Conn, TenantName>,
+    /// Tenants with something due, and when.
+    wakes: BTreeSet<(Micros, TenantName)>,
+    wake_of: BTreeMap<TenantName, Micros>,
+    /// Tenants that something happened to in this turn.
+    touched: BTreeSet<TenantName>,
+    turn: TurnLog,
+    /// Whether the present turn has been settled, so that the next call begins another.
+    settled: bool,
+    /// Streams to end with the next turn: they could not go on after a failed commit.
+    ending: Vec<(Conn, CloseReason)>,
+    lost_from: Micros,
+}
+
+impl Orchestrator {
+    /// Begins with what a store gave back. Every agent counts as heard now, and as granted a full lease.
+    #[must_use]
+    pub fn new(settings: Settings, seed: [u8; 32], now: Micros, snapshot: Snapshot) -> Self {
+        let mut orchestrator = Self {
+            settings,
+            chance: Chance::new(seed),
+            recovery: snapshot.recovery,
+            tenants: BTreeMap::new(),
+            invites: Invites::new(Vec::new(), now),
+            conns: BTreeMap::new(),
+            wakes: BTreeSet::new(),
+            wake_of: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            turn: TurnLog::default(),
+            settled: true,
+            ending: Vec::new(),
+            lost_from: now.plus(settings.restart_grace),
+        };
+        orchestrator.load(now, snapshot);
+        orchestrator
+    }
+
+    /// What of the core is durable, sorted: always what the store holds.
+    #[must_use]
+    pub fn durable(&self) -> Snapshot {
+        let mut snapshot = Snapshot {
+            recovery: self.recovery,
+            ..Snapshot::default()
+        };
+        for tenant in self.tenants.values() {
+            tenant.durable(&mut snapshot);
+        }
+        snapshot.runs.sort_by_key(|run| run.run);
+        snapshot.tasks.sort_by_key(|task| (task.run, task.task));
+        snapshot.attempts.sort_by_key(|attempt| attempt.attempt);
+        snapshot.invites = self.invites.durable();
+        snapshot
+    }
+
+    /// Replaces everything durable.
+    fn load(&mut self, now: Micros, snapshot: Snapshot) {
+        self.recovery = snapshot.recovery;
+        self.invites = Invites::new(snapshot.invites, now);
+        self.tenants = snapshot
+            .tenants
+            .into_iter()
+            .map(|record| (record.tenant.clone(), Tenant::new(record)))
+            .collect();
+        for record in snapshot.workflows {
+            if let Some(tenant) = self.tenants.get_mut(&record.tenant) {
+                tenant.load_workflow(record);
+            }
+        }
+        let mut tasks: BTreeMap<RunId, Vec<TaskRecord>> = BTreeMap::new();
+        for record in snapshot.tasks {
+            tasks.entry(record.run).or_default().push(record);
+        }
+        for record in snapshot.runs {
+            let tasks = tasks.remove(&record.run).unwrap_or_default();
+            if let Some(tenant) = self.tenants.get_mut(&record.tenant) {
+                tenant.load_run(record, tasks);
+            }
+        }
+        for record in snapshot.agents {
+            let name = record.tenant.clone();
+            self.with(now, &name, &mut Effects::new(), |tenant, ctx, _| {
+                tenant.load_agent(ctx, record)
+            });
+        }
+        for record in snapshot.attempts {
+            if let Some(tenant) = self.tenants.get_mut(&record.tenant) {
+                tenant.load_attempt(record);
+            }
+        }
+        for record in snapshot.keys {
+            if let Some(tenant) = self.tenants.get_mut(&record.tenant) {
+                tenant.load_key(record);
+            }
+        }
+        self.wakes.clear();
+        self.wake_of.clear();
+        let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
+        for name in names {
+            self.with(now, &name, &mut Effects::new(), |tenant, ctx, _| {
+                tenant.loaded(ctx)
+            });
+            self.touched.insert(name);
+        }
+    }
+
+    /// Lets one tenant decide. Nothing else is within its reach but the invitations, which are nobody's yet.
+    fn with<T>(
+        &mut self,
+        now: Micros,
+        name: &TenantName,
+        out: &mut Out,
+        decide: impl FnOnce(&mut Tenant, &mut Ctx<'_>, &mut Invites) -> T,
+    ) -> Option<T> {
+        let tenant = self.tenants.get_mut(name)?;
+        let mut ctx = Ctx {
+            now,
+            settings: &self.settings,
+            chance: &mut self.chance,
+            recovery: self.recovery,
+            lost_from: self.lost_from,
+            turn: &mut self.turn,
+            out,
+        };
+        let decided = decide(tenant, &mut ctx, &mut self.invites);
+        let next = tenant.timers.next();
+        if next != self.wake_of.get(name).copied() {
+            if let Some(former) = self.wake_of.remove(name) {
+                self.wakes.remove(&(former, name.clone()));
+            }
+            if let Some(next) = next {
+                self.wakes.insert((next, name.clone()));
+                self.wake_of.insert(name.clone(), next);
+            }
+        }
+        Some(decided)
+    }
+
+    /// The same, for something that happened: the tenant settles at the end of the turn.
+    fn happened<T>(
+        &mut self,
+        now: Micros,
+        name: &TenantName,
+        out: &mut Out,
+        decide: impl FnOnce(&mut Tenant, &mut Ctx<'_>, &mut Invites) -> T,
+    ) -> Option<T> {
+        self.touched.insert(name.clone());
+        self.with(now, name, out, decide)
+    }
+
+    fn begin(&mut self) {
+        if std::mem::take(&mut self.settled) {
+            self.turn = TurnLog {
+                number: self.turn.number + 1,
+                ..TurnLog::default()
+            };
+        }
+    }
+
+    fn close(&mut self, conn: Conn, why: CloseReason, out: &mut Out) {
+        self.turn.closed.push((conn, why));
+        out.speech.push(Speech::Close { conn, why });
+    }
+
+    fn asked(&mut self, now: Micros, call: Call, name: &TenantName, ask: &Ask, out: &mut Out) {
+        let founds = match ask {
+            Ask::Apply { .. } | Ask::Invite { .. } => true,
+            Ask::Trigger { .. }
+            | Ask::Cancel { .. }
+            | Ask::Explain { .. }
+            | Ask::Agents
+            | Ask::RemoveAgent { .. } => false,
+        };
+        let known = self.tenants.contains_key(name);
+        if !known {
+            let tenant = Tenant::unknown(name.clone());
+            if founds {
+                out.writes.push(Write::Tenant(tenant.record.clone()));
+            }
+            self.tenants.insert(name.clone(), tenant);
+        }
+        self.happened(now, name, out, |tenant, ctx, invites| {
+            let answer = decide(tenant, ctx, invites, ask);
+            ctx.answer(call, answer);
+        });
+        if !known && !founds {
+            self.tenants.remove(name);
+        }
+    }
+
+    fn enrol(&mut self, now: Micros, call: Call, token_hash: &str, key_hash: &str, out: &mut Out) {
+        let invite = self.invites.get(token_hash).cloned();
+        let answer = invite.and_then(|invite| {
+            let tenant = invite.tenant.clone();
+            self.happened(now, &tenant, out, |tenant, ctx, invites| {
+                tenant.enrol(ctx, invites, &invite, key_hash)
+            })
+        });
+        let answer = answer.unwrap_or(Err(Denied::BadToken));
+        out.speech.push(Speech::Answer { call, answer });
+    }
+}
+
+fn decide(
+    tenant: &mut Tenant,
+    ctx: &mut Ctx<'_>,
+    invites: &mut Invites,
+    ask: &Ask,
+) -> Result<Answer, Denied> {
+    match ask {
+        Ask::Apply {
+            spec,
+            source,
+            allow_unknown_entries,
+        } => tenant.apply(ctx, spec, source, *allow_unknown_entries),
+        Ask::Trigger {
+            workflow,
+            params,
+            key,
+        } => tenant.trigger(ctx, workflow, params, key.as_deref()),
+        Ask::Cancel { run } => tenant.cancel(ctx, *run),
+        Ask::Explain { run } => tenant.explain(ctx, *run),
+        Ask::Agents => Ok(Answer::Agents(
+            tenant.agents.values().map(agent::Agent::view).collect(),
+        )),
+        Ask::Invite {
+            agent,
+            token_hash,
+            ttl_ms,
+        } => tenant.invite(ctx, invites, agent, token_hash, *ttl_ms),
+        Ask::RemoveAgent { agent } => tenant.remove_agent(ctx, invites, agent),
+    }
+}
+
+impl Core for Orchestrator {
+    type Event = Event;
+    type Write = Write;
+    type Speech = Speech;
+    type Snapshot = Snapshot;
+
+    fn handle(&mut self, now: Micros, event: &Event, out: &mut Out) {
+        self.begin();
+        match event {
+            Event::Opened {
+                conn,
+                tenant,
+                agent,
+                spiffe_id,
+            } => {
+                self.conns.insert(*conn, tenant.clone());
+                let known = self.happened(now, tenant, out, |tenant, ctx, _| {
+                    tenant.opened(ctx, *conn, agent, spiffe_id)
+                });
+                if known.is_none() {
+                    self.close(*conn, CloseReason::Removed, out);
+                }
+            }
+            Event::Frame { conn, messages } => {
+                let Some(tenant) = self.conns.get(conn).cloned() else {
+                    return;
+                };
+                self.happened(now, &tenant, out, |tenant, ctx, _| {
+                    tenant.frame(ctx, *conn, messages)
+                });
+            }
+            Event::Closed { conn } => {
+                let Some(tenant) = self.conns.remove(conn) else {
+                    return;
+                };
+                self.happened(now, &tenant, out, |tenant, ctx, _| {
+                    tenant.closed(ctx, *conn)
+                });
+            }
+            Event::Asked { call, tenant, ask } => self.asked(now, *call, tenant, ask, out),
+            Event::Enrol {
+                call,
+                token_hash,
+                key_hash,
+            } => self.enrol(now, *call, token_hash, key_hash, out),
+        }
+    }
+
+    fn settle(&mut self, now: Micros, out: &mut Out) {
+        self.begin();
+        for (conn, why) in std::mem::take(&mut self.ending) {
+            self.close(conn, why, out);
+        }
+        self.invites.settle(now);
+        let mut names = std::mem::take(&mut self.touched);
+        names.extend(
+            self.wakes
+                .iter()
+                .take_while(|(at, _)| *at <= now)
+                .map(|(_, name)| name.clone()),
+        );
+        for name in names {
+            self.with(now, &name, out, |tenant, ctx, _| tenant.settle(ctx));
+        }
+        self.settled = true;
+    }
+
+    fn next_deadline(&self) -> Option<Micros> {
+        if !self.ending.is_empty() {
+            return Some(Micros(0));
+        }
+        let wake = self.wakes.first().map(|(at, _)| *at);
+        wake.into_iter().chain(self.invites.next()).min()
+    }
+
+    fn reload(&mut self, now: Micros, snapshot: Snapshot) {
+        let former = std::mem::take(&mut self.tenants);
+        let failed = std::mem::take(&mut self.turn.closed);
+        self.load(now, snapshot);
+        // While the store was out of reach nobody could be heard: silence counts from now.
+        self.lost_from = self.lost_from.max(now.plus(self.settings.stale_after));
+        let mut ended = Vec::new();
+        for (name, old) in former {
+            let conns: Vec<Conn> = old.conns.keys().copied().collect();
+            let gone = self.with(now, &name, &mut Effects::new(), |tenant, ctx, _| {
+                tenant.adopt(ctx, old)
+            });
+            ended.extend(gone.unwrap_or(conns));
+        }
+        let replaced = ended.into_iter().map(|conn| (conn, CloseReason::Replaced));
+        self.ending.extend(failed.into_iter().chain(replaced));
+        self.settled = true;
+    }
+}

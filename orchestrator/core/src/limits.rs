@@ -1,0 +1,100 @@
+//! What the core can be told to do differently, and every bound it keeps, on one page.
+//!
+//! The wire's own limits are in `outpost_proto::limits`; nothing here reads a file.
+
+use std::time::Duration;
+
+use outpost_proto::limits;
+
+/// The one version of the link protocol spoken here.
+pub const PROTOCOL: u8 = 1;
+/// Nonces kept per agent: the confirmed one and what was handed out since. Eight crashes in a row between Welcome and
+/// its sync at the agent raise no alarm.
+pub const NONCES: usize = 8;
+/// Live runs of one tenant: at a thousand tasks each they still fit into memory.
+pub const RUNS: usize = 10_000;
+/// Agents of one tenant, removed ones too: what one orchestrator is built to serve.
+pub const AGENTS: usize = 10_000;
+/// Workflows of one tenant.
+pub const WORKFLOWS: usize = 1_000;
+/// Idempotency keys of one tenant: more than one a second for a day.
+pub const KEYS: usize = 100_000;
+/// Characters of an idempotency key.
+pub const KEY_LEN: usize = 128;
+/// Live invitations over all tenants: each is good for ten minutes at most.
+pub const INVITES: usize = 100_000;
+/// Longest life of an invitation, in milliseconds.
+pub const INVITE_TTL_MS: u64 = 600_000;
+/// How long an idempotency key is kept, in milliseconds.
+pub const KEY_TTL_MS: u64 = 24 * 3_600_000;
+/// Attempts of one task in a row that the site refused for now or that were lost, before the task fails: with the
+/// pause below, several minutes of refusals.
+pub const REQUEUES: u16 = 100;
+/// Shortest and longest pause after a refusal that may pass, in milliseconds.
+pub const REQUEUE_PAUSE_MS: (u64, u64) = (1_000, 5_000);
+/// Bytes of text in one frame of commands, as estimated before encoding: half of the wire's limit, so that the
+/// estimate need not be exact.
+pub const FRAME_TEXT: usize = limits::DOWN_FRAME_BYTES / 2;
+/// Bytes of one parameter's text.
+pub const PARAM_TEXT: usize = 4096;
+
+const _: () = assert!(
+    limits::PARAMETER_BYTES * 3 / 2 < FRAME_TEXT,
+    "one assignment fits into a frame's estimate"
+);
+const _: () = assert!(NONCES >= 2, "a confirmed nonce and the next one");
+const _: () = assert!(
+    REQUEUE_PAUSE_MS.0 < REQUEUE_PAUSE_MS.1,
+    "a pause is drawn between the two"
+);
+
+/// What the operator may set. Defaults are the wire's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Between two heartbeats; dictated to the agents.
+    pub heartbeat_interval: Duration,
+    /// How long a heartbeat's answer lets an agent start work.
+    pub lease: Duration,
+    /// Added to a lease before its end counts here.
+    pub lease_margin: Duration,
+    /// Not heard for longer: stale.
+    pub stale_after: Duration,
+    /// Not heard for longer: `retry_safe` attempts are lost.
+    pub lost_after: Duration,
+    /// Nothing is declared lost for this long after a start or takeover.
+    pub restart_grace: Duration,
+    /// Attempts an agent is given beyond its slots; `None` means as many as slots, at least one.
+    pub backlog: Option<u16>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: limits::HEARTBEAT_INTERVAL,
+            lease: limits::LEASE,
+            lease_margin: limits::LEASE_MARGIN,
+            stale_after: limits::STALE_AFTER,
+            lost_after: limits::LOST_AFTER,
+            restart_grace: limits::RESTART_GRACE,
+            backlog: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Attempts that an agent of so many slots may hold at once.
+    #[must_use]
+    pub fn capacity(&self, slots: u16) -> u16 {
+        let backlog = self.backlog.unwrap_or(slots.max(1));
+        let most = u16::try_from(limits::HELD_ATTEMPTS / 2).unwrap_or(u16::MAX);
+        slots.saturating_add(backlog).min(most)
+    }
+
+    pub(crate) fn lease_ms(&self) -> u32 {
+        u32::try_from(self.lease.as_millis()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn heartbeat_interval_ms(&self) -> u32 {
+        u32::try_from(self.heartbeat_interval.as_millis()).unwrap_or(u32::MAX)
+    }
+}

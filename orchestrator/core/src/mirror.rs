@@ -1,0 +1,136 @@
+//! A store in memory: applies writes to maps and gives back exactly what a real store gives back.
+//!
+//! The simulator keeps its durable state in it, and the tests compare it with the core: what is durable must always be
+//! what the core believes is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outpost_driver::Micros;
+use outpost_proto::ids::{AttemptId, RecoveryEpoch, RunId, TaskIndex};
+use outpost_proto::name::{AgentName, TenantName, WorkflowName};
+
+use crate::record::{
+    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, Phase, RunRecord, Snapshot,
+    TaskRecord, TenantRecord, WorkflowRecord, Write,
+};
+use crate::tenant::{is_active, key_expiry, over};
+
+/// Every record ever written, in its newest form.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mirror {
+    /// Which life of the database this is.
+    pub recovery: RecoveryEpoch,
+    /// By name.
+    pub tenants: BTreeMap<TenantName, TenantRecord>,
+    /// By tenant, name and version.
+    pub workflows: BTreeMap<(TenantName, WorkflowName, u32), WorkflowRecord>,
+    /// All runs, those that are over too.
+    pub runs: BTreeMap<RunId, RunRecord>,
+    /// All tasks.
+    pub tasks: BTreeMap<(RunId, TaskIndex), TaskRecord>,
+    /// All attempts.
+    pub attempts: BTreeMap<AttemptId, AttemptRecord>,
+    /// By tenant and name.
+    pub agents: BTreeMap<(TenantName, AgentName), AgentRecord>,
+    /// By token.
+    pub invites: BTreeMap<String, InviteRecord>,
+    /// By tenant and key.
+    pub keys: BTreeMap<(TenantName, String), KeyRecord>,
+    /// In commit order.
+    pub notices: Vec<Notice>,
+}
+
+impl Mirror {
+    /// Makes one write durable.
+    pub fn apply(&mut self, write: &Write) {
+        match write.clone() {
+            Write::Workflow(record) => {
+                let key = (
+                    record.tenant.clone(),
+                    record.spec.name.clone(),
+                    record.version,
+                );
+                self.workflows.insert(key, record);
+            }
+            Write::Run(record) => {
+                self.runs.insert(record.run, record);
+            }
+            Write::Task(record) => {
+                self.tasks.insert((record.run, record.task), record);
+            }
+            Write::Attempt(record) => {
+                self.attempts.insert(record.attempt, record);
+            }
+            Write::Agent(record) => {
+                self.agents
+                    .insert((record.tenant.clone(), record.agent.clone()), record);
+            }
+            Write::Invite(record) => {
+                self.invites.insert(record.token_hash.clone(), record);
+            }
+            Write::Tenant(record) => {
+                self.tenants.insert(record.tenant.clone(), record);
+            }
+            Write::Key(record) => {
+                self.keys
+                    .insert((record.tenant.clone(), record.key.clone()), record);
+            }
+            Write::Notice(notice) => self.notices.push(notice),
+        }
+    }
+
+    /// What can still change at this instant, sorted by key.
+    #[must_use]
+    pub fn snapshot(&self, now: Micros) -> Snapshot {
+        let unknown = |attempt: &&AttemptRecord| is_active(attempt) || unheard(attempt);
+        let unknown: Vec<&AttemptRecord> = self.attempts.values().filter(unknown).collect();
+        let awaited: BTreeSet<RunId> = unknown.iter().map(|attempt| attempt.run).collect();
+        let live = |run: &&RunRecord| !over(run.state) || awaited.contains(&run.run);
+        let runs: Vec<RunRecord> = self.runs.values().filter(live).cloned().collect();
+        let ids: BTreeSet<RunId> = runs.iter().map(|run| run.run).collect();
+        let used: BTreeSet<_> = runs
+            .iter()
+            .map(|run| (&run.tenant, &run.workflow, run.version))
+            .collect();
+        let workflows = self
+            .workflows
+            .iter()
+            .filter(|((tenant, name, version), _)| {
+                let newer = (tenant.clone(), name.clone(), version + 1)
+                    ..=(tenant.clone(), name.clone(), u32::MAX);
+                used.contains(&(tenant, name, *version))
+                    || self.workflows.range(newer).next().is_none()
+            });
+        Snapshot {
+            recovery: self.recovery,
+            tenants: self.tenants.values().cloned().collect(),
+            workflows: workflows.map(|(_, record)| record.clone()).collect(),
+            tasks: self
+                .tasks
+                .values()
+                .filter(|task| ids.contains(&task.run))
+                .cloned()
+                .collect(),
+            attempts: unknown.into_iter().cloned().collect(),
+            agents: self.agents.values().cloned().collect(),
+            invites: self
+                .invites
+                .values()
+                .filter(|invite| invite.expires_at > now.0)
+                .cloned()
+                .collect(),
+            keys: self
+                .keys
+                .values()
+                .filter(|key| key_expiry(key) > now)
+                .cloned()
+                .collect(),
+            runs,
+        }
+    }
+}
+
+/// Lost, and nothing heard of its end.
+fn unheard(attempt: &AttemptRecord) -> bool {
+    matches!(attempt.phase, Phase::Lost { .. }) && attempt.late.is_none()
+}

@@ -1,0 +1,358 @@
+//! One tenant's whole state, and what every decision about it is handed.
+//!
+//! A frame, question or timer of one tenant reaches this struct and no other: isolation is a matter of shape, not of
+//! checks. `session`, `attempt`, `run`, `place`, `ask` and `explain` add what happens to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use outpost_driver::{Effects, Micros};
+use outpost_proto::ids::{AttemptId, Conn, Fence, RecoveryEpoch, RunId, TaskIndex};
+use outpost_proto::name::{AgentName, TenantName, WorkflowName};
+
+use crate::agent::{Agent, Live};
+use crate::chance::Chance;
+use crate::event::{Answer, Call, CloseReason, Denied, Speech};
+use crate::limits::Settings;
+use crate::place::Places;
+use crate::record::{
+    AgentRecord, AttemptRecord, KeyRecord, Notice, NoticeKind, RunRecord, RunState, Snapshot,
+    TaskRecord, TaskState, TenantRecord, WorkflowRecord, Write,
+};
+use crate::run::{Run, Workflow};
+use crate::timers::Timers;
+
+/// Where decisions go.
+pub(crate) type Out = Effects<Write, Speech>;
+
+/// What a decision is handed: time, chance, settings, and where its effects go.
+pub(crate) struct Ctx<'a> {
+    pub(crate) now: Micros,
+    pub(crate) settings: &'a Settings,
+    pub(crate) chance: &'a mut Chance,
+    pub(crate) recovery: RecoveryEpoch,
+    /// Nothing is declared lost before.
+    pub(crate) lost_from: Micros,
+    pub(crate) turn: &'a mut TurnLog,
+    pub(crate) out: &'a mut Out,
+}
+
+/// What the present turn has done to live connections: needed only if its commit fails.
+#[derive(Debug, Default)]
+pub(crate) struct TurnLog {
+    /// Which turn this is.
+    pub(crate) number: u64,
+    /// Connections whose frames changed something.
+    pub(crate) touched: BTreeSet<Conn>,
+    /// Connections told to end.
+    pub(crate) closed: Vec<(Conn, CloseReason)>,
+}
+
+impl Ctx<'_> {
+    pub(crate) fn write(&mut self, write: Write) {
+        self.out.writes.push(write);
+    }
+
+    pub(crate) fn say(&mut self, speech: Speech) {
+        self.out.speech.push(speech);
+    }
+
+    pub(crate) fn close(&mut self, conn: Conn, why: CloseReason) {
+        self.turn.closed.push((conn, why));
+        self.say(Speech::Close { conn, why });
+    }
+
+    pub(crate) fn answer(&mut self, call: Call, answer: Result<Answer, Denied>) {
+        self.say(Speech::Answer { call, answer });
+    }
+
+    pub(crate) fn notice(&mut self, tenant: &TenantName, what: NoticeKind) {
+        let at = self.now.0;
+        self.write(Write::Notice(Notice {
+            tenant: tenant.clone(),
+            at,
+            what,
+        }));
+    }
+}
+
+/// What may be due for a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    /// Look whether an agent is stale, or its attempts are lost.
+    Watch(AgentName),
+    /// A task's pause is over.
+    Backoff(RunId, TaskIndex),
+    /// An idempotency key has served its day.
+    Key(String),
+}
+
+/// A version of a workflow and how many runs in memory are of it.
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) workflow: Arc<Workflow>,
+    pub(crate) runs: usize,
+}
+
+/// One tenant.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) record: TenantRecord,
+    pub(crate) agents: BTreeMap<AgentName, Agent>,
+    pub(crate) conns: BTreeMap<Conn, AgentName>,
+    /// Ascending by version: the last one is current.
+    pub(crate) workflows: BTreeMap<WorkflowName, BTreeMap<u32, Version>>,
+    pub(crate) runs: BTreeMap<RunId, Run>,
+    /// Attempts whose end is not known.
+    pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
+    pub(crate) keys: BTreeMap<String, KeyRecord>,
+    pub(crate) places: Places,
+    pub(crate) timers: Timers<Due>,
+}
+
+impl Tenant {
+    pub(crate) fn new(record: TenantRecord) -> Self {
+        Self {
+            record,
+            agents: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            workflows: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            places: Places::new(),
+            timers: Timers::new(),
+        }
+    }
+
+    /// A tenant of which nothing is durable yet.
+    pub(crate) fn unknown(tenant: TenantName) -> Self {
+        Self::new(TenantRecord {
+            tenant,
+            next_fence: Fence(1),
+        })
+    }
+
+    /// Everything that does not come from one event: timers, then placement.
+    pub(crate) fn settle(&mut self, ctx: &mut Ctx<'_>) {
+        while let Some(due) = self.timers.fire(ctx.now) {
+            match due {
+                Due::Watch(agent) => self.watch(ctx, &agent),
+                Due::Backoff(run, task) => self.backoff_over(ctx, run, task),
+                Due::Key(key) => {
+                    self.keys.remove(&key);
+                }
+            }
+        }
+        self.place(ctx);
+    }
+
+    pub(crate) fn notice_task(&self, ctx: &mut Ctx<'_>, task: &TaskRecord) {
+        let what = NoticeKind::Task {
+            run: task.run,
+            task: task.task,
+            state: task.state,
+        };
+        ctx.notice(&self.record.tenant, what);
+    }
+
+    pub(crate) fn notice_attempt(ctx: &mut Ctx<'_>, attempt: &AttemptRecord) {
+        let what = NoticeKind::Attempt {
+            run: attempt.run,
+            task: attempt.task,
+            attempt: attempt.attempt,
+            agent: attempt.agent.clone(),
+            phase: attempt.phase,
+        };
+        ctx.notice(&attempt.tenant, what);
+    }
+
+    // --- load and durable
+
+    /// Takes in what a store gave back, in any order that [`Tenant::loaded`] completes.
+    pub(crate) fn load_workflow(&mut self, record: WorkflowRecord) {
+        let versions = self.workflows.entry(record.spec.name.clone()).or_default();
+        versions.insert(
+            record.version,
+            Version {
+                workflow: Arc::new(Workflow::new(record)),
+                runs: 0,
+            },
+        );
+    }
+
+    pub(crate) fn load_agent(&mut self, ctx: &mut Ctx<'_>, record: AgentRecord) {
+        let agent = Agent::new(record, ctx.now, ctx.settings);
+        self.agents.insert(agent.record.agent.clone(), agent);
+    }
+
+    /// A run of a version that the store did not give back cannot go on; it is left out.
+    pub(crate) fn load_run(&mut self, record: RunRecord, tasks: Vec<TaskRecord>) {
+        let versions = self.workflows.get_mut(&record.workflow);
+        let Some(version) = versions.and_then(|versions| versions.get_mut(&record.version)) else {
+            return;
+        };
+        version.runs += 1;
+        let run = Run::load(record, Arc::clone(&version.workflow), tasks);
+        self.runs.insert(run.record.run, run);
+    }
+
+    pub(crate) fn load_attempt(&mut self, record: AttemptRecord) {
+        let Some(run) = self.runs.get_mut(&record.run) else {
+            return;
+        };
+        run.pending.insert(record.attempt);
+        if is_active(&record)
+            && let Some(agent) = self.agents.get_mut(&record.agent)
+        {
+            agent.held.insert(record.attempt);
+        }
+        self.attempts.insert(record.attempt, record);
+    }
+
+    pub(crate) fn load_key(&mut self, record: KeyRecord) {
+        self.timers
+            .set(key_expiry(&record), Due::Key(record.key.clone()));
+        self.keys.insert(record.key.clone(), record);
+    }
+
+    /// Completes a load: queues, timers, indexes.
+    pub(crate) fn loaded(&mut self, ctx: &mut Ctx<'_>) {
+        let entries = self.workflows.values().flat_map(BTreeMap::values);
+        let entries: Vec<_> = entries
+            .flat_map(|version| version.workflow.entries.iter().cloned())
+            .collect();
+        for entry in entries {
+            self.places.know_entry(&entry, &self.agents);
+        }
+        let waiting: Vec<(RunId, TaskRecord)> = self
+            .runs
+            .values()
+            .flat_map(|run| {
+                run.tasks
+                    .iter()
+                    .map(|task| (run.record.run, task.record.clone()))
+            })
+            .collect();
+        for (run, task) in waiting {
+            match task.state {
+                TaskState::Queued { .. } => self.enqueue(run, task.task),
+                TaskState::Backoff { until, .. } => {
+                    self.timers.set(Micros(until), Due::Backoff(run, task.task));
+                }
+                TaskState::Waiting
+                | TaskState::Active { .. }
+                | TaskState::Succeeded
+                | TaskState::Failed { .. }
+                | TaskState::UpstreamFailed
+                | TaskState::Cancelled => {}
+            }
+        }
+        let names: Vec<AgentName> = self.agents.keys().cloned().collect();
+        for name in names {
+            self.arm(ctx, &name);
+            self.refresh(ctx, &name);
+        }
+    }
+
+    /// Takes over the live connections of the state that this one replaces.
+    pub(crate) fn adopt(&mut self, ctx: &mut Ctx<'_>, old: Self) -> Vec<Conn> {
+        let mut ended = Vec::new();
+        for (name, agent) in old.agents {
+            let live = agent.into_live();
+            let Some(new) = self.agents.get_mut(&name).filter(|new| !new.record.removed) else {
+                ended.extend(live.conns());
+                continue;
+            };
+            let Live {
+                opening, session, ..
+            } = &live;
+            let kept = session
+                .as_ref()
+                .filter(|session| session.survives(&new.record, ctx.turn));
+            ended.extend(
+                session
+                    .as_ref()
+                    .filter(|_| kept.is_none())
+                    .map(|session| session.conn),
+            );
+            let conns = opening
+                .iter()
+                .map(|opening| opening.conn)
+                .chain(kept.map(|session| session.conn));
+            self.conns.extend(conns.map(|conn| (conn, name.clone())));
+            let keep = kept.is_some();
+            new.take_live(live, keep, &self.attempts);
+            self.refresh(ctx, &name);
+        }
+        ended
+    }
+
+    /// Adds what of this tenant is durable.
+    pub(crate) fn durable(&self, into: &mut Snapshot) {
+        into.tenants.push(self.record.clone());
+        for versions in self.workflows.values() {
+            let current = versions.keys().next_back();
+            let kept = versions
+                .iter()
+                .filter(|(number, version)| Some(*number) == current || version.runs > 0);
+            into.workflows
+                .extend(kept.map(|(_, version)| version.workflow.record.clone()));
+        }
+        for run in self.runs.values() {
+            into.runs.push(run.record.clone());
+            into.tasks
+                .extend(run.tasks.iter().map(|task| task.record.clone()));
+        }
+        into.attempts.extend(self.attempts.values().cloned());
+        into.agents
+            .extend(self.agents.values().map(|agent| agent.record.clone()));
+        into.keys.extend(self.keys.values().cloned());
+    }
+
+    /// Lets go of a run that is over and of which no end is unknown.
+    pub(crate) fn evict(&mut self, run: RunId) {
+        let gone = self
+            .runs
+            .get(&run)
+            .is_some_and(|run| run.is_over() && run.pending.is_empty());
+        if !gone {
+            return;
+        }
+        let Some(run) = self.runs.remove(&run) else {
+            return;
+        };
+        let Some(versions) = self.workflows.get_mut(&run.record.workflow) else {
+            return;
+        };
+        let current = versions.keys().next_back().copied();
+        if let Some(version) = versions.get_mut(&run.record.version) {
+            version.runs -= 1;
+            if version.runs == 0 && current != Some(run.record.version) {
+                versions.remove(&run.record.version);
+            }
+        }
+    }
+}
+
+/// Whether a run's state is a final one.
+pub(crate) fn over(state: RunState) -> bool {
+    match state {
+        RunState::Running | RunState::Cancelling => false,
+        RunState::Succeeded | RunState::Failed | RunState::Cancelled => true,
+    }
+}
+
+/// Whether an attempt may still be held by its agent.
+pub(crate) fn is_active(attempt: &AttemptRecord) -> bool {
+    use crate::record::Phase;
+    match attempt.phase {
+        Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running => true,
+        Phase::Finished { .. } | Phase::Lost { .. } => false,
+    }
+}
+
+/// When an idempotency key is forgotten.
+pub(crate) fn key_expiry(record: &KeyRecord) -> Micros {
+    Micros(record.at).plus_ms(crate::limits::KEY_TTL_MS)
+}
