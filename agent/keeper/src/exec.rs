@@ -121,6 +121,16 @@ impl Leash {
         Ok(())
     }
 
+    /// Another descriptor of the same leash.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            fd: self.fd.try_clone()?,
+        })
+    }
+
     /// Whether the holder is gone. Never blocks. Readiness for reading means: ask.
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -5,9 +5,18 @@
 //! runner adopts them through their sockets. No async runtime here: a keeper is a plain fork of a small
 //! single-threaded process and stays small.
 //!
-//! [`exec`] is how every role of the one binary is started; [`protocol`] is what runner, spawner and keeper say.
+//! The runner uses [`adopt`] and speaks [`protocol`]; the binary's role dispatch calls [`spawner::main`];
+//! [`exec`] is how every role of the one binary is started.
 
+pub mod adopt;
+pub mod containment;
 pub mod exec;
+pub mod process;
 pub mod protocol;
+pub mod record;
+pub mod spawner;
 
+mod keeper;
 mod packets;
+mod socket;
+mod sys;

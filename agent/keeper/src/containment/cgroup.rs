@@ -1,0 +1,259 @@
+//! The delegated cgroup v2 tree: `<own cgroup>/outpost-<hash of the state directory>/{keepers,tasks/<attempt>}`.
+//!
+//! Spawner and keepers live in `keepers`, each task alone in its leaf, and nothing in the nodes between, because a
+//! node that hands controllers down may hold no process. Needs `cgroup.kill` (Linux 5.14).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::process::ProcessRef;
+
+/// The agent's part of the tree.
+#[derive(Debug)]
+pub(super) struct Base {
+    dir: PathBuf,
+}
+
+impl Base {
+    /// Makes the part for this state directory; `None` when the caller's cgroup is not delegated to it.
+    pub(super) fn find(state_dir: &Path) -> Option<Self> {
+        let own = own_cgroup()?;
+        let state = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+        // Two directories with one hash would share the nodes, which harms neither: leaves are named by attempt.
+        let name = format!(
+            "outpost-{:08x}",
+            crc32fast::hash(state.as_os_str().as_bytes())
+        );
+        let base = Self {
+            dir: own.join(name),
+        };
+        let made = base.make().and_then(|()| base.try_out());
+        if made.is_err() {
+            base.remove_nodes();
+        }
+        made.ok().map(|()| base)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        for dir in [self.dir.clone(), self.keepers(), self.tasks()] {
+            make_dir(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a leaf can be made, written to and killed.
+    fn try_out(&self) -> io::Result<()> {
+        let leaf = self.leaf(&format!("probe-{}", std::process::id()))?;
+        let usable = OpenOptions::new()
+            .write(true)
+            .open(leaf.path.join("cgroup.kill"))
+            .map(drop);
+        leaf.remove();
+        OpenOptions::new()
+            .write(true)
+            .open(self.keepers().join("cgroup.procs"))?;
+        usable
+    }
+
+    fn keepers(&self) -> PathBuf {
+        self.dir.join("keepers")
+    }
+
+    fn tasks(&self) -> PathBuf {
+        self.dir.join("tasks")
+    }
+
+    pub(super) fn enter_keepers(&self) -> io::Result<()> {
+        fs::write(self.keepers().join("cgroup.procs"), "0")
+    }
+
+    /// Goes back to where the caller came from and removes the nodes, if they are empty.
+    pub(super) fn leave(&self) {
+        if let Some(parent) = self.dir.parent() {
+            let _ = fs::write(parent.join("cgroup.procs"), "0");
+        }
+        self.remove_nodes();
+    }
+
+    fn remove_nodes(&self) {
+        for dir in [self.keepers(), self.tasks(), self.dir.clone()] {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+
+    pub(super) fn leaf(&self, attempt: &str) -> io::Result<Leaf> {
+        let path = self.tasks().join(attempt);
+        make_dir(&path)?;
+        Leaf::open(&path)
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Where the caller's cgroup v2 node is mounted.
+fn own_cgroup() -> Option<PathBuf> {
+    let (mount, root) = mount_point(&fs::read_to_string("/proc/self/mountinfo").ok()?)?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    if path.split('/').any(|part| part == "..") {
+        return None;
+    }
+    let below = Path::new(path).strip_prefix(root).ok()?;
+    let dir = mount.join(below);
+    dir.join("cgroup.procs").exists().then_some(dir)
+}
+
+/// The first cgroup2 mount: where it is, and which node of the tree is mounted there.
+fn mount_point(mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
+    mountinfo.lines().find_map(|line| {
+        let (fields, kind) = line.split_once(" - ")?;
+        if kind.split(' ').next() != Some("cgroup2") {
+            return None;
+        }
+        let mut fields = fields.split(' ').skip(3);
+        let root = fields.next()?;
+        Some((PathBuf::from(fields.next()?), PathBuf::from(root)))
+    })
+}
+
+/// One task's cgroup.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    path: PathBuf,
+    events: File,
+}
+
+impl Leaf {
+    /// An existing one.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            events: File::open(path.join("cgroup.events"))?,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a process writes `0` to enter: opened by the keeper, used by the task's child, which may be less able.
+    pub(crate) fn door(&self) -> io::Result<File> {
+        OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.procs"))
+    }
+
+    pub(super) fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    pub(super) fn kill(&self) {
+        // Gone means ended already.
+        let _ = OpenOptions::new()
+            .write(true)
+            .open(self.path.join("cgroup.kill"))
+            .and_then(|mut file| file.write_all(b"1"));
+    }
+
+    /// To every process in the leaf and in cgroups that the task made below it.
+    pub(super) fn signal(&self, signal: Signal) {
+        signal_in(&self.path, signal, 0);
+    }
+
+    /// Reading also re-arms the readiness of `events`.
+    pub(super) fn is_populated(&self) -> bool {
+        let mut text = String::new();
+        let mut events = &self.events;
+        let read = events
+            .rewind()
+            .and_then(|()| events.read_to_string(&mut text));
+        // A removed cgroup cannot be read and has no process.
+        read.is_ok() && text.lines().any(|line| line == "populated 1")
+    }
+
+    pub(super) fn ran_out_of_memory(&self) -> bool {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let kills = events
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill "));
+        kills.is_some_and(|count| count.trim() != "0")
+    }
+
+    pub(super) fn remove(self) {
+        self.remove_ref();
+    }
+
+    pub(super) fn remove_ref(&self) {
+        remove_with_children(&self.path, 0);
+    }
+}
+
+/// Deeper than any task needs; bounds the walk through what a task made.
+const MAX_DEPTH: u32 = 32;
+
+fn children(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    let dirs = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.map(|entry| entry.path()).collect()
+}
+
+fn signal_in(path: &Path, signal: Signal, depth: u32) {
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    for process in procs
+        .lines()
+        .filter_map(|pid| ProcessRef::of(pid.parse().ok()?))
+    {
+        process.signal(signal);
+    }
+    if depth < MAX_DEPTH {
+        for child in children(path) {
+            signal_in(&child, signal, depth + 1);
+        }
+    }
+}
+
+fn remove_with_children(path: &Path, depth: u32) {
+    if depth < MAX_DEPTH {
+        for child in children(path) {
+            remove_with_children(&child, depth + 1);
+        }
+    }
+    let _ = fs::remove_dir(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_v2_mount_is_found_beside_v1() {
+        let text = "\
+30 25 0:26 / /sys/fs/cgroup ro,nosuid - tmpfs tmpfs ro,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+32 30 0:28 /docker/ab /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw
+";
+        let expected = (
+            PathBuf::from("/sys/fs/cgroup/unified"),
+            PathBuf::from("/docker/ab"),
+        );
+        assert_eq!(mount_point(text), Some(expected));
+        assert_eq!(
+            mount_point("30 25 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro"),
+            None
+        );
+    }
+}

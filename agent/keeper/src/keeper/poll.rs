@@ -1,0 +1,232 @@
+//! The keeper's one loop: wait for whatever comes next, take note of it, act, speak.
+//!
+//! Order within a round, by rank: the leash; what has ended; output; commands; timers. Ends come before commands so that
+//! a task which was already over is never reported as cancelled.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+
+use crate::packets::PacketError;
+use crate::process;
+use crate::protocol::{Cause, FromKeeper, ToKeeper};
+
+use super::{Keeper, Runner};
+
+/// How long a recorded end is held for a connected runner that does not react, in microseconds.
+const LINGER_US: u64 = 60_000_000;
+/// Time between two tries to write the exit record, in microseconds.
+const WRITE_AGAIN_US: u64 = 1_000_000;
+/// Commands taken from one connection before other events are looked at.
+const COMMANDS_AT_A_TIME: usize = 16;
+
+/// A timer in boot time: suspended time counts, and it fires right after resume.
+pub(super) fn timer() -> io::Result<OwnedFd> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    Ok(rustix::time::timerfd_create(
+        TimerfdClockId::Boottime,
+        flags,
+    )?)
+}
+
+impl Keeper {
+    /// Stays until the end is recorded and told.
+    pub(super) fn stay(&mut self) {
+        while !self.may_leave() {
+            self.arm();
+            self.wait();
+            let now = process::boot_time_us();
+            self.watch_leash(now);
+            self.watch_task(now);
+            self.accept();
+            self.obey(now);
+            self.act(now);
+            self.tell();
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        let Some(over_since) = self.over_since_us else {
+            return false;
+        };
+        if self.leash_over || self.taken {
+            return true;
+        }
+        let waited = process::boot_time_us().saturating_sub(over_since) >= LINGER_US;
+        self.is_recorded() && (self.runner.is_none() || waited)
+    }
+
+    fn arm(&self) {
+        let at = match (&self.task, self.over_since_us) {
+            (Some(task), _) => task.next_deadline_us(),
+            (None, Some(since)) if self.is_recorded() => Some(since.saturating_add(LINGER_US)),
+            (None, _) => Some(process::boot_time_us().saturating_add(WRITE_AGAIN_US)),
+        };
+        // All zero disarms, so that a deadline in the past is one microsecond after boot.
+        let at = at.map_or(0, |at| at.max(1));
+        let value = Timespec {
+            tv_sec: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
+            tv_nsec: i64::try_from(at % 1_000_000 * 1000).unwrap_or(0),
+        };
+        let interval = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let value = Itimerspec {
+            it_interval: interval,
+            it_value: value,
+        };
+        let _ = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &value);
+    }
+
+    fn wait(&self) {
+        let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![
+            read(self.signals.as_fd()),
+            read(self.timer.as_fd()),
+            read(self.listener.as_fd()),
+        ];
+        fds.extend(self.leash.as_ref().map(|leash| read(leash.as_fd())));
+        if let Some(runner) = &self.runner {
+            let flags = if runner.told {
+                PollFlags::IN
+            } else {
+                PollFlags::IN | PollFlags::OUT
+            };
+            fds.push(PollFd::from_borrowed_fd(runner.packets.as_fd(), flags));
+        }
+        if let Some(task) = &self.task {
+            fds.extend(
+                [task.exec_status(), task.output(), task.init()]
+                    .into_iter()
+                    .flatten()
+                    .map(read),
+            );
+            fds.extend(
+                task.events()
+                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::PRI)),
+            );
+        }
+        // An error leaves nothing noted; the next round looks at everything again.
+        let _ = rustix::event::poll(&mut fds, None);
+        drain(self.signals.as_fd());
+        drain(self.timer.as_fd());
+    }
+
+    fn watch_leash(&mut self, now_us: u64) {
+        if self.leash.as_ref().is_some_and(crate::exec::Leash::is_over) {
+            self.leash = None;
+            self.leash_over = true;
+            if let Some(task) = &mut self.task {
+                task.end_at_once(Cause::Leash, now_us);
+            }
+        }
+    }
+
+    fn watch_task(&mut self, now_us: u64) {
+        let Some(task) = &mut self.task else {
+            return;
+        };
+        let executed = task.has_executed();
+        task.reap(now_us);
+        task.read_output();
+        let running = FromKeeper::Running {
+            pid: task.child.pid,
+            start_time: task.child.start_time,
+        };
+        if executed {
+            self.change(running);
+        }
+    }
+
+    /// A later runner has come: the newest wins.
+    fn accept(&mut self) {
+        if let Some(packets) = crate::socket::accept(self.listener.as_fd()) {
+            self.runner = Some(Runner {
+                packets,
+                told: false,
+            });
+        }
+    }
+
+    fn obey(&mut self, now_us: u64) {
+        for _ in 0..COMMANDS_AT_A_TIME {
+            let Some(runner) = &mut self.runner else {
+                return;
+            };
+            match runner.packets.recv::<ToKeeper>() {
+                Ok(Some((ToKeeper::Query, _))) => runner.told = false,
+                Ok(Some((ToKeeper::Taken, _))) => self.taken = self.over_since_us.is_some(),
+                Ok(Some((ToKeeper::StillConnected, _))) => {
+                    if let Some(task) = &mut self.task {
+                        task.still_connected(now_us);
+                    }
+                }
+                Ok(Some((ToKeeper::Cancel, _))) => {
+                    if let Some(task) = &mut self.task {
+                        task.end(Cause::Cancelled, now_us);
+                    }
+                }
+                Err(PacketError::WouldBlock) => return,
+                // Gone, or talking nonsense: the task does not care.
+                Ok(None)
+                | Err(
+                    PacketError::Io(_)
+                    | PacketError::TooLong(_)
+                    | PacketError::Version(_)
+                    | PacketError::Parse(_),
+                ) => self.runner = None,
+            }
+        }
+    }
+
+    fn act(&mut self, now_us: u64) {
+        if let Some(task) = &mut self.task {
+            task.tick(now_us);
+        }
+        if self.task.as_ref().is_some_and(super::Task::is_gone) {
+            if let Some(task) = self.task.take() {
+                self.finished(task);
+            }
+        }
+        self.write_exit();
+    }
+
+    pub(super) fn change(&mut self, state: FromKeeper) {
+        self.state = state;
+        if let Some(runner) = &mut self.runner {
+            runner.told = false;
+        }
+        self.tell();
+    }
+
+    /// Tells the present state to a runner that has not been told; one that does not read is told later.
+    pub(super) fn tell(&mut self) {
+        let Some(runner) = &mut self.runner else {
+            return;
+        };
+        if runner.told {
+            return;
+        }
+        match runner.packets.send(&self.state, &[]) {
+            Ok(()) => runner.told = true,
+            Err(PacketError::WouldBlock) => {}
+            Err(
+                PacketError::Io(_)
+                | PacketError::TooLong(_)
+                | PacketError::Version(_)
+                | PacketError::Parse(_),
+            ) => {
+                self.runner = None;
+            }
+        }
+    }
+}
+
+/// Empties a signal or timer descriptor, so that it is not ready any more.
+fn drain(fd: BorrowedFd<'_>) {
+    let mut buffer = [0; 1024];
+    let _ = rustix::io::read(fd, &mut buffer);
+}

@@ -1,0 +1,311 @@
+//! The spawner: forks one keeper per task, and ends what a dead keeper leaves behind.
+//!
+//! One per state directory (a lock), started by the runner, surviving it in its own session. Single-threaded and without
+//! an async runtime, which is what makes forking cheap and safe. It never executes a task itself, and keepers need
+//! nothing from it once they live. It is a subreaper: the orphans of a keeper that was killed come to it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
+
+use crate::containment::{self, Placement, Remains};
+use crate::exec::Leash;
+use crate::keeper;
+use crate::packets::{PacketError, Packets};
+use crate::process::{self, ProcessRef};
+use crate::protocol::{FromSpawner, MAX_KEEPERS, NotStarted, StartSpec, ToSpawner, cut};
+use crate::record;
+use crate::sys::{self, Fork, Reaped};
+
+mod launch;
+
+pub use launch::main;
+
+/// The spawner's socket in the state directory.
+pub(crate) const SOCKET: &str = "spawner.sock";
+/// Connections held at a time: one runner, one to follow it, and people looking.
+const MAX_CONNECTIONS: usize = 16;
+/// How long a spawner without keepers and connections stays.
+const IDLE_US: u64 = 600_000_000;
+/// Time between two rounds against what a dead keeper left.
+const KILL_AGAIN: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+/// How long the end of a leash waits for the keepers' own.
+const LEASH_WAIT_US: u64 = 1_000_000;
+
+/// A keeper that was forked and not reaped.
+struct Held {
+    attempt: String,
+    dir: PathBuf,
+}
+
+/// The spawner with everything it holds.
+struct Spawner {
+    listener: OwnedFd,
+    signals: OwnedFd,
+    leash: Option<Leash>,
+    leash_over_since_us: Option<u64>,
+    placement: Placement,
+    connections: Vec<Packets>,
+    keepers: BTreeMap<u32, Held>,
+    remains: Vec<Remains>,
+    orphans: bool,
+    idle_since_us: u64,
+}
+
+/// What an answer needs to know beside the request.
+enum Answer {
+    Keep,
+    Close,
+}
+
+impl Spawner {
+    fn new(listener: OwnedFd, leash: Option<Leash>, state: &Path) -> io::Result<Self> {
+        // Before the signal descriptor: the search forks and waits by itself.
+        let placement = Placement::find(state);
+        if let Err(error) = placement.enter() {
+            say(&format!("the spawner cannot enter its cgroup: {error}"));
+        }
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        Ok(Self {
+            listener,
+            signals: sys::child_signals()?,
+            leash,
+            leash_over_since_us: None,
+            placement,
+            connections: Vec::new(),
+            keepers: BTreeMap::new(),
+            remains: Vec::new(),
+            orphans: false,
+            idle_since_us: process::boot_time_us(),
+        })
+    }
+
+    fn serve(&mut self) {
+        while !self.may_leave() {
+            self.wait();
+            self.watch_leash();
+            self.reap();
+            self.clear_up();
+            self.accept();
+            self.answer();
+        }
+        self.placement.leave();
+    }
+
+    fn may_leave(&mut self) -> bool {
+        let now = process::boot_time_us();
+        if let Some(since) = self.leash_over_since_us {
+            return self.keepers.is_empty() || now.saturating_sub(since) >= LEASH_WAIT_US;
+        }
+        if !(self.keepers.is_empty() && self.connections.is_empty() && self.remains.is_empty()) {
+            self.idle_since_us = now;
+        }
+        now.saturating_sub(self.idle_since_us) >= IDLE_US
+    }
+
+    fn wait(&self) {
+        let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![read(self.signals.as_fd()), read(self.listener.as_fd())];
+        fds.extend(self.leash.as_ref().map(|leash| read(leash.as_fd())));
+        fds.extend(
+            self.connections
+                .iter()
+                .map(|connection| read(connection.as_fd())),
+        );
+        let clearing =
+            self.orphans || !self.remains.is_empty() || self.leash_over_since_us.is_some();
+        let timeout = if clearing {
+            KILL_AGAIN
+        } else {
+            Timespec {
+                tv_sec: 60,
+                tv_nsec: 0,
+            }
+        };
+        // An error leaves nothing noted; the next round looks at everything again.
+        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        let mut pending = [0; 1024];
+        let _ = rustix::io::read(&self.signals, &mut pending);
+    }
+
+    fn watch_leash(&mut self) {
+        if self.leash.as_ref().is_some_and(Leash::is_over) {
+            self.leash = None;
+            self.leash_over_since_us = Some(process::boot_time_us());
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Reaped::Child { pid, status } = sys::reap() {
+            // Others are orphans of a dead keeper.
+            if let Some(held) = self.keepers.remove(&pid) {
+                self.keeper_ended(&held, status);
+            }
+        }
+    }
+
+    /// A keeper that ended without a record may have left a tree behind.
+    fn keeper_ended(&mut self, held: &Held, status: i32) {
+        if held.dir.join(record::EXIT).exists() {
+            return;
+        }
+        self.orphans = true;
+        if status != 0 {
+            say(&format!(
+                "the keeper of {} ended ({:?}) without a record",
+                held.attempt,
+                sys::ended(status)
+            ));
+        }
+        if let Ok(Some(found)) = record::read_keeper_record(&held.dir) {
+            self.remains.push(Remains::of(&found));
+        }
+    }
+
+    /// Ends what dead keepers left, until nothing is left of it.
+    fn clear_up(&mut self) {
+        if self.orphans {
+            let keepers = &self.keepers;
+            self.orphans = containment::kill_orphans(|pid| keepers.contains_key(&pid));
+        }
+        self.remains.retain(|remains| {
+            remains.kill(false);
+            !remains.are_gone(false)
+        });
+    }
+
+    fn accept(&mut self) {
+        if let Some(packets) = crate::socket::accept(self.listener.as_fd()) {
+            if self.connections.len() < MAX_CONNECTIONS {
+                self.connections.push(packets);
+            }
+        }
+    }
+
+    fn answer(&mut self) {
+        let mut connections = std::mem::take(&mut self.connections);
+        connections.retain(|connection| matches!(self.answer_one(connection), Answer::Keep));
+        self.connections = connections;
+    }
+
+    /// Answers one request of one connection, so that each has its turn.
+    fn answer_one(&mut self, connection: &Packets) -> Answer {
+        let reply = match connection.recv::<ToSpawner>() {
+            Err(PacketError::WouldBlock) => return Answer::Keep,
+            Ok(None) => return Answer::Close,
+            Ok(Some((ToSpawner::Status, _))) => self.status(),
+            Ok(Some((ToSpawner::Start(spec), fds))) => self.start(spec, fds),
+            Err(error) => {
+                say(&format!("a connection is closed: {error}"));
+                return Answer::Close;
+            }
+        };
+        match connection.send(&reply, &[]) {
+            Ok(()) => Answer::Keep,
+            // Who does not read answers does not get any: keepers speak for themselves.
+            Err(_) => Answer::Close,
+        }
+    }
+
+    fn status(&self) -> FromSpawner {
+        FromSpawner::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            keepers: u32::try_from(self.keepers.len()).unwrap_or(u32::MAX),
+            containment: self.placement.auto(),
+        }
+    }
+
+    fn start(&mut self, spec: Box<StartSpec>, fds: Vec<OwnedFd>) -> FromSpawner {
+        let (attempt, dir) = (spec.attempt.clone(), spec.dir.clone());
+        match self.fork_keeper(spec, fds) {
+            Ok(keeper) => {
+                let held = Held {
+                    attempt: attempt.clone(),
+                    dir,
+                };
+                self.keepers.insert(keeper.pid, held);
+                FromSpawner::Started {
+                    attempt,
+                    pid: keeper.pid,
+                    start_time: keeper.start_time,
+                }
+            }
+            Err((failure, text)) => {
+                say(&format!("no keeper for an attempt: {text}"));
+                FromSpawner::StartFailed {
+                    attempt: cut(attempt),
+                    failure,
+                    text: cut(text),
+                }
+            }
+        }
+    }
+
+    fn fork_keeper(
+        &self,
+        spec: Box<StartSpec>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<ProcessRef, (NotStarted, String)> {
+        let other = |text: &str| (NotStarted::Other, text.to_owned());
+        spec.check().map_err(|error| other(&error.to_string()))?;
+        let runner = fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| other("the start came without the runner's socket"))?;
+        if self.leash_over_since_us.is_some() {
+            return Err(other("the spawner is ending"));
+        }
+        if self.keepers.len() >= MAX_KEEPERS {
+            return Err((
+                NotStarted::Resources,
+                format!("{MAX_KEEPERS} keepers live already"),
+            ));
+        }
+        if self
+            .keepers
+            .values()
+            .any(|held| held.attempt == spec.attempt)
+        {
+            return Err(other("the attempt has a keeper already"));
+        }
+        let resources = |error: io::Error| {
+            (
+                NotStarted::Resources,
+                format!("no keeper can be forked: {error}"),
+            )
+        };
+        let leash = self
+            .leash
+            .as_ref()
+            .map(Leash::try_clone)
+            .transpose()
+            .map_err(resources)?;
+        match sys::fork().map_err(resources)? {
+            Fork::Child => keeper::run(keeper::Handover {
+                spec,
+                runner: Packets::from_fd(runner),
+                leash,
+                placement: &self.placement,
+            }),
+            // Not reaped yet, so that its entry exists even if it has ended.
+            Fork::Parent(pid) => {
+                Ok(ProcessRef::of(pid).unwrap_or(ProcessRef { pid, start_time: 0 }))
+            }
+        }
+    }
+}
+
+/// One line into the spawner's own log.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "spawner: {line}");
+}

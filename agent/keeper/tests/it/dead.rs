@@ -1,0 +1,173 @@
+//! Keepers, spawners and leash holders that die.
+
+use std::time::{Duration, Instant};
+
+use outpost_agent_keeper::adopt::{
+    Claim, EndTreeError, KeeperClient, KeeperState, SpawnerClient, end_tree, keeper_state,
+    read_exit_record, try_claim,
+};
+use outpost_agent_keeper::process::ProcessRef;
+use outpost_agent_keeper::protocol::{Cause, Ended, FromKeeper, Want};
+use rustix::process::Signal;
+
+use crate::site::*;
+
+/// Two processes, one of which has left session and parent; both ignore TERM.
+const PAIR: &str = r#"
+trap "" TERM
+(setsid sh -c 'trap "" TERM; echo $$ >> pids; while :; do sleep 1000; done' &)
+until [ -s pids ]; do sleep 0.02; done
+echo $$ >> pids
+while :; do sleep 1000; done
+"#;
+
+fn kill(process: ProcessRef) {
+    assert!(process.signal(Signal::KILL));
+    until("its death", || (!process.is_alive()).then_some(()));
+}
+
+fn c3_a_killed_keeper_takes_its_tree_along(want: Want, with_spawner: bool) {
+    let site = Site::new();
+    let mut spec = site.script(PAIR);
+    spec.containment = want;
+    let keeper = site.start(&spec);
+    running(&keeper);
+    site.lines("pids", 2);
+    let processes = working_in(&site);
+    assert!(processes.len() >= 2, "{processes:?}");
+    if !with_spawner {
+        kill(ProcessRef::of(site.spawner_pid()).unwrap());
+    }
+    let KeeperState::Alive(record) = keeper_state(&spec.dir).unwrap() else {
+        panic!("no keeper");
+    };
+    assert!(matches!(
+        end_tree(&spec.dir),
+        Err(EndTreeError::KeeperLives(_))
+    ));
+    let since = Instant::now();
+    kill(record.keeper);
+    if with_spawner {
+        until("the tree's end", || all_dead(&processes).then_some(()));
+    }
+    end_tree(&spec.dir).unwrap();
+    assert!(all_dead(&processes));
+    assert!(
+        since.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        since.elapsed()
+    );
+    // Its runner notices, finds no record and a claim that is not its own: it may have run.
+    while let Ok(Some(state)) = keeper.recv() {
+        assert!(!matches!(state, FromKeeper::Finished(_)));
+    }
+    assert!(read_exit_record(&spec.dir).unwrap().is_none());
+    assert!(matches!(
+        keeper_state(&spec.dir).unwrap(),
+        KeeperState::Dead(_)
+    ));
+    assert_eq!(try_claim(&spec.dir).unwrap(), Claim::Lost);
+    assert!(record.cgroup.is_none_or(|leaf| !leaf.exists()));
+    assert_eq!(site.starts(), 1);
+}
+
+fn working_in(site: &Site) -> Vec<ProcessRef> {
+    let dir = site.dir.path().canonicalize().unwrap();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let here = entries
+        .filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir));
+    here.filter_map(|entry| ProcessRef::of(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
+}
+
+#[test]
+fn c3_a_killed_keeper_takes_its_tree_along_below_a_subreaper() {
+    c3_a_killed_keeper_takes_its_tree_along(Want::Subreaper, true);
+    c3_a_killed_keeper_takes_its_tree_along(Want::Subreaper, false);
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn c3_a_killed_keeper_takes_its_tree_along_in_a_cgroup() {
+    c3_a_killed_keeper_takes_its_tree_along(Want::Cgroup, true);
+    c3_a_killed_keeper_takes_its_tree_along(Want::Cgroup, false);
+}
+
+#[test]
+#[ignore = "needs: user and pid namespaces"]
+fn c3_a_killed_keeper_takes_its_tree_along_in_a_pid_namespace() {
+    c3_a_killed_keeper_takes_its_tree_along(Want::PidNamespace, true);
+    c3_a_killed_keeper_takes_its_tree_along(Want::PidNamespace, false);
+}
+
+#[test]
+fn a_killed_spawner_costs_no_task_and_is_replaced() {
+    let site = Site::new();
+    let spec = site.script("until [ -e go ]; do sleep 0.02; done; exit 2");
+    let keeper = site.start(&spec);
+    let task = running(&keeper);
+    let first = ProcessRef::of(site.spawner_pid()).unwrap();
+    kill(first);
+    assert!(SpawnerClient::connect(site.dir.path()).is_err());
+    assert!(task.is_alive());
+    let second = site.spawner_pid();
+    assert_ne!(second, first.pid);
+    expect(
+        site.run(&site.spec(&["/bin/true"])),
+        Ended::Exited(0),
+        Cause::Own,
+    );
+    drop(keeper);
+    let adopted = KeeperClient::connect(&spec.dir).unwrap();
+    assert_eq!(running(&adopted), task);
+    std::fs::write(site.path("go"), "").unwrap();
+    expect(last(&adopted), Ended::Exited(2), Cause::Own);
+    assert_eq!(site.starts(), 1);
+}
+
+#[test]
+fn the_end_of_the_leash_ends_everything_without_grace() {
+    let site = Site::new();
+    let mut spec = site.script(PAIR);
+    spec.grace_ms = 60_000;
+    let keeper = site.start(&spec);
+    running(&keeper);
+    site.lines("pids", 2);
+    let spawner = ProcessRef::of(site.spawner_pid()).unwrap();
+    let record = keeper_of(&spec);
+    let mut processes = working_in(&site);
+    processes.extend([spawner, record.keeper]);
+    let since = Instant::now();
+    site.let_go();
+    until("everybody's end", || all_dead(&processes).then_some(()));
+    assert!(
+        since.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        since.elapsed()
+    );
+    let record = read_exit_record(&spec.dir).unwrap().unwrap();
+    assert_eq!(record.cause, Cause::Leash);
+}
+
+#[test]
+fn a_record_of_another_boot_or_a_reused_id_is_not_taken_for_a_keeper() {
+    let site = Site::new();
+    let spec = site.script("sleep 1000");
+    let keeper = site.start(&spec);
+    running(&keeper);
+    let path = spec.dir.join("keeper.json");
+    let good = keeper_of(&spec);
+    let mut other = good.clone();
+    other.boot_id = "00000000-0000-0000-0000-000000000000".to_owned();
+    std::fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
+    assert_eq!(
+        keeper_state(&spec.dir).unwrap(),
+        KeeperState::EarlierBoot(other)
+    );
+    end_tree(&spec.dir).unwrap();
+    let mut other = good.clone();
+    other.keeper.start_time += 1;
+    std::fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
+    assert_eq!(keeper_state(&spec.dir).unwrap(), KeeperState::Dead(other));
+    assert!(good.keeper.is_alive());
+}
