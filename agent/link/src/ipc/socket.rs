@@ -19,6 +19,8 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::fd::watch;
+
 use super::{Conn, FromLink, IpcError, MAX_PACKET_BYTES, ToLink};
 
 /// Makes a SOCK_SEQPACKET pair, both ends close-on-exec and able to carry [`MAX_PACKET_BYTES`].
@@ -127,7 +129,7 @@ impl PacketSocket {
         rustix::io::ioctl_fionbio(&fd, true)?;
         // One byte more than the largest packet tells a cut packet from a full one.
         Ok(Self {
-            fd: AsyncFd::new(fd)?,
+            fd: watch(fd)?,
             scratch: Mutex::new(vec![0; MAX_PACKET_BYTES + 1]),
         })
     }
@@ -392,7 +394,7 @@ mod tests {
     async fn descriptors_arrive_and_impostors_are_refused() {
         let (dial, link) = socket_pair().unwrap();
         rustix::io::ioctl_fionbio(&link, true).unwrap();
-        let link = AsyncFd::new(link).unwrap();
+        let link = watch(link).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         send(&dial, b"12345678", SendFlags::empty()).unwrap();

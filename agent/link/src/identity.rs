@@ -1,0 +1,325 @@
+//! The agent's key, certificate and trusted roots, and the directory that holds them.
+//!
+//! `agent.key` (PKCS #8 PEM, 0600), `agent.crt` (PEM chain), `roots.crt` (PEM roots), and `pending.key` from a
+//! certificate request until its certificate is stored: a crash in between is retried with the same key, and a crash
+//! in the middle of storing is finished by the next load. `agent.crt` decides which key belongs to it.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
+use rustix::fs::OFlags;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+const KEY: &str = "agent.key";
+const PENDING_KEY: &str = "pending.key";
+const CHAIN: &str = "agent.crt";
+const ROOTS: &str = "roots.crt";
+/// Far above the largest honest file: eight certificates.
+const MAX_FILE_BYTES: u64 = 128 * 1024;
+
+/// Why the key directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error("cannot read or write {path}")]
+    File { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} is readable by others (mode {mode:o}, owner {owner}): make it 0600 and owned by the agent's user"
+    )]
+    Exposed {
+        path: PathBuf,
+        mode: u32,
+        owner: u32,
+    },
+    #[error("{path} does not parse: {what}; enrol again")]
+    Damaged { path: PathBuf, what: &'static str },
+    #[error("the certificate does not belong to the requested key; enrol again")]
+    OtherKey,
+    #[error("no certificate was requested: there is no pending key")]
+    NothingPending,
+    #[error("the orchestrator sent a certificate that is not an agent's: {0}")]
+    BadCertificate(&'static str),
+    #[error("a key or certificate request could not be made")]
+    Crypto(#[from] rcgen::Error),
+}
+
+/// What link presents and trusts.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) key: PrivateKeyDer<'static>,
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    /// `spiffe://<trust domain>/tenant/<t>/agent/<id>`.
+    pub(crate) spiffe_id: String,
+    pub(crate) trust_domain: String,
+    /// Seconds since 1970.
+    pub(crate) not_after_s: u64,
+}
+
+/// The directory with the identity's files.
+#[derive(Debug)]
+pub(crate) struct KeyDir(PathBuf);
+
+impl KeyDir {
+    /// Makes the directory (0700) when it is missing.
+    pub(crate) fn open(dir: &Path) -> Result<Self, IdentityError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|source| IdentityError::File {
+                path: dir.to_owned(),
+                source,
+            })?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    /// The stored identity; `None` before enrolment.
+    pub(crate) fn load(&self) -> Result<Option<Identity>, IdentityError> {
+        let Some(chain_pem) = self.read(CHAIN, false)? else {
+            return Ok(None);
+        };
+        let chain = self.certificates(CHAIN, &chain_pem)?;
+        let facts = LeafFacts::read(&chain).map_err(|what| self.damaged(CHAIN, what))?;
+        let roots_pem = self
+            .read(ROOTS, false)?
+            .ok_or_else(|| self.damaged(ROOTS, "missing"))?;
+        let roots = self.certificates(ROOTS, &roots_pem)?;
+        let key = self.key_of(&facts)?;
+        Ok(Some(Identity {
+            chain,
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            roots,
+            spiffe_id: facts.spiffe_id,
+            trust_domain: facts.trust_domain,
+            not_after_s: facts.not_after_s,
+        }))
+    }
+
+    /// A certificate request for the pending key, which is made and synced to disk when there is none. DER.
+    pub(crate) fn request(&self) -> Result<Vec<u8>, IdentityError> {
+        let key = match self.key(PENDING_KEY)? {
+            Some(key) => key,
+            None => {
+                let key = KeyPair::generate()?;
+                self.write(PENDING_KEY, key.serialize_pem().as_bytes())?;
+                key
+            }
+        };
+        // The fixed template: no name, no extensions. Only the public key is used by the other side.
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        Ok(params.serialize_request(&key)?.der().to_vec())
+    }
+
+    /// Makes the pending key, this chain and these roots the identity. Durable when it returns.
+    pub(crate) fn store(
+        &self,
+        chain: &[Vec<u8>],
+        roots: &[Vec<u8>],
+    ) -> Result<Identity, IdentityError> {
+        let pending = self
+            .key(PENDING_KEY)?
+            .ok_or(IdentityError::NothingPending)?;
+        let ders: Vec<CertificateDer<'static>> = chain
+            .iter()
+            .map(|der| CertificateDer::from(der.clone()))
+            .collect();
+        let facts = LeafFacts::read(&ders).map_err(IdentityError::BadCertificate)?;
+        if facts.public_key != pending.subject_public_key_info() {
+            return Err(IdentityError::OtherKey);
+        }
+        if roots.is_empty()
+            || roots
+                .iter()
+                .any(|der| X509Certificate::from_der(der).is_err())
+        {
+            return Err(IdentityError::BadCertificate("its roots do not parse"));
+        }
+        self.write(ROOTS, pem(roots).as_bytes())?;
+        // From here on the pending key is the certificate's key, whatever is interrupted below.
+        self.write(CHAIN, pem(chain).as_bytes())?;
+        self.load()?.ok_or(IdentityError::NothingPending)
+    }
+
+    /// The key that belongs to the certificate; finishes an interrupted store.
+    fn key_of(&self, facts: &LeafFacts) -> Result<KeyPair, IdentityError> {
+        if let Some(pending) = self.key(PENDING_KEY)?
+            && pending.subject_public_key_info() == facts.public_key
+        {
+            fs::rename(self.0.join(PENDING_KEY), self.0.join(KEY))
+                .map_err(|source| self.file(KEY, source))?;
+            self.sync_dir()?;
+            return Ok(pending);
+        }
+        let key = self.key(KEY)?.ok_or_else(|| self.damaged(KEY, "missing"))?;
+        if key.subject_public_key_info() == facts.public_key {
+            Ok(key)
+        } else {
+            Err(IdentityError::OtherKey)
+        }
+    }
+
+    fn key(&self, name: &'static str) -> Result<Option<KeyPair>, IdentityError> {
+        let Some(text) = self.read(name, true)? else {
+            return Ok(None);
+        };
+        let text = std::str::from_utf8(&text).map_err(|_| self.damaged(name, "not text"))?;
+        KeyPair::from_pem(text)
+            .map(Some)
+            .map_err(|_| self.damaged(name, "not a PKCS #8 key"))
+    }
+
+    fn certificates(
+        &self,
+        name: &'static str,
+        text: &[u8],
+    ) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+        match list {
+            Ok(list) if !list.is_empty() => Ok(list),
+            Ok(_) | Err(_) => Err(self.damaged(name, "not a list of PEM certificates")),
+        }
+    }
+
+    fn read(&self, name: &'static str, secret: bool) -> Result<Option<Vec<u8>>, IdentityError> {
+        let path = self.0.join(name);
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+            .open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.file(name, source)),
+        };
+        let meta = file.metadata().map_err(|source| self.file(name, source))?;
+        let (mode, owner) = (meta.mode() & 0o7777, meta.uid());
+        let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+        // Whoever may write the certificates decides whom this agent trusts; the key nobody else may even read.
+        let forbidden = if secret { 0o077 } else { 0o022 };
+        if !ours || mode & forbidden != 0 {
+            return Err(IdentityError::Exposed { path, mode, owner });
+        }
+        let mut text = Vec::new();
+        file.take(MAX_FILE_BYTES)
+            .read_to_end(&mut text)
+            .map_err(|source| self.file(name, source))?;
+        Ok(Some(text))
+    }
+
+    /// Temporary file, sync, rename, sync of the directory.
+    fn write(&self, name: &'static str, text: &[u8]) -> Result<(), IdentityError> {
+        let temporary = self.0.join(format!("{name}.tmp"));
+        let written = (|| {
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(text)?;
+            file.sync_all()?;
+            fs::rename(&temporary, self.0.join(name))
+        })();
+        written.map_err(|source| self.file(name, source))?;
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> Result<(), IdentityError> {
+        let synced = File::open(&self.0).and_then(|dir| dir.sync_all());
+        synced.map_err(|source| IdentityError::File {
+            path: self.0.clone(),
+            source,
+        })
+    }
+
+    fn file(&self, name: &'static str, source: io::Error) -> IdentityError {
+        IdentityError::File {
+            path: self.0.join(name),
+            source,
+        }
+    }
+
+    fn damaged(&self, name: &'static str, what: &'static str) -> IdentityError {
+        IdentityError::Damaged {
+            path: self.0.join(name),
+            what,
+        }
+    }
+}
+
+/// What is read from the leaf.
+struct LeafFacts {
+    public_key: Vec<u8>,
+    spiffe_id: String,
+    trust_domain: String,
+    not_after_s: u64,
+}
+
+impl LeafFacts {
+    fn read(chain: &[CertificateDer<'_>]) -> Result<Self, &'static str> {
+        let leaf = chain.first().ok_or("the chain is empty")?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| "the leaf does not parse")?;
+        let spiffe_id = uri_san(&leaf)
+            .ok_or("the leaf has not exactly one URI name")?
+            .to_owned();
+        let rest = spiffe_id
+            .strip_prefix("spiffe://")
+            .ok_or("the leaf's URI name is not a SPIFFE id")?;
+        let (trust_domain, path) = rest
+            .split_once('/')
+            .ok_or("the leaf's SPIFFE id has no path")?;
+        if trust_domain.is_empty() || path.is_empty() {
+            return Err("the leaf's SPIFFE id is incomplete");
+        }
+        Ok(Self {
+            public_key: leaf.public_key().raw.to_vec(),
+            trust_domain: trust_domain.to_owned(),
+            not_after_s: u64::try_from(leaf.validity().not_after.timestamp())
+                .map_err(|_| "the leaf ends before 1970")?,
+            spiffe_id,
+        })
+    }
+}
+
+/// The certificate's URI name, when it has exactly one.
+pub(crate) fn uri_san<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a str> {
+    let names = certificate.subject_alternative_name().ok()??;
+    let mut uris = names.value.general_names.iter().filter_map(|name| {
+        if let GeneralName::URI(uri) = name {
+            Some(*uri)
+        } else {
+            None
+        }
+    });
+    let only = uris.next()?;
+    uris.next().is_none().then_some(only)
+}
+
+fn pem(ders: &[Vec<u8>]) -> String {
+    let mut text = String::new();
+    for der in ders {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let encoded = STANDARD.encode(der);
+        let mut rest = encoded.as_str();
+        while !rest.is_empty() {
+            let (line, tail) = rest.split_at(rest.len().min(64));
+            text.push_str(line);
+            text.push('\n');
+            rest = tail;
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}
