@@ -1,7 +1,483 @@
 //! What the agent decides: sessions, leases, attempts and what is reported of them.
 //!
 //! A pure state machine: no clock, no disk, no network, no processes, no randomness of its own. [`event`] is everything
-//! that can happen and everything that can result, [`record`] everything that is durable.
+//! that can happen and everything that can result, [`record`] everything that is durable, [`state`] the life of an
+//! attempt as a table, [`mirror`] the journal as a value.
+//!
+//! Read downward: [`Agent`] below takes each event and ends each turn; `startup` makes it from what is durable,
+//! `frames` and `commands` are what the orchestrator says, `reports` what is said back.
 
+mod attempts;
+mod chance;
+mod commands;
+mod entries;
 pub mod event;
+mod frames;
+mod index;
+mod lease;
+mod memory;
+pub mod mirror;
+mod outbox;
 pub mod record;
+mod reports;
+mod session;
+mod settings;
+mod startup;
+pub mod state;
+mod view;
+
+use outpost_driver::{Core, Effects, Micros};
+use outpost_proto::ids::{AttemptId, Conn, EventSeq, RecoveryEpoch};
+use outpost_proto::limits::HELD_ATTEMPTS;
+use outpost_proto::message::{AttemptState, Catalogue, Flags, Health};
+use outpost_proto::outcome::Refusal;
+
+use crate::attempts::Attempts;
+use crate::event::{Down, Event, KeeperSaid, Rules, Site, Speech};
+use crate::memory::Memories;
+use crate::record::{SessionRecord, SiteRecord, Snapshot, Write};
+use crate::session::{Connector, Phase};
+use crate::state::{Input, Step, step};
+
+pub use crate::session::Phase as SessionPhase;
+pub use crate::settings::{Backoff, Found, Settings};
+pub use crate::startup::unsettled;
+pub use crate::view::{AttemptView, Trouble, View};
+
+/// What one event, or the end of a burst, decides.
+type Out = Effects<Write, Speech>;
+
+/// No more is started while this many outcomes are unacknowledged: half of what may be held, so that what is already
+/// assigned still fits.
+const UNACKNOWLEDGED: usize = HELD_ATTEMPTS / 2;
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    settings: Settings,
+    rules: Option<Announced>,
+    attempts: Attempts,
+    memories: Memories,
+    counters: SessionRecord,
+    counters_changed: bool,
+    site: SiteRecord,
+    site_changed: bool,
+    next_event: u64,
+    /// The highest event acknowledged in this life of the process.
+    acknowledged: EventSeq,
+    gates: Gates,
+    connector: Connector,
+    health: Health,
+    refusals: u16,
+    trouble: Option<Trouble>,
+    due: Due,
+    turn: Marks,
+}
+
+/// The catalogue, and what is announced of it.
+#[derive(Debug)]
+struct Announced {
+    rules: Rules,
+    catalogue: Catalogue,
+}
+
+/// What keeps the agent from taking or starting work, besides the site's durable pause.
+#[derive(Debug, Default)]
+struct Gates {
+    /// The life of the database that went back in time.
+    hold: Option<RecoveryEpoch>,
+    /// By the orchestrator; holds for one session, in which it is said again.
+    cordoned: bool,
+    /// By the orchestrator; holds for one session.
+    told_to_drain: bool,
+    /// By the site: the process ends at the latest then.
+    draining: Option<Micros>,
+    /// By the site: the process ends at the latest then.
+    stopping: Option<Micros>,
+    /// Nothing is decided any more.
+    done: bool,
+}
+
+/// What the end of the turn still has to say.
+#[derive(Debug, Default)]
+struct Due {
+    hangups: Vec<Conn>,
+    cancels: Vec<AttemptId>,
+    discards: Vec<AttemptId>,
+    /// Begun, and nothing heard from their keepers yet.
+    starts: Vec<AttemptId>,
+}
+
+/// What this turn is about to say once it is durable. After a commit that failed it was not said.
+#[derive(Debug, Default)]
+struct Marks {
+    over: bool,
+    starts: Vec<AttemptId>,
+    discards: Vec<AttemptId>,
+    hangups: Vec<Conn>,
+    dialled: Option<Conn>,
+}
+
+impl Core for Agent {
+    type Event = Event;
+    type Write = Write;
+    type Speech = Speech;
+    type Snapshot = Snapshot;
+
+    fn handle(&mut self, now: Micros, event: &Event, out: &mut Out) {
+        self.begin_turn();
+        if self.gates.done {
+            return;
+        }
+        match event {
+            Event::Opened { conn } => self.opened(now, *conn, out),
+            Event::Closed { conn, why } => {
+                if self.connector.on(*conn).is_some() {
+                    self.lose(now, *why, Trouble::Down(*why));
+                }
+            }
+            Event::Frame { conn, messages } => self.frame(now, *conn, messages, out),
+            Event::Keeper { attempt, said } => self.keeper(now, *attempt, *said, out),
+            Event::Catalogue(rules) => self.catalogue(now, rules, out),
+            Event::Health(health) => self.health = *health,
+            Event::Site(site) => self.site(now, *site, out),
+        }
+    }
+
+    fn settle(&mut self, now: Micros, out: &mut Out) {
+        self.begin_turn();
+        if !self.gates.done {
+            self.lose_silent(now);
+            self.forget_old(now, out);
+            self.say_due(out);
+            self.dial(now, out);
+            self.inventory();
+            self.start(now, out);
+            self.report(now, out);
+            self.end(now, out);
+        }
+        self.write(out);
+        self.turn.over = true;
+    }
+
+    fn next_deadline(&self) -> Option<Micros> {
+        if self.gates.done {
+            return None;
+        }
+        let session = self
+            .connector
+            .session
+            .as_ref()
+            .map(session::Session::next_deadline);
+        let retry = Some(self.connector.retry_at).filter(|_| self.may_dial());
+        let memory = self.memories.due_s().map(|due_s| self.boot_time(due_s));
+        [
+            session,
+            retry,
+            memory,
+            self.gates.draining,
+            self.gates.stopping,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn reload(&mut self, now: Micros, snapshot: Snapshot) {
+        self.start_over(now, snapshot);
+    }
+}
+
+impl Agent {
+    /// Everything that is, or at the end of this turn will be, durable.
+    #[must_use]
+    pub fn durable(&self) -> Snapshot {
+        Snapshot {
+            attempts: self
+                .attempts
+                .iter()
+                .map(|held| held.record.clone())
+                .collect(),
+            memories: self.memories.all(),
+            session: self.counters,
+            site: self.site,
+        }
+    }
+
+    fn begin_turn(&mut self) {
+        if self.turn.over {
+            self.turn = Marks::default();
+        }
+    }
+
+    fn keeper(&mut self, now: Micros, attempt: AttemptId, said: KeeperSaid, out: &mut Out) {
+        let Some(held) = self.attempts.get(attempt) else {
+            return;
+        };
+        // A cancel that came before the keeper was there is said again to the keeper that is.
+        if said == KeeperSaid::Running && held.record.cancel_requested {
+            self.due.cancels.push(attempt);
+        }
+        self.feed(now, attempt, Input::Keeper(said), out);
+    }
+
+    /// Puts one input through the table and does what follows.
+    fn feed(&mut self, now: Micros, attempt: AttemptId, input: Input, out: &mut Out) {
+        let Some(held) = self.attempts.get(attempt) else {
+            return;
+        };
+        let forgotten = held.forgotten;
+        match step(held.record.state, input) {
+            Step::Stay => {}
+            Step::Unexpected => self.trouble = Some(Trouble::Unexpected(attempt)),
+            Step::EndTree => self.due.cancels.push(attempt),
+            Step::To(next) => {
+                self.attempts.set(attempt, next, now);
+                if forgotten && matches!(next, AttemptState::Finished(_)) {
+                    self.settle_attempt(now, attempt, out);
+                }
+            }
+        }
+    }
+
+    fn catalogue(&mut self, now: Micros, rules: &Rules, out: &mut Out) {
+        self.rules = Some(Announced {
+            rules: rules.clone(),
+            catalogue: rules.announced(),
+        });
+        if let Some(session) = self.connector.session.as_mut() {
+            session.announce = session.phase >= Phase::Reconciling;
+        }
+        // What waits was chosen under an earlier catalogue: the site's newest word counts.
+        for attempt in self.attempts.requeue() {
+            let Some(held) = self.attempts.get(attempt) else {
+                continue;
+            };
+            match self.judge(&held.record.assign) {
+                Ok(terms) => {
+                    let entry = held.record.assign.entry.clone();
+                    self.attempts.index.entries.set_terms(&entry, terms);
+                }
+                Err((refusal, why)) => self.turn_away(now, attempt, refusal, why, out),
+            }
+        }
+    }
+
+    fn site(&mut self, now: Micros, site: Site, out: &mut Out) {
+        match site {
+            Site::Pause | Site::Resume => {
+                let paused = site == Site::Pause;
+                self.site_changed |= self.site.paused != paused;
+                self.site.paused = paused;
+            }
+            Site::Drain => {
+                if self.gates.draining.is_none() {
+                    self.gates.draining = Some(now.plus(self.settings.drain_limit));
+                }
+                self.turn_all_away(now, out);
+            }
+            Site::Stop => {
+                if self.gates.stopping.is_none() {
+                    self.gates.stopping = Some(now.plus(self.settings.stop_grace));
+                }
+            }
+        }
+    }
+
+    /// Refuses everything that waits: someone else may run it.
+    fn turn_all_away(&mut self, now: Micros, out: &mut Out) {
+        for attempt in self
+            .attempts
+            .ids(|held| held.record.state == AttemptState::Assigned)
+        {
+            self.turn_away(
+                now,
+                attempt,
+                Refusal::Draining,
+                "the agent is draining".into(),
+                out,
+            );
+        }
+    }
+
+    /// Refuses an attempt that was taken before.
+    fn turn_away(
+        &mut self,
+        now: Micros,
+        attempt: AttemptId,
+        refusal: Refusal,
+        why: String,
+        out: &mut Out,
+    ) {
+        let Some(held) = self.attempts.get(attempt) else {
+            return;
+        };
+        let entry = held.record.assign.entry.clone();
+        out.speech.push(Speech::Refused {
+            attempt,
+            entry,
+            why,
+        });
+        self.refusals = self.refusals.saturating_add(1);
+        self.feed(now, attempt, Input::Refuse(refusal), out);
+    }
+
+    /// Ends the present session. The stream itself is gone already.
+    fn lose(&mut self, now: Micros, why: Down, trouble: Trouble) -> Option<Conn> {
+        self.trouble = Some(trouble);
+        self.connector.lost(now, why, &self.settings)
+    }
+
+    /// Ends the present session and its stream.
+    fn hang_up(&mut self, now: Micros, why: Down, trouble: Trouble) {
+        let conn = self.lose(now, why, trouble);
+        self.due.hangups.extend(conn);
+    }
+
+    fn lose_silent(&mut self, now: Micros) {
+        if self
+            .connector
+            .session
+            .as_ref()
+            .is_some_and(|session| session.patience_ends() <= now)
+        {
+            self.hang_up(now, Down::Unreachable, Trouble::Silent);
+        }
+    }
+
+    fn forget_old(&mut self, now: Micros, out: &mut Out) {
+        let forgotten = self.memories.forget(self.wall_s(now));
+        out.writes
+            .extend(forgotten.into_iter().map(Write::Forgotten));
+    }
+
+    fn say_due(&mut self, out: &mut Out) {
+        for conn in std::mem::take(&mut self.due.hangups) {
+            self.turn.hangups.push(conn);
+            out.speech.push(Speech::Hangup { conn });
+        }
+        let mut cancels = std::mem::take(&mut self.due.cancels);
+        cancels.sort_unstable();
+        cancels.dedup();
+        out.speech.extend(
+            cancels
+                .into_iter()
+                .map(|attempt| Speech::Cancel { attempt }),
+        );
+        for attempt in std::mem::take(&mut self.due.discards) {
+            self.turn.discards.push(attempt);
+            out.speech.push(Speech::Discard { attempt });
+        }
+    }
+
+    fn may_dial(&self) -> bool {
+        self.connector.session.is_none() && self.rules.is_some() && self.gates.stopping.is_none()
+    }
+
+    fn dial(&mut self, now: Micros, out: &mut Out) {
+        if self.may_dial() && self.connector.retry_at <= now {
+            let conn = self.connector.dial(now);
+            self.turn.dialled = Some(conn);
+            out.speech.push(Speech::Dial { conn });
+        }
+    }
+
+    /// Begins what may begin: only on a ready session, only under its live lease.
+    fn start(&mut self, now: Micros, out: &mut Out) {
+        let Some(lease_until) = self
+            .connector
+            .ready()
+            .and_then(|session| session.lease.to_start(now))
+        else {
+            return;
+        };
+        let closed = self.site.paused
+            || self.settings.observe
+            || self.gates.hold.is_some()
+            || self.gates.stopping.is_some()
+            || self.gates.draining.is_some();
+        if closed {
+            return;
+        }
+        while self.attempts.index.in_slot < usize::from(self.settings.slots)
+            && self.attempts.over() < UNACKNOWLEDGED
+            && let Some(attempt) = self.attempts.next_in_line()
+        {
+            self.feed(now, attempt, Input::Begin, out);
+            let Some(held) = self.attempts.get(attempt) else {
+                return;
+            };
+            let assign = Box::new(held.record.assign.clone());
+            out.speech.push(Speech::Start {
+                assign,
+                lease_until,
+            });
+            self.turn.starts.push(attempt);
+            self.due.starts.push(attempt);
+        }
+    }
+
+    /// Ends the process once it is drained or stopped, or was given long enough.
+    fn end(&mut self, now: Micros, out: &mut Out) {
+        let all_told = self.attempts.over() == 0;
+        let drained = all_told && self.attempts.len() == 0;
+        let unheard = self.connector.ready().is_none();
+        let over = self
+            .gates
+            .draining
+            .is_some_and(|limit| drained || limit <= now)
+            || self
+                .gates
+                .stopping
+                .is_some_and(|limit| all_told || unheard || limit <= now);
+        if !over {
+            return;
+        }
+        if let Some(session) = self.connector.session.take() {
+            out.speech.push(Speech::Hangup { conn: session.conn });
+        }
+        out.speech.push(Speech::Done);
+        self.gates.done = true;
+    }
+
+    fn write(&mut self, out: &mut Out) {
+        let records = self.attempts.drain_changed();
+        out.writes.extend(
+            records
+                .into_iter()
+                .map(|record| Write::Attempt(Box::new(record))),
+        );
+        if std::mem::take(&mut self.counters_changed) {
+            out.writes.push(Write::Session(self.counters));
+        }
+        if std::mem::take(&mut self.site_changed) {
+            out.writes.push(Write::Site(self.site));
+        }
+    }
+
+    fn flags(&self) -> Flags {
+        Flags {
+            paused: self.site.paused,
+            draining: self.gates.cordoned
+                || self.gates.told_to_drain
+                || self.gates.draining.is_some(),
+            observe: self.settings.observe,
+            hold: self.gates.hold.is_some(),
+        }
+    }
+
+    /// Seconds since 1970 by the site's clock.
+    fn wall_s(&self, now: Micros) -> u64 {
+        self.settings
+            .wall_offset_s
+            .saturating_add(now.0 / 1_000_000)
+    }
+
+    fn boot_time(&self, wall_s: u64) -> Micros {
+        let since_boot_s = wall_s.saturating_sub(self.settings.wall_offset_s);
+        Micros(since_boot_s.saturating_mul(1_000_000))
+    }
+}
+
+#[cfg(test)]
+mod tests;

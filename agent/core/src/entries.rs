@@ -1,0 +1,127 @@
+//! What is counted per catalogue entry: attempts in a slot, attempts waiting, starts in the last hour.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use outpost_driver::Micros;
+use outpost_proto::ids::{AttemptId, CommandSeq};
+use outpost_proto::name::EntryName;
+
+use crate::event::Terms;
+
+const HOUR_US: u64 = 3600 * 1_000_000;
+
+/// A place in the queue: commands are numbered in the order in which they came.
+pub(crate) type Place = (CommandSeq, AttemptId);
+
+/// The counts of every entry with an attempt held or a start in the last hour.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Entries {
+    by_name: BTreeMap<EntryName, Entry>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    terms: Option<Terms>,
+    active: usize,
+    waiting: usize,
+    parked: BTreeSet<Place>,
+    starts: VecDeque<Micros>,
+}
+
+impl Entry {
+    fn has_room(&self) -> bool {
+        let limit = self.terms.and_then(|terms| terms.max_parallel);
+        limit.is_none_or(|limit| self.active < usize::from(limit))
+    }
+
+    fn starts_since(&mut self, since: Micros) -> usize {
+        while self.starts.front().is_some_and(|at| *at < since) {
+            self.starts.pop_front();
+        }
+        self.starts.len()
+    }
+}
+
+impl Entries {
+    fn entry(&mut self, name: &EntryName) -> &mut Entry {
+        self.by_name.entry(name.clone()).or_default()
+    }
+
+    /// The terms as of the newest catalogue. Whoever was parked under the old ones must be looked at again.
+    pub(crate) fn set_terms(&mut self, name: &EntryName, terms: Terms) {
+        let entry = self.entry(name);
+        entry.terms = Some(terms);
+        if terms.max_per_hour.is_none() {
+            entry.starts.clear();
+        }
+    }
+
+    /// Whether one more attempt of this entry can be taken without starting more than `max_per_hour` of them within
+    /// an hour. Attempts that wait count as if they started now.
+    pub(crate) fn within_rate(&mut self, name: &EntryName, terms: Terms, now: Micros) -> bool {
+        let Some(limit) = terms.max_per_hour else {
+            return true;
+        };
+        let entry = self.entry(name);
+        let taken = entry.starts_since(Micros(now.0.saturating_sub(HOUR_US))) + entry.waiting;
+        u64::try_from(taken).is_ok_and(|taken| taken < u64::from(limit))
+    }
+
+    pub(crate) fn waits(&mut self, name: &EntryName) {
+        self.entry(name).waiting += 1;
+    }
+
+    pub(crate) fn waits_no_more(&mut self, name: &EntryName, place: Place) {
+        let entry = self.entry(name);
+        entry.waiting = entry.waiting.saturating_sub(1);
+        entry.parked.remove(&place);
+    }
+
+    /// It took a slot at this moment.
+    pub(crate) fn takes_slot(&mut self, name: &EntryName, now: Micros) {
+        let entry = self.entry(name);
+        entry.active += 1;
+        // Without a limit nobody asks, and nothing else would make the list shorter.
+        if entry.terms.is_none_or(|terms| terms.max_per_hour.is_some()) {
+            entry.starts.push_back(now);
+        }
+    }
+
+    /// It gave its slot back: whoever was parked first may try again.
+    pub(crate) fn gives_slot(&mut self, name: &EntryName) -> Option<Place> {
+        let entry = self.entry(name);
+        entry.active = entry.active.saturating_sub(1);
+        entry.parked.pop_first()
+    }
+
+    /// Whether one more may run at once; if not, the place is kept here until one ends.
+    pub(crate) fn admit(&mut self, name: &EntryName, place: Place) -> bool {
+        let entry = self.entry(name);
+        let room = entry.has_room();
+        if !room {
+            entry.parked.insert(place);
+        }
+        room
+    }
+
+    /// Takes terms and starts, which no journal holds, from the counts before.
+    pub(crate) fn carry_over(&mut self, before: Self) {
+        for (name, was) in before.by_name {
+            let entry = self.entry(&name);
+            entry.terms = was.terms;
+            entry.starts = was.starts;
+        }
+    }
+
+    /// Everything parked goes back to the queue; entries of which nothing is known but old terms go.
+    pub(crate) fn unpark_all(&mut self) -> Vec<Place> {
+        let mut places = Vec::new();
+        for entry in self.by_name.values_mut() {
+            places.extend(std::mem::take(&mut entry.parked));
+            entry.terms = None;
+        }
+        self.by_name
+            .retain(|_, entry| entry.active > 0 || entry.waiting > 0 || !entry.starts.is_empty());
+        places
+    }
+}

@@ -1,0 +1,80 @@
+//! The journal as a value: what a sequence of writes amounts to.
+//!
+//! The journal replays its records through it, tests and the simulator use it as the store itself.
+
+use std::collections::BTreeMap;
+
+use outpost_proto::ids::AttemptId;
+
+use crate::record::{AttemptRecord, Memory, SessionRecord, SiteRecord, Snapshot, Write};
+
+/// Everything durable, kept up to date write by write.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mirror {
+    attempts: BTreeMap<AttemptId, AttemptRecord>,
+    memories: BTreeMap<AttemptId, Memory>,
+    session: SessionRecord,
+    site: SiteRecord,
+}
+
+impl Mirror {
+    /// Takes one write. Any order of writes is accepted: a journal may be damaged, and what can be read counts.
+    pub fn apply(&mut self, write: &Write) {
+        match write {
+            Write::Attempt(record) => {
+                self.attempts
+                    .insert(record.assign.attempt, (**record).clone());
+            }
+            Write::Settled(memory) => {
+                self.attempts.remove(&memory.attempt);
+                self.memories.insert(memory.attempt, *memory);
+            }
+            Write::Forgotten(attempt) => {
+                self.memories.remove(attempt);
+            }
+            Write::Session(session) => self.session = *session,
+            Write::Site(site) => self.site = *site,
+        }
+    }
+
+    /// What a new core is made from.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            attempts: self.attempts.values().cloned().collect(),
+            memories: self.memories.values().copied().collect(),
+            session: self.session,
+            site: self.site,
+        }
+    }
+
+    /// The writes that make this from nothing: a compacted journal.
+    pub fn writes(&self) -> impl Iterator<Item = Write> + '_ {
+        let attempts = self
+            .attempts
+            .values()
+            .map(|record| Write::Attempt(Box::new(record.clone())));
+        let memories = self.memories.values().map(|memory| Write::Settled(*memory));
+        let rest = [Write::Session(self.session), Write::Site(self.site)];
+        memories.chain(attempts).chain(rest)
+    }
+}
+
+impl From<Snapshot> for Mirror {
+    fn from(snapshot: Snapshot) -> Self {
+        Self {
+            attempts: snapshot
+                .attempts
+                .into_iter()
+                .map(|r| (r.assign.attempt, r))
+                .collect(),
+            memories: snapshot
+                .memories
+                .into_iter()
+                .map(|m| (m.attempt, m))
+                .collect(),
+            session: snapshot.session,
+            site: snapshot.site,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What is said upstream: the inventory, events and heartbeats, and the numbers they carry.
+//!
+//! Of each attempt only the latest state is said. A number is given in the turn in which it is sent, so that numbers
+//! grow on the wire; it is journalled with the attempt before the frame goes out.
+
+use outpost_driver::Micros;
+use outpost_proto::ids::{AttemptId, EventSeq};
+use outpost_proto::limits::INVENTORY_PAGE;
+use outpost_proto::message::{
+    AttemptState, Event, Health, Heartbeat, InventoryItem, InventoryPage, Reporting, UpMessage,
+};
+
+use crate::event::Speech;
+use crate::outbox::{frames, told};
+use crate::session::Phase;
+use crate::{Agent, Out};
+
+/// Event numbers reserved at once: one sync of the counters for so many events.
+const NUMBERS_RESERVED: u64 = 1000;
+
+impl Agent {
+    /// The next event number, reserved durably in the same turn.
+    pub(crate) fn next_number(&mut self) -> EventSeq {
+        let number = self.next_event;
+        self.next_event += 1;
+        if number > self.counters.event_seq_reserved.0 {
+            self.counters.event_seq_reserved = EventSeq(number + NUMBERS_RESERVED - 1);
+            self.counters_changed = true;
+        }
+        EventSeq(number)
+    }
+
+    /// Answers Welcome with the catalogue and everything held.
+    pub(crate) fn inventory(&mut self) {
+        if self
+            .connector
+            .session
+            .as_ref()
+            .is_none_or(|session| session.phase != Phase::Welcomed)
+        {
+            return;
+        }
+        let mut messages = Vec::new();
+        messages.extend(
+            self.rules
+                .as_ref()
+                .map(|rules| UpMessage::Catalogue(rules.catalogue.clone())),
+        );
+        let items = self.items();
+        let pages = items.len().div_ceil(INVENTORY_PAGE).max(1);
+        for page in 0..pages {
+            let page_items = items
+                .iter()
+                .skip(page * INVENTORY_PAGE)
+                .take(INVENTORY_PAGE)
+                .copied()
+                .collect();
+            let end = (page + 1 == pages).then(|| u16::try_from(items.len()).unwrap_or(u16::MAX));
+            messages.push(UpMessage::Inventory(InventoryPage {
+                items: page_items,
+                end,
+            }));
+        }
+        if let Some(session) = self.connector.session.as_mut() {
+            session.pending = messages;
+            session.announce = false;
+            session.phase = Phase::Reconciling;
+        }
+    }
+
+    /// Everything held, in the order of the numbers under which it was or is now reported.
+    fn items(&mut self) -> Vec<InventoryItem> {
+        while self.attempts.next_unsaid().is_some() {}
+        self.due.starts.clear();
+        for attempt in self.unreported() {
+            let number = self.next_number();
+            self.attempts.number(attempt, number);
+        }
+        let reporting = self.settings.reporting;
+        let mut items: Vec<_> = self
+            .attempts
+            .iter()
+            .map(|held| InventoryItem {
+                attempt: held.record.assign.attempt,
+                run: held.record.assign.run,
+                task: held.record.assign.task,
+                fence: held.record.assign.fence,
+                state: told(held.record.state, reporting),
+                event_seq: held.record.event_seq,
+            })
+            .collect();
+        items.sort_by_key(|item| (item.event_seq, item.attempt));
+        items
+    }
+
+    /// Attempts whose present state has no number. One that waits needs none: its command's acknowledgement says it.
+    fn unreported(&self) -> Vec<AttemptId> {
+        self.attempts.ids(|held| {
+            held.record.event_seq == EventSeq(0) && held.record.state != AttemptState::Assigned
+        })
+    }
+
+    /// Sends what this turn has to say.
+    pub(crate) fn report(&mut self, now: Micros, out: &mut Out) {
+        let Some(session) = self.connector.session.as_ref() else {
+            return;
+        };
+        if session.phase < Phase::Reconciling {
+            return;
+        }
+        let conn = session.conn;
+        let ready = session.phase == Phase::Ready;
+        let heartbeat_due = session.heartbeat_due(now);
+        let mut messages = self.answers();
+        // A strict site lets nobody measure its tasks by the moment of an event.
+        let on_grid = self.settings.reporting == Reporting::Normal
+            || heartbeat_due
+            || self.gates.stopping.is_some();
+        if ready && on_grid {
+            self.events(heartbeat_due, &mut messages);
+        }
+        if heartbeat_due {
+            messages.extend(self.heartbeat(now));
+        }
+        let sends = frames(messages)
+            .into_iter()
+            .map(|messages| Speech::Send { conn, messages });
+        out.speech.extend(sends);
+    }
+
+    /// What is said whether or not anything happened to an attempt.
+    fn answers(&mut self) -> Vec<UpMessage> {
+        let Some(session) = self.connector.session.as_mut() else {
+            return Vec::new();
+        };
+        let mut messages = Vec::new();
+        if std::mem::take(&mut session.ack_due) {
+            messages.extend(session.command.map(UpMessage::Ack));
+        }
+        if std::mem::take(&mut session.announce) {
+            messages.extend(
+                self.rules
+                    .as_ref()
+                    .map(|rules| UpMessage::Catalogue(rules.catalogue.clone())),
+            );
+        }
+        messages.append(&mut session.pending);
+        messages
+    }
+
+    fn events(&mut self, heartbeat_due: bool, messages: &mut Vec<UpMessage>) {
+        if heartbeat_due {
+            // Most starts are followed by a keeper's word within milliseconds; the ones that are not are worth a
+            // message of their own.
+            for attempt in std::mem::take(&mut self.due.starts) {
+                if self
+                    .attempts
+                    .get(attempt)
+                    .is_some_and(|held| held.record.state == AttemptState::Starting)
+                {
+                    self.attempts.say(attempt);
+                }
+            }
+        }
+        while let Some(attempt) = self.attempts.next_unsaid() {
+            let Some(state) = self.attempts.get(attempt).map(|held| held.record.state) else {
+                continue;
+            };
+            let event_seq = self.next_number();
+            self.attempts.number(attempt, event_seq);
+            let state = told(state, self.settings.reporting);
+            messages.push(UpMessage::Event(Event {
+                event_seq,
+                attempt,
+                state,
+            }));
+        }
+    }
+
+    fn heartbeat(&mut self, now: Micros) -> Option<UpMessage> {
+        let flags = self.flags();
+        let index = &self.attempts.index;
+        let session = self.connector.session.as_mut()?;
+        let lease_echo = session.lease.echo(now);
+        session.heartbeat_sent(now);
+        let free = usize::from(self.settings.slots).saturating_sub(index.in_slot);
+        Some(UpMessage::Heartbeat(Heartbeat {
+            seq: session.lease.beat(now),
+            lease_echo,
+            slots_free: short(free),
+            running: short(index.running),
+            queued: short(index.waiting),
+            flags,
+            health: Health {
+                refusals: std::mem::take(&mut self.refusals),
+                ..self.health
+            },
+        }))
+    }
+}
+
+fn short(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}

@@ -1,0 +1,245 @@
+//! The one connection: where it stands, how long it may stay there, and when the next one is tried.
+//!
+//! Hello, Welcome, Inventory, Reconciled, work: in this order on every stream, whatever happened before. A session
+//! knows its connection's number, so that nothing said on an earlier stream reaches a later one.
+
+use std::time::Duration;
+
+use outpost_driver::Micros;
+use outpost_proto::ids::{CommandSeq, Conn};
+use outpost_proto::limits;
+use outpost_proto::message::{UpMessage, Welcome};
+
+use crate::chance::Chance;
+use crate::event::Down;
+use crate::lease::Lease;
+use crate::settings::{Backoff, Settings};
+
+/// For each step until the session is ready: resolving, connecting and handshakes, or an orchestrator that admits
+/// its agents slowly after a restart.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// What an orchestrator may ask for as the time between heartbeats, in milliseconds.
+const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 50..=3_600_000;
+
+/// How far a session has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The connection is being made.
+    Dialling,
+    /// Hello is sent.
+    Greeting,
+    /// Welcome arrived; the inventory follows in the same turn.
+    Welcomed,
+    /// The inventory is sent; directives follow from it.
+    Reconciling,
+    /// Work may be taken and events sent.
+    Ready,
+}
+
+/// One connection and what was agreed on it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) conn: Conn,
+    pub(crate) phase: Phase,
+    /// When it came to this phase.
+    pub(crate) since: Micros,
+    /// The last word from the other side, or the last step made.
+    heard: Micros,
+    heartbeat_ms: u64,
+    next_heartbeat: Option<Micros>,
+    pub(crate) lease: Lease,
+    /// The newest command taken on this stream.
+    pub(crate) command: Option<CommandSeq>,
+    /// Whether a command was taken since the last Ack.
+    pub(crate) ack_due: bool,
+    /// Whether the catalogue is to be announced again.
+    pub(crate) announce: bool,
+    /// What goes out at the end of this turn, in order.
+    pub(crate) pending: Vec<UpMessage>,
+}
+
+impl Session {
+    fn new(conn: Conn, now: Micros) -> Self {
+        Self {
+            conn,
+            phase: Phase::Dialling,
+            since: now,
+            heard: now,
+            heartbeat_ms: 0,
+            next_heartbeat: None,
+            lease: Lease::default(),
+            command: None,
+            ack_due: false,
+            announce: false,
+            pending: Vec::new(),
+        }
+    }
+
+    pub(crate) fn enter(&mut self, phase: Phase, now: Micros) {
+        self.phase = phase;
+        self.since = now;
+        self.heard = now;
+    }
+
+    pub(crate) fn hears(&mut self, now: Micros) {
+        self.heard = now;
+    }
+
+    /// What Welcome dictates. The first heartbeat follows the inventory at once.
+    pub(crate) fn agree(&mut self, welcome: &Welcome, now: Micros) {
+        self.heartbeat_ms = u64::from(welcome.heartbeat_interval_ms)
+            .clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+        self.next_heartbeat = Some(now);
+    }
+
+    pub(crate) fn heartbeat_due(&self, now: Micros) -> bool {
+        self.phase >= Phase::Reconciling && self.next_heartbeat.is_some_and(|at| at <= now)
+    }
+
+    pub(crate) fn heartbeat_sent(&mut self, now: Micros) {
+        self.next_heartbeat = Some(now.plus_ms(self.heartbeat_ms));
+    }
+
+    /// When nobody waits for the other side any longer.
+    pub(crate) fn patience_ends(&self) -> Micros {
+        match self.phase {
+            Phase::Dialling | Phase::Greeting | Phase::Welcomed | Phase::Reconciling => {
+                self.heard.plus(STEP_TIMEOUT)
+            }
+            Phase::Ready => {
+                let silent = self.heard.plus_ms(self.heartbeat_ms.saturating_mul(4));
+                silent.max(self.heard.plus(limits::STALE_AFTER))
+            }
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Micros {
+        let heartbeat = self
+            .next_heartbeat
+            .filter(|_| self.phase >= Phase::Reconciling);
+        heartbeat.map_or(self.patience_ends(), |at| at.min(self.patience_ends()))
+    }
+}
+
+/// The connection, or the time of the next try.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    pub(crate) session: Option<Session>,
+    chance: Chance,
+    next_conn: u64,
+    failures: u32,
+    pub(crate) retry_at: Micros,
+    /// Since when there is no session.
+    pub(crate) down_since: Micros,
+}
+
+impl Connector {
+    pub(crate) fn new(seed: [u8; 32], now: Micros) -> Self {
+        Self {
+            session: None,
+            chance: Chance::new(seed),
+            next_conn: 1,
+            failures: 0,
+            retry_at: now,
+            down_since: now,
+        }
+    }
+
+    /// The session on this stream, if it is the present one.
+    pub(crate) fn on(&mut self, conn: Conn) -> Option<&mut Session> {
+        self.session.as_mut().filter(|session| session.conn == conn)
+    }
+
+    /// Whether events may be sent and work begun.
+    pub(crate) fn ready(&self) -> Option<&Session> {
+        self.session
+            .as_ref()
+            .filter(|session| session.phase == Phase::Ready)
+    }
+
+    /// The session is ready: the next failure is a first one.
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Begins a connection: its number.
+    pub(crate) fn dial(&mut self, now: Micros) -> Conn {
+        let conn = Conn(self.next_conn);
+        self.next_conn += 1;
+        self.session = Some(Session::new(conn, now));
+        conn
+    }
+
+    /// Ends the session, if there is one, and says when the next is tried.
+    pub(crate) fn lost(&mut self, now: Micros, why: Down, settings: &Settings) -> Option<Conn> {
+        let session = self.session.take()?;
+        self.failures = self.failures.saturating_add(1);
+        let bound = self.backoff(why, settings).bound_us(self.failures);
+        self.retry_at = Micros(now.0.saturating_add(self.chance.up_to(bound)));
+        self.down_since = now;
+        Some(session.conn)
+    }
+
+    fn backoff(&self, why: Down, settings: &Settings) -> Backoff {
+        match why {
+            Down::Unreachable | Down::Ended => settings.reconnect,
+            Down::Refused | Down::Protocol => settings.refused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_proto::ids::Incarnation;
+
+    use super::*;
+
+    fn waits(why: Down, tries: usize) -> Vec<u64> {
+        let settings = Settings::new(Incarnation(1), 1);
+        let mut connector = Connector::new([9; 32], Micros(0));
+        (0..tries)
+            .map(|_| {
+                connector.dial(Micros(0));
+                connector.lost(Micros(0), why, &settings);
+                connector.retry_at.0
+            })
+            .collect()
+    }
+
+    #[test]
+    fn waits_are_jittered_doubling_and_bounded() {
+        for (why, base, cap) in [
+            (Down::Unreachable, 200_000, 30_000_000),
+            (Down::Refused, 5_000_000, 300_000_000),
+        ] {
+            let waits = waits(why, 200);
+            for (n, wait) in waits.iter().enumerate() {
+                assert!(*wait <= (base << n.min(20)).min(cap), "{n}: {wait}");
+            }
+            assert!(
+                waits.iter().any(|wait| *wait > cap * 9 / 10),
+                "the cap is reached"
+            );
+            assert!(
+                waits[20..].iter().any(|wait| *wait < cap / 10),
+                "the whole span is used"
+            );
+        }
+    }
+
+    #[test]
+    fn connection_numbers_grow_and_old_ones_are_not_answered() {
+        let settings = Settings::new(Incarnation(1), 1);
+        let mut connector = Connector::new([0; 32], Micros(0));
+        let first = connector.dial(Micros(0));
+        assert_eq!(
+            connector.lost(Micros(0), Down::Ended, &settings),
+            Some(first)
+        );
+        let second = connector.dial(Micros(1));
+        assert!(second > first);
+        assert!(connector.on(first).is_none());
+        assert!(connector.on(second).is_some());
+    }
+}

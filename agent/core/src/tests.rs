@@ -1,0 +1,8 @@
+//! The core under the real driver, with the mirror as its journal. Every test ends with "nothing else happened".
+
+mod gates;
+mod harness;
+mod history;
+mod life;
+mod order;
+mod restart;
