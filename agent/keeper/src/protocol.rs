@@ -55,7 +55,8 @@ pub struct StartSpec {
     pub stop_after_ms: Option<u64>,
     /// Until when the task may be started: microseconds of `CLOCK_BOOTTIME`.
     pub lease_until_boot_us: u64,
-    /// Most bytes of output kept, over all log files.
+    /// Most bytes of output kept, over all log files. Within the cap all is kept; beyond it the beginning (`log.0`)
+    /// and the newest files stay, the middle goes, and one line at the end of `log.0` counts what is left out.
     pub log_max_bytes: u64,
     /// In how many files; at least 1.
     pub log_files: u32,

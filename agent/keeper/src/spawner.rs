@@ -25,14 +25,13 @@ use crate::sys::{self, Fork, Reaped};
 
 mod launch;
 
+use launch::Options;
 pub use launch::main;
 
 /// The spawner's socket in the state directory.
 pub(crate) const SOCKET: &str = "spawner.sock";
 /// Connections held at a time: one runner, one to follow it, and people looking.
 const MAX_CONNECTIONS: usize = 16;
-/// How long a spawner without keepers and connections stays.
-const IDLE_US: u64 = 600_000_000;
 /// Time between two rounds against what a dead keeper left.
 const KILL_AGAIN: Timespec = Timespec {
     tv_sec: 0,
@@ -43,6 +42,7 @@ const LEASH_WAIT_US: u64 = 1_000_000;
 
 /// A keeper that was forked and not reaped.
 struct Held {
+    keeper: ProcessRef,
     attempt: String,
     dir: PathBuf,
 }
@@ -58,6 +58,7 @@ struct Spawner {
     keepers: BTreeMap<u32, Held>,
     remains: Vec<Remains>,
     orphans: bool,
+    idle_us: u64,
     idle_since_us: u64,
 }
 
@@ -68,9 +69,9 @@ enum Answer {
 }
 
 impl Spawner {
-    fn new(listener: OwnedFd, leash: Option<Leash>, state: &Path) -> io::Result<Self> {
+    fn new(listener: OwnedFd, options: Options) -> io::Result<Self> {
         // Before the signal descriptor: the search forks and waits by itself.
-        let placement = Placement::find(state);
+        let placement = Placement::find(&options.state);
         if let Err(error) = placement.enter() {
             say(&format!("the spawner cannot enter its cgroup: {error}"));
         }
@@ -78,13 +79,14 @@ impl Spawner {
         Ok(Self {
             listener,
             signals: sys::child_signals()?,
-            leash,
+            leash: options.leash,
             leash_over_since_us: None,
             placement,
             connections: Vec::new(),
             keepers: BTreeMap::new(),
             remains: Vec::new(),
             orphans: false,
+            idle_us: options.idle_us,
             idle_since_us: process::boot_time_us(),
         })
     }
@@ -109,7 +111,7 @@ impl Spawner {
         if !(self.keepers.is_empty() && self.connections.is_empty() && self.remains.is_empty()) {
             self.idle_since_us = now;
         }
-        now.saturating_sub(self.idle_since_us) >= IDLE_US
+        now.saturating_sub(self.idle_since_us) >= self.idle_us
     }
 
     fn wait(&self) {
@@ -126,9 +128,11 @@ impl Spawner {
         let timeout = if clearing {
             KILL_AGAIN
         } else {
+            // A tenth more or less of idleness is no matter.
+            let us = i64::try_from(self.idle_us / 10 + 1000).unwrap_or(i64::MAX);
             Timespec {
-                tv_sec: 60,
-                tv_nsec: 0,
+                tv_sec: us / 1_000_000,
+                tv_nsec: us % 1_000_000 * 1000,
             }
         };
         // An error leaves nothing noted; the next round looks at everything again.
@@ -166,8 +170,11 @@ impl Spawner {
                 sys::ended(status)
             ));
         }
+        // A keeper that found another one before it leaves that one's record and task alone.
         if let Ok(Some(found)) = record::read_keeper_record(&held.dir) {
-            self.remains.push(Remains::of(&found));
+            if found.keeper == held.keeper {
+                self.remains.push(Remains::of(&found));
+            }
         }
     }
 
@@ -230,6 +237,7 @@ impl Spawner {
         match self.fork_keeper(spec, fds) {
             Ok(keeper) => {
                 let held = Held {
+                    keeper,
                     attempt: attempt.clone(),
                     dir,
                 };

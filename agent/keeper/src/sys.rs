@@ -149,9 +149,20 @@ pub(crate) fn ignore(signals: &[libc::c_int]) {
 
 /// Gives every signal its default disposition and blocks none: what a task starts with.
 pub(crate) fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that may not be set are refused without effect.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's own structure, all zero: the default disposition, no flags. The C library's call would leave out
+    // the signals that it keeps for itself, and those may be inherited as ignored too.
+    let default = [0_u64; 8];
+    for signal in 1..=64_i64 {
+        // SAFETY: the buffer is larger than the kernel's structure; numbers that may not be set are refused.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8_usize,
+            )
+        };
     }
     // SAFETY: an all-zero set is a valid argument of sigemptyset, and all pointers are to locals.
     unsafe {

@@ -1,26 +1,40 @@
 //! Becoming the spawner: arguments, the lock, the socket, and a session of its own.
 //!
-//! `role spawner --state DIR [--leash-fd N]`. The process that was started returns as soon as its child serves, so that
+//! `role spawner --state DIR [--leash-fd N] [--idle-ms N]`. The process that was started returns as soon as its child serves, so that
 //! whoever started it knows the socket is there and has no child left to wait for.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use rustix::fs::FlockOperation;
 use rustix::pipe::PipeFlags;
 
-use super::*;
+use super::{
+    AsFd, File, Fork, Leash, OpenOptions, OpenOptionsExt, OwnedFd, Path, PathBuf, SOCKET, Spawner,
+    io, say, sys,
+};
 
 const LOCK: &str = "spawner.lock";
 const LOG: &str = "spawner.log";
 /// At start a log longer than this begins anew.
 const LOG_BYTES: u64 = 1 << 20;
 
+/// How long a spawner without keepers and connections stays: the next runner starts another.
+const IDLE_MS: u64 = 600_000;
+
+/// What the role is told.
+pub(super) struct Options {
+    pub(super) state: PathBuf,
+    pub(super) leash: Option<Leash>,
+    pub(super) idle_us: u64,
+}
+
 /// Why there is no spawner.
 #[derive(Debug, thiserror::Error)]
 enum LaunchError {
-    #[error("usage: role spawner --state DIR [--leash-fd N]")]
+    #[error("usage: role spawner --state DIR [--leash-fd N] [--idle-ms N]")]
     Usage,
     #[error("the leash cannot be taken")]
     Leash(#[source] io::Error),
@@ -58,7 +72,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn launch(args: impl IntoIterator<Item = OsString>) -> Result<&'static str, LaunchError> {
-    let (state, leash) = parse(args)?;
+    let options = parse(args)?;
+    let state = options.state.clone();
     let at_state = |error: io::Error| LaunchError::State(state.clone(), error);
     let dir = crate::socket::open_dir(&state).map_err(at_state)?;
     let lock = own_file(&state.join(LOCK)).map_err(at_state)?;
@@ -80,7 +95,7 @@ fn launch(args: impl IntoIterator<Item = OsString>) -> Result<&'static str, Laun
     let (ready, ready_end) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fork(e.into()))?;
     match sys::fork().map_err(fork)? {
-        Fork::Child => serve(&state, listener, leash, &log, ready_end),
+        Fork::Child => serve(options, listener, &log, ready_end),
         Fork::Parent(_) => {
             drop(ready_end);
             let mut byte = [0; 1];
@@ -92,26 +107,32 @@ fn launch(args: impl IntoIterator<Item = OsString>) -> Result<&'static str, Laun
     }
 }
 
-fn parse(
-    args: impl IntoIterator<Item = OsString>,
-) -> Result<(PathBuf, Option<Leash>), LaunchError> {
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Options, LaunchError> {
     let mut args = args.into_iter();
-    let (mut state, mut leash) = (None, None);
+    let (mut state, mut leash, mut idle_ms) = (None, None, IDLE_MS);
     while let Some(flag) = args.next() {
         let value = args.next().ok_or(LaunchError::Usage)?;
         match flag.as_bytes() {
             b"--state" => state = Some(PathBuf::from(value)),
             b"--leash-fd" => {
-                let number = value
-                    .to_str()
-                    .and_then(|text| text.parse().ok())
-                    .ok_or(LaunchError::Usage)?;
-                leash = Some(Leash::take(number).map_err(LaunchError::Leash)?);
+                leash = Some(Leash::take(number(&value)?).map_err(LaunchError::Leash)?)
             }
+            b"--idle-ms" => idle_ms = number(&value)?,
             _ => return Err(LaunchError::Usage),
         }
     }
-    Ok((state.ok_or(LaunchError::Usage)?, leash))
+    Ok(Options {
+        state: state.ok_or(LaunchError::Usage)?,
+        leash,
+        idle_us: idle_ms.saturating_mul(1000),
+    })
+}
+
+fn number<T: std::str::FromStr>(value: &OsStr) -> Result<T, LaunchError> {
+    value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or(LaunchError::Usage)
 }
 
 fn own_file(path: &Path) -> io::Result<File> {
@@ -123,11 +144,10 @@ fn own_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// The child: the spawner proper. `lock` is inherited and ends with this process; keepers close it.
-fn serve(state: &Path, listener: OwnedFd, leash: Option<Leash>, log: &File, ready: OwnedFd) -> ! {
-    let code = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        try_serve(state, listener, leash, log, ready)
-    })) {
+/// The child: the spawner proper. The lock is inherited and ends with this process; keepers close it.
+fn serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) -> ! {
+    let life = AssertUnwindSafe(|| try_serve(options, listener, log, ready));
+    let code = match std::panic::catch_unwind(life) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             say(&error.to_string());
@@ -138,13 +158,7 @@ fn serve(state: &Path, listener: OwnedFd, leash: Option<Leash>, log: &File, read
     sys::exit_now(code)
 }
 
-fn try_serve(
-    state: &Path,
-    listener: OwnedFd,
-    leash: Option<Leash>,
-    log: &File,
-    ready: OwnedFd,
-) -> io::Result<()> {
+fn try_serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir(c"/")?;
     let _ = rustix::thread::set_name(c"outpost-spawner");
@@ -153,7 +167,7 @@ fn try_serve(
     sys::put(null.as_fd(), 0)?;
     sys::put(log.as_fd(), 1)?;
     sys::put(log.as_fd(), 2)?;
-    let mut spawner = Spawner::new(listener, leash, state)?;
+    let mut spawner = Spawner::new(listener, options)?;
     rustix::io::write(&ready, b"r")?;
     drop(ready);
     spawner.serve();

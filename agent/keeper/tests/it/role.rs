@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use outpost_agent_keeper::adopt::SpawnerClient;
 use outpost_agent_keeper::protocol::StartSpec;
+use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 
 /// Runs before `main`, in a process of one thread.
 #[used]
@@ -31,6 +32,7 @@ extern "C" fn as_role() {
     let code = match args[1].to_str() {
         Some("spawner") => outpost_agent_keeper::spawner::main(rest),
         Some("runner") => runner(&rest),
+        Some("peer") => peer(Path::new(&rest[0])),
         _ => ExitCode::from(2),
     };
     std::process::exit(i32::from(code != ExitCode::SUCCESS));
@@ -46,4 +48,16 @@ fn runner(args: &[OsString]) -> ExitCode {
     loop {
         std::thread::park();
     }
+}
+
+/// Somebody who connects to a socket and asks for an answer: `role peer SOCKET`.
+fn peer(socket: &Path) -> ExitCode {
+    let fd = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    net::connect(&fd, &SocketAddrUnix::new(socket).unwrap()).unwrap();
+    let _ = net::send(&fd, b"\x01\"status\"", SendFlags::NOSIGNAL);
+    let mut answer = [0; 1024];
+    let answered =
+        net::recv(&fd, &mut answer[..], RecvFlags::empty()).is_ok_and(|(len, _)| len > 0);
+    println!("{}", if answered { "answered" } else { "refused" });
+    ExitCode::SUCCESS
 }

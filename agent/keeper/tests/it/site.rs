@@ -149,9 +149,12 @@ impl Site {
 impl Drop for Site {
     /// Everything ends with the leash, and the spawner clears its cgroup away.
     fn drop(&mut self) {
-        let spawner = SpawnerClient::connect(self.dir.path());
+        let served = self.path("spawner.sock").exists();
+        // One that was killed is replaced, for the clearing away.
+        let spawner = served
+            .then(|| SpawnerClient::connect_or_start(self.dir.path(), &exec(), Some(&self.leash)));
         self.let_go();
-        if let Ok(spawner) = spawner {
+        if let Some(Ok(spawner)) = spawner {
             while let Ok(Some(_)) = spawner.recv() {}
         }
     }
