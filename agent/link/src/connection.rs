@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{IpAddr, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -53,13 +53,7 @@ impl Connection {
         };
         stream.set_nonblocking(true).map_err(local)?;
         let stream = tokio::net::TcpStream::from_std(stream).map_err(local)?;
-        let origin = Uri::builder()
-            .scheme("https")
-            .authority(&*name.to_str())
-            .path_and_query("/")
-            .build();
-        let origin = origin
-            .map_err(|error| Closing::new(ClosedReason::Local, format!("server name: {error}")))?;
+        let origin = origin(&name)?;
         let stream = timeout(
             timeouts.handshake,
             TlsConnector::from(tls).connect(name, stream),
@@ -137,6 +131,26 @@ impl Connection {
         // Whoever does not take the goodbye in time is cut off: nothing is lost by it.
         let _ = timeout(limit, task).await;
     }
+}
+
+/// What requests carry as scheme and authority.
+fn origin(name: &ServerName<'_>) -> Result<Uri, Closing> {
+    let authority = if let ServerName::IpAddress(address @ IpAddr::V6(_)) = name {
+        format!("[{}]", std::net::IpAddr::from(*address))
+    } else {
+        name.to_str().into_owned()
+    };
+    let origin = Uri::builder()
+        .scheme("https")
+        .authority(authority)
+        .path_and_query("/")
+        .build();
+    origin.map_err(|error| {
+        Closing::new(
+            ClosedReason::Local,
+            format!("the server name is not usable: {error}"),
+        )
+    })
 }
 
 fn builder(timeouts: Timeouts) -> http2::Builder<TokioExecutor> {
@@ -238,9 +252,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner)
-            .poll_flush(cx)
-            .map(|flushed| Ok(flushed.unwrap_or_default()))
+        Pin::new(&mut self.inner).poll_flush(cx).map(|_| Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -104,13 +104,19 @@ impl DialError {
     }
 
     fn from_io(what: &str, error: &io::Error) -> Self {
-        let outcome = match error.kind() {
-            io::ErrorKind::ConnectionRefused => DialOutcome::Refused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                DialOutcome::Unreachable
-            }
-            io::ErrorKind::TimedOut => DialOutcome::TimedOut,
-            _ => DialOutcome::Other,
+        let kind = error.kind();
+        let unreachable = [
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+        ];
+        let outcome = if kind == io::ErrorKind::ConnectionRefused {
+            DialOutcome::Refused
+        } else if unreachable.contains(&kind) {
+            DialOutcome::Unreachable
+        } else if kind == io::ErrorKind::TimedOut {
+            DialOutcome::TimedOut
+        } else {
+            DialOutcome::Other
         };
         Self::new(outcome, format!("{what}: {error}"))
     }
@@ -191,12 +197,14 @@ async fn reach(address: &str, limit: Duration) -> Result<(TcpStream, Instant), D
     let addresses: Vec<SocketAddr> = timeout_at(Instant::now() + limit, lookup_host(address))
         .await
         .map_err(|_| DialError::new(DialOutcome::NotResolved, text(&"no answer in time")))?
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => DialError::new(
-                DialOutcome::Other,
-                format!("{address} is not HOST:PORT: {error}"),
-            ),
-            _ => DialError::new(DialOutcome::NotResolved, text(&error)),
+        .map_err(|error| {
+            let malformed = error.kind() == io::ErrorKind::InvalidInput;
+            let outcome = if malformed {
+                DialOutcome::Other
+            } else {
+                DialOutcome::NotResolved
+            };
+            DialError::new(outcome, text(&error))
         })?
         .collect();
     let deadline = Instant::now() + limit;

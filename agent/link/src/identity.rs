@@ -31,7 +31,7 @@ pub(crate) enum IdentityError {
     #[error("cannot read or write {path}")]
     File { path: PathBuf, source: io::Error },
     #[error(
-        "{path} is readable by others (mode {mode:o}, owner {owner}): make it 0600 and owned by the agent's user"
+        "others may read or change {path} (mode {mode:o}, owner {owner}): make it the agent's, chmod go="
     )]
     Exposed {
         path: PathBuf,
@@ -74,10 +74,12 @@ impl KeyDir {
             .recursive(true)
             .mode(0o700)
             .create(dir)
+            .and_then(|()| fs::metadata(dir))
             .map_err(|source| IdentityError::File {
                 path: dir.to_owned(),
                 source,
-            })?;
+            })
+            .and_then(|meta| private(dir, &meta, 0o022))?;
         Ok(Self(dir.to_owned()))
     }
 
@@ -201,13 +203,8 @@ impl KeyDir {
             Err(source) => return Err(self.file(name, source)),
         };
         let meta = file.metadata().map_err(|source| self.file(name, source))?;
-        let (mode, owner) = (meta.mode() & 0o7777, meta.uid());
-        let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
         // Whoever may write the certificates decides whom this agent trusts; the key nobody else may even read.
-        let forbidden = if secret { 0o077 } else { 0o022 };
-        if !ours || mode & forbidden != 0 {
-            return Err(IdentityError::Exposed { path, mode, owner });
-        }
+        private(&path, &meta, if secret { 0o077 } else { 0o022 })?;
         let mut text = Vec::new();
         file.take(MAX_FILE_BYTES)
             .read_to_end(&mut text)
@@ -257,6 +254,20 @@ impl KeyDir {
             what,
         }
     }
+}
+
+/// Asks for our or root's ownership, and for none of the forbidden permissions.
+fn private(path: &Path, meta: &fs::Metadata, forbidden: u32) -> Result<(), IdentityError> {
+    let (mode, owner) = (meta.mode() & 0o7777, meta.uid());
+    let ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+    if ours && mode & forbidden == 0 {
+        return Ok(());
+    }
+    Err(IdentityError::Exposed {
+        path: path.to_owned(),
+        mode,
+        owner,
+    })
 }
 
 /// What is read from the leaf.

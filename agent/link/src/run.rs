@@ -358,15 +358,8 @@ impl Link {
 
     fn store(&mut self, chain_ders: &[Vec<u8>], roots: &[Vec<u8>]) {
         let stored = self
-            .keys
-            .store(chain_ders, roots)
+            .try_store(chain_ders, roots)
             .map_err(|error| chain(&error));
-        let stored = stored.and_then(|identity| {
-            Ok((
-                tls::enrolled(&identity).map_err(|error| chain(&error))?,
-                identity,
-            ))
-        });
         match stored {
             Ok((tls, identity)) => {
                 (self.tls, self.identity, self.pin) = (Some(tls), Some(identity), None);
@@ -387,6 +380,16 @@ impl Link {
                 });
             }
         }
+    }
+
+    fn try_store(
+        &self,
+        chain_ders: &[Vec<u8>],
+        roots: &[Vec<u8>],
+    ) -> Result<(Arc<ClientConfig>, Identity), LinkError> {
+        tls::check_own(chain_ders, roots)?;
+        let identity = self.keys.store(chain_ders, roots)?;
+        Ok((tls::enrolled(&identity)?, identity))
     }
 
     fn ready(&self) -> FromLink {

@@ -11,7 +11,7 @@ use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
@@ -30,6 +30,8 @@ pub(crate) const ALPN: &[u8] = b"h2";
 pub(crate) enum TlsError {
     #[error("the TLS library refuses this agent's key or certificate; enrol again")]
     Refused(#[from] Error),
+    #[error("the orchestrator sent no usable roots")]
+    Roots(#[from] VerifierBuilderError),
 }
 
 /// Connects as an enrolled agent: trusts the stored roots and presents the stored certificate.
@@ -59,6 +61,24 @@ pub(crate) fn pinned(pin: [u8; 32]) -> Result<Arc<ClientConfig>, TlsError> {
         .dangerous()
         .with_custom_certificate_verifier(OrchestratorVerifier::new(Trust::Pin(pin)));
     Ok(finish(builder.with_no_client_auth()))
+}
+
+/// Checks that a chain which is about to be stored leads to its roots and may authenticate a client: storing another
+/// would lock this agent out.
+pub(crate) fn check_own(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<(), TlsError> {
+    let mut trusted = RootCertStore::empty();
+    for root in roots {
+        trusted.add(CertificateDer::from_slice(root).into_owned())?;
+    }
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider()).build()?;
+    let chain: Vec<CertificateDer<'_>> = chain
+        .iter()
+        .map(|der| CertificateDer::from_slice(der))
+        .collect();
+    let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+    verifier.verify_client_cert(leaf, intermediates, UnixTime::now())?;
+    Ok(())
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -217,8 +217,8 @@ pub enum IpcError {
     /// The other process is gone.
     #[error("the process at the other end of the socket pair has gone")]
     Gone,
-    /// A packet is over [`MAX_PACKET_BYTES`].
-    #[error("a local packet is larger than {MAX_PACKET_BYTES} bytes; close this socket pair")]
+    /// A frame is over [`MAX_FRAME_BYTES`], or a packet over [`MAX_PACKET_BYTES`].
+    #[error("a local packet is larger than a frame of {MAX_FRAME_BYTES} bytes needs")]
     TooLarge,
     /// A packet does not parse.
     #[error("a local packet does not parse ({0}); close this socket pair")]

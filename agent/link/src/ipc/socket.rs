@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::fd::watch;
 
-use super::{Conn, FromLink, IpcError, MAX_PACKET_BYTES, ToLink};
+use super::{Conn, FromLink, IpcError, MAX_FRAME_BYTES, MAX_PACKET_BYTES, ToLink};
 
 /// Makes a SOCK_SEQPACKET pair, both ends close-on-exec and able to carry [`MAX_PACKET_BYTES`].
 ///
@@ -58,8 +58,13 @@ impl LinkSocket {
     /// Sends one message; waits while link does not read (back-pressure). Cancel-safe: sent whole or not at all.
     ///
     /// # Errors
-    /// [`IpcError::Gone`] when link has ended, [`IpcError::TooLarge`], [`IpcError::Io`].
+    /// [`IpcError::Gone`] when link has ended, [`IpcError::TooLarge`] (not sent; the pair is unharmed), [`IpcError::Io`].
     pub async fn send(&self, message: &ToLink) -> Result<(), IpcError> {
+        if let ToLink::Frame { bytes, .. } | ToLink::Unary { bytes, .. } = message
+            && bytes.len() > MAX_FRAME_BYTES
+        {
+            return Err(IpcError::TooLarge);
+        }
         self.0.send(&message.encode()).await
     }
 
@@ -292,7 +297,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::ipc::MAX_FRAME_BYTES;
 
     fn pair() -> (LinkSocket, RunnerSocket) {
         let (a, b) = socket_pair().unwrap();
@@ -336,7 +340,7 @@ mod tests {
             runner.recv().await.unwrap(),
             Some(FromLink::Frame { conn: 1, bytes })
         );
-        let over = Bytes::from(vec![9; MAX_PACKET_BYTES]);
+        let over = Bytes::from(vec![9; MAX_FRAME_BYTES + 1]);
         assert!(matches!(
             runner
                 .send(&ToLink::Frame {

@@ -233,6 +233,27 @@ async fn what_does_not_belong_to_the_requested_key_is_not_stored() {
 }
 
 #[tokio::test]
+async fn a_chain_that_leads_to_other_roots_is_not_stored() {
+    let (ca, other) = (Ca::new("root"), Ca::new("other"));
+    let rig = Rig::start(KeyPlace::new(), None, Timeouts::default()).await;
+    rig.tell(ToLink::MakeCsr { conn: 0 }).await;
+    let FromLink::Csr { der } = rig.hear().await else {
+        panic!()
+    };
+    let (chain, _) = ca.agent(&der);
+    rig.tell(ToLink::StoreIdentity {
+        chain,
+        roots: vec![other.root_der()],
+    })
+    .await;
+    let FromLink::Stored { ok: false, text } = rig.hear().await else {
+        panic!()
+    };
+    assert!(text.contains("UnknownIssuer"), "{text}");
+    assert!(!rig.keys.path.join("agent.crt").exists() && !rig.keys.path.join("roots.crt").exists());
+}
+
+#[tokio::test]
 async fn a_key_that_others_can_read_ends_link() {
     let ca = Ca::new("root");
     let rig = Rig::enrolled(&ca, Timeouts::default()).await;

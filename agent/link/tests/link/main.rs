@@ -1,5 +1,12 @@
 //! Link and dial against real TLS and HTTP/2 servers on loopback. One binary, so that the crate links once.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests and their helpers fail by panicking"
+)]
+
 mod dependencies;
 mod dialling;
 mod enrolment;

@@ -1,10 +1,14 @@
 //! The stream: frames both ways, its ends, and the ends of link itself.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outpost_agent_link::Timeouts;
 use outpost_agent_link::ipc::{ClosedReason, FromLink, MAX_FRAME_BYTES, ToLink, UnaryMethod};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tonic::Code;
 
 use crate::support::ca::Ca;
@@ -232,4 +236,56 @@ async fn the_leashs_end_is_links_end() {
     rig.leash = None;
     assert_eq!(soon("end of file", rig.socket.recv()).await.unwrap(), None);
     assert_eq!(joined(rig.thread).await, ExitCode::SUCCESS);
+}
+
+/// Passes bytes on until told to hold them back (`Some(true)`) or to cut both connections (`Some(false)`).
+async fn relay(to: SocketAddr) -> (SocketAddr, watch::Sender<Option<bool>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (order, mut orders) = watch::channel(None);
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(to).await.unwrap();
+        let hold = tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => false,
+            order = orders.wait_for(Option::is_some) => *order.unwrap() == Some(true),
+        };
+        if hold {
+            std::future::pending::<()>().await;
+        }
+    });
+    (address, order)
+}
+
+#[tokio::test]
+async fn a_silent_network_and_a_cut_one_are_told_apart() {
+    let ca = Ca::new("root");
+    let server = start(Tls::usual(&ca), Behaviour::Echo).await;
+    let quick = Timeouts {
+        keepalive_interval: Duration::from_millis(200),
+        keepalive_timeout: Duration::from_secs(1),
+        ..Timeouts::default()
+    };
+    for (hold, expected) in [
+        (true, ClosedReason::Timeout),
+        (false, ClosedReason::PeerClosed),
+    ] {
+        let rig = Rig::enrolled(&ca, quick).await;
+        let (address, order) = relay(server.address).await;
+        assert_eq!(rig.open(1, address).await, FromLink::Opened { conn: 1 });
+        // While pings are answered an idle stream stays open.
+        let idle = tokio::time::timeout(Duration::from_secs(1), rig.socket.recv()).await;
+        assert!(idle.is_err(), "{idle:?}");
+        order.send(Some(hold)).unwrap();
+        let closed = rig.hear().await;
+        let FromLink::Closed {
+            conn: 1,
+            reason,
+            text,
+        } = closed
+        else {
+            panic!("{closed:?}")
+        };
+        assert_eq!(reason, expected, "{text}");
+    }
 }

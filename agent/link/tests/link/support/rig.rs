@@ -148,14 +148,16 @@ impl Rig {
     }
 
     pub(crate) async fn reason_of_open(&self, address: SocketAddr) -> (ClosedReason, String) {
-        match self.open(1, address).await {
-            FromLink::Closed {
-                conn: 1,
-                reason,
-                text,
-            } => (reason, text),
-            other => panic!("{other:?}"),
-        }
+        let said = self.open(1, address).await;
+        let FromLink::Closed {
+            conn: 1,
+            reason,
+            text,
+        } = said
+        else {
+            panic!("{said:?}")
+        };
+        (reason, text)
     }
 
     /// Ends link the way a runner ends, and returns its exit code with the key directory.
