@@ -25,6 +25,9 @@ pub struct Packets {
     fd: OwnedFd,
 }
 
+/// A packet as it arrived, and the descriptors beside it.
+type Received = (Vec<u8>, Vec<OwnedFd>);
+
 /// Why a packet could not be sent or understood. All but `WouldBlock` end the connection.
 #[derive(Debug, thiserror::Error)]
 pub enum PacketError {
@@ -142,7 +145,7 @@ impl Packets {
         )))
     }
 
-    fn recv_bytes(&self) -> Result<Option<(Vec<u8>, Vec<OwnedFd>)>, PacketError> {
+    fn recv_bytes(&self) -> Result<Option<Received>, PacketError> {
         let len = self.next_len()?;
         if len == 0 {
             return Ok(None);

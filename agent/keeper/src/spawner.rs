@@ -171,10 +171,10 @@ impl Spawner {
             ));
         }
         // A keeper that found another one before it leaves that one's record and task alone.
-        if let Ok(Some(found)) = record::read_keeper_record(&held.dir) {
-            if found.keeper == held.keeper {
-                self.remains.push(Remains::of(&found));
-            }
+        if let Ok(Some(found)) = record::read_keeper_record(&held.dir)
+            && found.keeper == held.keeper
+        {
+            self.remains.push(Remains::of(&found));
         }
     }
 
@@ -191,10 +191,10 @@ impl Spawner {
     }
 
     fn accept(&mut self) {
-        if let Some(packets) = crate::socket::accept(self.listener.as_fd()) {
-            if self.connections.len() < MAX_CONNECTIONS {
-                self.connections.push(packets);
-            }
+        if let Some(packets) = crate::socket::accept(self.listener.as_fd())
+            && self.connections.len() < MAX_CONNECTIONS
+        {
+            self.connections.push(packets);
         }
     }
 

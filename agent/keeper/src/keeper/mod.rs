@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::containment::Placement;
 use crate::exec::Leash;
@@ -294,10 +294,10 @@ impl Keeper {
 
     /// Writes the record if it is due; what fails is tried again later, the space is there.
     fn write_exit(&mut self) {
-        if let (Some(slot), Some(exit)) = (&mut self.slot, &self.exit) {
-            if !slot.is_written() {
-                let _ = slot.write(self.dir.as_fd(), exit);
-            }
+        if let (Some(slot), Some(exit)) = (&mut self.slot, &self.exit)
+            && !slot.is_written()
+        {
+            let _ = slot.write(self.dir.as_fd(), exit);
         }
     }
 
@@ -307,7 +307,7 @@ impl Keeper {
     }
 }
 
-fn remove_leaf(path: &PathBuf) {
+fn remove_leaf(path: &Path) {
     if let Ok(leaf) = crate::containment::Leaf::open(path) {
         crate::containment::Tree::Cgroup(leaf).remove();
     }

@@ -186,10 +186,8 @@ impl Keeper {
         if let Some(task) = &mut self.task {
             task.tick(now_us);
         }
-        if self.task.as_ref().is_some_and(super::Task::is_gone) {
-            if let Some(task) = self.task.take() {
-                self.finished(task);
-            }
+        if let Some(task) = self.task.take_if(|task| task.is_gone()) {
+            self.finished(task);
         }
         self.write_exit();
     }

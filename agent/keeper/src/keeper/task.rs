@@ -218,11 +218,11 @@ impl Task {
         if self.ending.is_none() && due(self.stop_at_us) {
             self.end(Cause::DeadMan, now_us);
         }
-        if let Some(ending) = &mut self.ending {
-            if ending.kill_at_us <= now_us {
-                ending.kill_at_us = now_us + KILL_AGAIN_US;
-                self.tree.kill();
-            }
+        if let Some(ending) = &mut self.ending
+            && ending.kill_at_us <= now_us
+        {
+            ending.kill_at_us = now_us + KILL_AGAIN_US;
+            self.tree.kill();
         }
     }
 
@@ -241,11 +241,12 @@ impl Task {
             return Err(start::failure_from(&self.exec_failure));
         }
         let ended = self.first.unwrap_or(Ended::Signalled(libc::SIGKILL));
-        let cause = match self.ending.map_or(Cause::Own, |ending| ending.cause) {
-            Cause::Own if ran_out_of_memory && ended == Ended::Signalled(libc::SIGKILL) => {
-                Cause::Oom
-            }
-            cause => cause,
+        let own_end = self.ending.map_or(Cause::Own, |ending| ending.cause);
+        let killed = ended == Ended::Signalled(libc::SIGKILL);
+        let cause = if own_end == Cause::Own && killed && ran_out_of_memory {
+            Cause::Oom
+        } else {
+            own_end
         };
         let (log_bytes, log_dropped_bytes) = self.log.counts();
         Ok(End {

@@ -1,6 +1,13 @@
 //! Spawner and keepers as real processes, with real tasks.
 //!
 //! The spawner is this test binary itself, started again with `role spawner …`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod dead;
 mod ends;
