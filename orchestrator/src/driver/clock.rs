@@ -1,0 +1,54 @@
+//! The orchestrator's clock: microseconds since 1970 that never go back, whatever happens to the wall clock.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use outpost_driver::Micros;
+
+/// Wall time at the start of the process plus what a monotonic clock counted since.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    base: u64,
+    started: Instant,
+}
+
+impl Clock {
+    /// Starts at the wall clock's time, or at `floor` if that is later: nothing may be decided at a time before what
+    /// is stored already.
+    #[must_use]
+    pub fn starting_at_least_at(floor: u64) -> Self {
+        Self { base: wall().max(floor), started: Instant::now() }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        Micros(self.base).plus(self.started.elapsed())
+    }
+
+    /// How long until `deadline`.
+    #[must_use]
+    pub fn until(&self, deadline: Micros) -> std::time::Duration {
+        std::time::Duration::from_micros(deadline.since(self.now()))
+    }
+}
+
+/// The wall clock: for what is not decided by the core.
+#[must_use]
+pub fn wall() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_below_what_is_stored() {
+        let floor = wall() + 3_600_000_000;
+        let clock = Clock::starting_at_least_at(floor);
+        let first = clock.now();
+        assert!(first.0 >= floor);
+        assert!(clock.now() >= first);
+    }
+}

@@ -1,0 +1,159 @@
+//! How the rest of the process reaches the core: questions with an answer, and what streams bring.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use outpost_orchestrator_core::event::{Answer, Ask, Call, Denied, Event};
+use outpost_proto::ids::Conn;
+use outpost_proto::message::UpMessage;
+use outpost_proto::name::{AgentName, TenantName};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+
+use super::Counters;
+use super::clock::Clock;
+use super::sessions::{Outbox, Sessions};
+use crate::store::notices::Hub;
+
+/// How long a question waits for its answer: several slow commits.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One thing in the driver's inbox.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// From a stream: it is handled again after a failed commit.
+    Link(Event),
+    /// A question: whoever asked is told to try again after a failed commit.
+    Call(Event, Call, Reply),
+}
+
+pub(super) type Reply = oneshot::Sender<Result<Result<Answer, Denied>, Unavailable>>;
+
+/// The transaction did not happen.
+#[derive(Debug)]
+pub(super) struct Unavailable;
+
+/// Why a question was not answered with what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// The core says no.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The database did not take it, or the orchestrator is stopping. Nothing changed as far as is known; the same
+    /// question may be asked again.
+    #[error("the orchestrator cannot store anything at the moment; try again shortly")]
+    Unavailable,
+    /// More questions wait than are taken.
+    #[error("too many requests wait for an answer; try again shortly")]
+    Overloaded,
+}
+
+/// Reaches the driver. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    pub(super) inbox: mpsc::Sender<Item>,
+    pub(super) sessions: Sessions,
+    pub(super) hub: Hub,
+    pub(super) clock: Clock,
+    pub(super) counters: Arc<Counters>,
+    pub(super) numbers: Arc<AtomicU64>,
+}
+
+impl Handle {
+    /// Asks about or changes a tenant's state. What was changed is durable when this answers.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub async fn ask(&self, tenant: TenantName, ask: Ask) -> Result<Answer, AskError> {
+        self.call(|call| Event::Asked { call, tenant, ask }).await
+    }
+
+    /// Presents an invitation; the answer names tenant and agent of the certificate to issue. Hashes are SHA-256 in
+    /// hex.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub async fn enrol(&self, token_hash: String, key_hash: String) -> Result<(TenantName, AgentName), AskError> {
+        match self.call(|call| Event::Enrol { call, token_hash, key_hash }).await? {
+            Answer::Enrolled { tenant, agent } => Ok((tenant, agent)),
+            Answer::Applied { .. }
+            | Answer::Triggered { .. }
+            | Answer::Cancelled { .. }
+            | Answer::Explained(_)
+            | Answer::Agents(_)
+            | Answer::Invited { .. }
+            | Answer::Removed => Err(AskError::Unavailable),
+        }
+    }
+
+    /// A stream was accepted. `None` when the orchestrator is stopping.
+    pub async fn opened(&self, tenant: TenantName, agent: AgentName, spiffe_id: String) -> Option<(Conn, Outbox)> {
+        let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
+        let outbox = self.sessions.enter(conn);
+        if self.link(Event::Opened { conn, tenant, agent, spiffe_id }).await {
+            return Some((conn, outbox));
+        }
+        self.sessions.leave(conn);
+        None
+    }
+
+    /// One frame arrived. Waits while the driver is busy: the peer is slowed down, not the process. `false` when the
+    /// orchestrator is stopping.
+    pub async fn frame(&self, conn: Conn, messages: Vec<UpMessage>) -> bool {
+        self.link(Event::Frame { conn, messages }).await
+    }
+
+    /// A stream is gone.
+    pub async fn closed(&self, conn: Conn) {
+        self.sessions.leave(conn);
+        self.link(Event::Closed { conn }).await;
+    }
+
+    /// Changes whenever something new about the tenant is committed; the notices themselves are in the database.
+    #[must_use]
+    pub fn watch(&self, tenant: &TenantName) -> watch::Receiver<u64> {
+        self.hub.watch(tenant)
+    }
+
+    /// The clock that everything durable is told by: microseconds since 1970.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock.now().0
+    }
+
+    /// What went wrong so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The streams open now.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Whether the driver takes questions.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.inbox.is_closed()
+    }
+
+    async fn link(&self, event: Event) -> bool {
+        self.inbox.send(Item::Link(event)).await.is_ok()
+    }
+
+    async fn call(&self, event: impl FnOnce(Call) -> Event) -> Result<Answer, AskError> {
+        let call = Call(self.numbers.fetch_add(1, Ordering::Relaxed));
+        let (reply, answer) = oneshot::channel();
+        self.inbox.try_send(Item::Call(event(call), call, reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AskError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AskError::Unavailable,
+        })?;
+        match timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(answer))) => Ok(answer?),
+            Ok(Ok(Err(Unavailable)) | Err(_)) | Err(_) => Err(AskError::Unavailable),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The orchestrator's loop: takes what waits in the inbox, lets the core decide, commits once, then speaks.
+//!
+//! The order is the shared driver crate's; here are the inbox, the clock and where speech goes. There is one of it, and
+//! it alone owns core and store. It sleeps until something arrives or the core's next deadline, whichever is first.
+
+pub mod clock;
+mod handle;
+pub mod sessions;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use outpost_driver::{Core, Fatal, Store, Turn, turn};
+use outpost_orchestrator_core::Orchestrator;
+use outpost_orchestrator_core::event::{Call, Event, Speech};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use handle::{AskError, Handle};
+use handle::{Item, Reply, Unavailable};
+use sessions::Sessions;
+
+use crate::store::sqlite::Sqlite;
+use clock::Clock;
+
+/// What waits for a turn. Streams wait for room, questions are refused when there is none.
+const INBOX: usize = 4096;
+/// Events of one turn: enough to share a commit among many, few enough that it stays short.
+const BURST: usize = 1024;
+/// First and longest wait after a failed commit.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often what is of no more use is deleted, a little at a time.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// What went wrong since the start, for logs and metrics.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Things no honest agent does.
+    pub alarms: AtomicU64,
+    /// Transactions that failed.
+    pub failed_commits: AtomicU64,
+}
+
+/// The loop and everything it owns.
+#[derive(Debug)]
+pub struct Driver {
+    core: Orchestrator,
+    store: Sqlite,
+    clock: Clock,
+    inbox: mpsc::Receiver<Item>,
+    sessions: Sessions,
+    counters: Arc<Counters>,
+    replies: BTreeMap<Call, Reply>,
+    /// What streams brought in a turn that was not committed.
+    again: Vec<Event>,
+    failures: u32,
+}
+
+impl Driver {
+    /// Builds the core from what the store holds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn new(
+        mut store: Sqlite,
+        start: impl FnOnce(outpost_driver::Micros, <Orchestrator as Core>::Snapshot) -> Orchestrator,
+    ) -> Result<(Self, Handle), outpost_driver::LoadError> {
+        let clock = store.clock();
+        let snapshot = store.load().await?;
+        let core = start(clock.now(), snapshot);
+        let (sender, inbox) = mpsc::channel(INBOX);
+        let (sessions, counters) = (Sessions::default(), Arc::new(Counters::default()));
+        let handle = Handle {
+            inbox: sender,
+            sessions: sessions.clone(),
+            hub: store.hub(),
+            clock,
+            counters: counters.clone(),
+            numbers: Arc::new(AtomicU64::new(1)),
+        };
+        let (replies, again) = (BTreeMap::new(), Vec::new());
+        let driver = Self { core, store, clock, inbox, sessions, counters, replies, again, failures: 0 };
+        Ok((driver, handle))
+    }
+
+    /// Runs until `stop`, finishes the turn at hand and closes the store.
+    ///
+    /// # Errors
+    /// [`Fatal`] when the disk can no longer be trusted: the process must end.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
+        let mut items = Vec::with_capacity(BURST);
+        let mut pruned = Instant::now();
+        while self.next(&mut items, &stop).await {
+            self.turn(&mut items).await?;
+            if pruned.elapsed() >= PRUNE_EVERY && self.failures == 0 {
+                pruned = Instant::now();
+                self.prune().await;
+            }
+        }
+        self.inbox.close();
+        self.store.close().await.map_err(|error| Fatal(format!("the store could not be closed: {error}")))
+    }
+
+    /// Waits for the next turn's cause; `false` when there is to be none.
+    async fn next(&mut self, items: &mut Vec<Item>, stop: &CancellationToken) -> bool {
+        if self.failures > 0 {
+            // Events wait in the inbox meanwhile; streams are slowed down by its bound.
+            let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return false,
+                () = sleep(wait) => {}
+            }
+            while items.len() < BURST
+                && self.again.len() < INBOX
+                && let Ok(item) = self.inbox.try_recv() {
+                items.push(item);
+            }
+            return true;
+        }
+        let clock = self.clock;
+        let deadline = self.core.next_deadline().map(|at| Instant::now() + clock.until(at));
+        tokio::select! {
+            biased;
+            // First, so that a busy inbox cannot hold up a stop; nothing of it was promised yet.
+            () = stop.cancelled() => false,
+            // An inbox that is never empty cannot hold up deadlines: every turn settles them.
+            received = self.inbox.recv_many(items, BURST) => received > 0,
+            () = at(deadline) => true,
+        }
+    }
+
+    async fn turn(&mut self, items: &mut Vec<Item>) -> Result<(), Fatal> {
+        let mut events = std::mem::take(&mut self.again);
+        let mut calls = Vec::new();
+        for item in items.drain(..) {
+            match item {
+                Item::Link(event) => events.push(event),
+                Item::Call(event, call, reply) => {
+                    events.push(event);
+                    calls.push(call);
+                    self.replies.insert(call, reply);
+                }
+            }
+        }
+        let (sessions, replies, counters) = (&self.sessions, &mut self.replies, &*self.counters);
+        let speak = |speech| speak(sessions, replies, counters, speech);
+        match turn(&mut self.core, &mut self.store, self.clock.now(), &events, speak).await? {
+            Turn::Spoken => self.failures = 0,
+            Turn::NotCommitted(why) => self.not_committed(events, &calls, &why),
+        }
+        // Whoever gave up waiting needs no answer.
+        self.replies.retain(|_, reply| !reply.is_closed());
+        Ok(())
+    }
+
+    fn not_committed(&mut self, events: Vec<Event>, calls: &[Call], why: &str) {
+        self.failures = self.failures.saturating_add(1);
+        self.counters.failed_commits.fetch_add(1, Ordering::Relaxed);
+        error!(why, failures = self.failures, "nothing of this turn was stored; trying again");
+        for call in calls {
+            if let Some(reply) = self.replies.remove(call) {
+                // Whoever asked may be gone.
+                let _ = reply.send(Err(Unavailable));
+            }
+        }
+        let from_link = |event: &Event| match event {
+            Event::Opened { .. } | Event::Frame { .. } | Event::Closed { .. } => true,
+            Event::Asked { .. } | Event::Enrol { .. } => false,
+        };
+        self.again = events.into_iter().filter(from_link).collect();
+    }
+
+    async fn prune(&mut self) {
+        if let Err(error) = self.store.prune().await {
+            warn!(%error, "old notices, keys and invitations could not be deleted; trying again later");
+        }
+    }
+}
+
+/// Where each thing said goes. Never waits.
+fn speak(sessions: &Sessions, replies: &mut BTreeMap<Call, Reply>, counters: &Counters, speech: Speech) {
+    match speech {
+        Speech::Send { conn, messages } => sessions.send(conn, messages),
+        Speech::Close { conn, why } => sessions.close(conn, why),
+        Speech::Answer { call, answer } => {
+            if let Some(reply) = replies.remove(&call) {
+                // Whoever asked may be gone.
+                let _ = reply.send(Ok(answer));
+            }
+        }
+        Speech::Alarm { tenant, agent, what } => {
+            counters.alarms.fetch_add(1, Ordering::Relaxed);
+            warn!(%tenant, %agent, alarm = ?what, "an agent did what no honest agent does");
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Says in the log that the loop ended, and how.
+pub(crate) fn log_end(result: &Result<(), Fatal>) {
+    match result {
+        Ok(()) => info!("everything decided is stored; the store is closed"),
+        Err(fatal) => error!(%fatal, "the orchestrator must end"),
+    }
+}

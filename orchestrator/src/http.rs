@@ -1,0 +1,150 @@
+//! Serves the REST interface on one port: plain HTTP on loopback, TLS elsewhere, every limit stated.
+//!
+//! Knows nothing of what is served; a connection that misbehaves costs a bounded amount and ends alone.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use outpost_certs::tls::ReloadingServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use tracing::{debug, warn};
+
+/// Connections at once: a few hundred people's browsers with event streams.
+const CONNECTIONS: usize = 2048;
+/// TLS handshake, and then the headers of a request, each.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For a connection to end once it was told to.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Pause after the kernel could not accept, for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of all headers of one request.
+const HEADER_BYTES: usize = 16 * 1024;
+/// Headers of one request.
+const HEADERS: usize = 64;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 64;
+/// Bytes in flight on one request, and on all of one connection.
+const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
+
+/// Serves until `stop`, then waits for what is being answered. Without `tls` it must be a loopback address.
+pub(crate) async fn serve(
+    tcp: TcpListener,
+    tls: Option<Arc<ReloadingServerConfig>>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let (tasks, room) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS)));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accept(&tcp, &room) => accepted,
+        };
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(%error, "an API connection could not be accepted; pausing shortly");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
+        tasks.spawn(async move {
+            connection(stream, tls, router, stop).await;
+            drop(permit);
+        });
+    }
+    drop(tcp);
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn accept(
+    tcp: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = tcp.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<ReloadingServerConfig>>,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let Some(tls) = tls else { return serve_http(stream, router, stop).await };
+    match timeout(PATIENCE, TlsAcceptor::from(tls.current()).accept(stream)).await {
+        Ok(Ok(stream)) => serve_http(stream, router, stop).await,
+        Ok(Err(error)) => debug!(%error, "a TLS handshake on the API port failed"),
+        Err(_) => debug!("a TLS handshake on the API port took longer than allowed"),
+    }
+}
+
+async fn serve_http<S>(stream: S, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        let answer = router.clone().oneshot(request.map(axum::body::Body::new));
+        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+    });
+    let builder = limits();
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        result = connection.as_mut() => Some(result),
+        () = stop.cancelled() => None,
+    };
+    let result = match ended {
+        Some(result) => result,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        debug!(%error, "an API connection broke");
+    }
+}
+
+fn limits() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_headers(HEADERS)
+        .max_buf_size(HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_frame_size(16 * 1024)
+        .adaptive_window(false)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(256 * 1024)
+        .max_pending_accept_reset_streams(16)
+        .max_local_error_reset_streams(64)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(PATIENCE);
+    builder
+}

@@ -1,0 +1,285 @@
+//! Accepts connections for ever, whatever single ones do; bounds those that have not said who they are; serves HTTP/2
+//! on the others.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use outpost_certs::tls::{Peer, PeerError, ReloadingServerConfig, peer};
+use outpost_proto::limits::HANDSHAKE_TIMEOUT;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use super::limits::{
+    ACCEPT_PAUSE, CONNECTION_WINDOW, GOODBYE, HEADER_BYTES, HTTP_FRAME_BYTES, IDLE, KEEPALIVE, KEEPALIVE_TIMEOUT,
+    LOCAL_RESETS, PENDING_RESETS, SEND_BUFFER, STRANGERS, STRANGERS_PER_ADDRESS, STREAM_WINDOW, STREAMS,
+};
+use super::service::{Caller, Calls, Services};
+use crate::driver::Handle;
+use crate::identity::Enroller;
+
+/// The agents' port.
+pub struct Listener {
+    /// Bound already.
+    pub tcp: TcpListener,
+    /// Replaced when the server's certificate is.
+    pub tls: Arc<ReloadingServerConfig>,
+    /// First part of every SPIFFE id accepted.
+    pub trust_domain: String,
+    /// Where frames go.
+    pub handle: Handle,
+    /// Issues certificates for invitations.
+    pub enroller: Arc<Enroller>,
+}
+
+/// What every connection's task needs.
+#[derive(Clone)]
+struct Context {
+    tls: Arc<ReloadingServerConfig>,
+    trust_domain: Arc<str>,
+    services: Services,
+    strangers: Strangers,
+    stop: CancellationToken,
+}
+
+impl Listener {
+    /// Accepts until `stop`, then waits for all connections to end; the driver has ended their streams by then.
+    pub async fn serve(self, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let context = Context {
+            tls: self.tls,
+            trust_domain: self.trust_domain.into(),
+            services: Services { handle: self.handle, enroller: self.enroller, tasks: tasks.clone() },
+            strangers: Strangers::default(),
+            stop: stop.clone(),
+        };
+        let accepting = accept(&self.tcp, &context, &tasks);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = accepting => {}
+        }
+        drop(self.tcp);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn accept(tcp: &TcpListener, context: &Context, tasks: &TaskTracker) {
+    loop {
+        // Before accepting: what is not accepted waits in the kernel's queue and costs nothing here.
+        let Some(room) = context.strangers.room().await else { return };
+        match tcp.accept().await {
+            Ok((stream, address)) => match context.strangers.enter(address.ip(), room) {
+                Some(stranger) => drop(tasks.spawn(connection(stream, address, stranger, context.clone()))),
+                None => debug!(%address, "too many connections from this address that do not say who they are"),
+            },
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted; pausing shortly");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+async fn connection(stream: TcpStream, address: SocketAddr, stranger: Stranger, context: Context) {
+    let (tls, peer) = match handshake(stream, &context).await {
+        Ok(shaken) => shaken,
+        Err(error) => return debug!(%address, %error, "no connection"),
+    };
+    // Whoever has shown a certificate is counted by the core, as that agent; anybody else stays a stranger to the end.
+    let _stranger = match peer {
+        Peer::Agent(_) => None,
+        Peer::Anonymous => Some(stranger),
+    };
+    serve(tls, peer, address, &context).await;
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HandshakeError {
+    #[error("the TLS handshake took longer than allowed")]
+    Slow,
+    #[error("the TLS handshake failed: {0}")]
+    Tls(#[from] io::Error),
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+}
+
+async fn handshake(stream: TcpStream, context: &Context) -> Result<(TlsStream<TcpStream>, Peer), HandshakeError> {
+    stream.set_nodelay(true)?;
+    let acceptor = TlsAcceptor::from(context.tls.current());
+    let tls = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| HandshakeError::Slow)??;
+    let peer = peer(tls.get_ref().1, &context.trust_domain)?;
+    Ok((tls, peer))
+}
+
+async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, context: &Context) {
+    let (calls, mut count) = Calls::new();
+    let caller = Caller { peer: Arc::new(peer), calls };
+    let services = context.services.clone();
+    let service = hyper::service::service_fn(move |request| {
+        let call = services.clone().call(caller.clone(), request);
+        async move { Ok::<_, std::convert::Infallible>(call.await) }
+    });
+    let connection = http2_limits(&context.services.tasks).serve_connection(TokioIo::new(tls), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        biased;
+        result = connection.as_mut() => Some(result),
+        () = idle(&mut count) => None,
+        () = context.stop.cancelled() => None,
+    };
+    let result = match ended {
+        Some(result) => result,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        debug!(%address, %error, "the connection broke");
+    }
+}
+
+/// Nothing is left to a default: those are made for peers that are trusted more.
+fn http2_limits(tasks: &TaskTracker) -> http2::Builder<Tracked> {
+    let mut http2 = http2::Builder::new(Tracked(tasks.clone()));
+    http2
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_BYTES)
+        .header_table_size(4096)
+        .max_frame_size(HTTP_FRAME_BYTES)
+        .adaptive_window(false)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .auto_date_header(false);
+    http2
+}
+
+/// Ends when no call was open for [`IDLE`].
+async fn idle(calls: &mut watch::Receiver<usize>) {
+    while timeout(IDLE, calls.wait_for(|open| *open > 0)).await.is_ok_and(|open| open.is_ok()) {
+        if calls.wait_for(|open| *open == 0).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs what HTTP/2 spawns where it is waited for.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Connections that have not said who they are, in all and by address.
+#[derive(Clone)]
+struct Strangers {
+    room: Arc<Semaphore>,
+    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+}
+
+/// One of them; counted until it is dropped.
+struct Stranger {
+    address: IpAddr,
+    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { room: Arc::new(Semaphore::new(STRANGERS)), by_address: Arc::default() }
+    }
+}
+
+impl Strangers {
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        self.room.clone().acquire_owned().await.ok()
+    }
+
+    fn enter(&self, address: IpAddr, room: OwnedSemaphorePermit) -> Option<Stranger> {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_insert(0);
+        if *count >= STRANGERS_PER_ADDRESS {
+            return None;
+        }
+        *count += 1;
+        Some(Stranger { address, by_address: self.by_address.clone(), _room: room })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_address_cannot_use_up_the_room() {
+        let strangers = Strangers::default();
+        let (busy, other) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
+        let mut held = Vec::new();
+        for _ in 0..STRANGERS_PER_ADDRESS {
+            let room = strangers.room().await.unwrap();
+            held.push(strangers.enter(busy, room).unwrap());
+        }
+        let room = strangers.room().await.unwrap();
+        assert!(strangers.enter(busy, room).is_none());
+        let room = strangers.room().await.unwrap();
+        assert!(strangers.enter(other, room).is_some());
+        held.pop();
+        let room = strangers.room().await.unwrap();
+        assert!(strangers.enter(busy, room).is_some());
+        drop(held);
+        assert!(strangers.by_address.lock().unwrap().is_empty());
+        assert_eq!(strangers.room.available_permits(), STRANGERS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_with_a_call_is_not_idle() {
+        let (calls, mut count) = Calls::new();
+        let call = calls.begin();
+        assert!(timeout(IDLE * 10, idle(&mut count)).await.is_err());
+        drop(call);
+        assert!(timeout(IDLE * 2, idle(&mut count)).await.is_ok());
+    }
+}

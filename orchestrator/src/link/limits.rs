@@ -1,0 +1,44 @@
+//! Every limit of the agents' port on one page, beside those of the wire itself in `outpost_proto::limits`.
+
+use std::time::Duration;
+
+use outpost_proto::limits::{DOWN_FRAME_BYTES, HANDSHAKE_TIMEOUT, HELLO_TIMEOUT, UP_FRAME_BYTES};
+
+/// Connections that have not shown a certificate yet, in all: accepting pauses above it.
+pub(super) const STRANGERS: usize = 4096;
+/// Of these, from one address: whole sites come back at once from behind one address, and a flood from one address must
+/// not be all of [`STRANGERS`].
+pub(super) const STRANGERS_PER_ADDRESS: usize = 1024;
+/// Pause after the kernel could not accept, for want of descriptors or memory.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A connection without a call is closed: nobody has a reason to keep one.
+pub(super) const IDLE: Duration = HANDSHAKE_TIMEOUT;
+/// For a connection to end once it was told to.
+pub(super) const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Calls at once on one connection: one link, one renewal beside it, and room for the next ones to begin before these end.
+pub(super) const STREAMS: u32 = 4;
+/// Bytes of all headers of one call.
+pub(super) const HEADER_BYTES: u32 = 8 * 1024;
+/// Bytes of one HTTP/2 frame.
+pub(super) const HTTP_FRAME_BYTES: u32 = 16 * 1024;
+/// Bytes in flight from an agent: two frames of the largest kind.
+pub(super) const STREAM_WINDOW: u32 = 2 * 64 * 1024;
+/// Bytes in flight on a connection.
+pub(super) const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+/// Bytes waiting in HTTP/2 for a slow agent.
+pub(super) const SEND_BUFFER: usize = DOWN_FRAME_BYTES;
+/// Streams an agent may open and reset before it is taken for an attack.
+pub(super) const PENDING_RESETS: usize = 16;
+/// Streams reset from here, for what the peer did wrong, before the connection is ended.
+pub(super) const LOCAL_RESETS: usize = 64;
+/// An idle line is asked whether anybody is there.
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(20);
+/// And given up without an answer.
+pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of one identity call, either way: a certificate chain is the largest.
+pub(super) const IDENTITY_BYTES: usize = 16 * 1024;
+
+const _: () = assert!(STRANGERS_PER_ADDRESS * 2 <= STRANGERS, "one address must not use up all");
+const _: () = assert!(UP_FRAME_BYTES <= STREAM_WINDOW as usize, "a frame fits into the window");
+const _: () = assert!(HELLO_TIMEOUT.as_secs() <= 30, "a silent stream ends soon");

@@ -1,0 +1,144 @@
+//! The calls of the agents' port: one stream, and the identity calls beside it. Everything else is unimplemented.
+//!
+//! Who calls comes from the certificate of the connection and from nothing that was sent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outpost_certs::identity::AgentIdentity;
+use outpost_certs::tls::Peer;
+use outpost_proto::limits::{DOWN_FRAME_BYTES, UP_FRAME_BYTES};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::server::Grpc;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
+
+use super::codec::Opaque;
+use super::limits::IDENTITY_BYTES;
+use super::session::Session;
+use crate::driver::Handle;
+use crate::identity::Enroller;
+
+/// What all connections share.
+#[derive(Clone)]
+pub(super) struct Services {
+    pub(super) handle: Handle,
+    pub(super) enroller: Arc<Enroller>,
+    /// Owns the sessions' tasks.
+    pub(super) tasks: TaskTracker,
+}
+
+/// One connection's peer and how many calls it has open.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) peer: Arc<Peer>,
+    pub(super) calls: Calls,
+}
+
+/// Counts a connection's open calls, so that one without any can be closed.
+#[derive(Clone)]
+pub(super) struct Calls(Arc<watch::Sender<usize>>);
+
+/// One open call; a stream's task holds it too.
+pub(super) struct OpenCall(Calls);
+
+impl Calls {
+    pub(super) fn new() -> (Self, watch::Receiver<usize>) {
+        let (count, counted) = watch::channel(0);
+        (Self(Arc::new(count)), counted)
+    }
+
+    pub(super) fn begin(&self) -> OpenCall {
+        self.0.send_modify(|count| *count += 1);
+        OpenCall(self.clone())
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+type Frames = ReceiverStream<Result<Bytes, Status>>;
+
+impl Services {
+    /// Answers one call.
+    pub(super) async fn call(
+        self,
+        caller: Caller,
+        request: http::Request<hyper::body::Incoming>,
+    ) -> http::Response<Body> {
+        let call = Arc::new(caller.calls.begin());
+        match request.uri().path() {
+            "/outpost.link.v1.Link/Connect" => {
+                let mut grpc = Grpc::new(Opaque)
+                    .max_decoding_message_size(UP_FRAME_BYTES)
+                    .max_encoding_message_size(DOWN_FRAME_BYTES);
+                let connect =
+                    tower::service_fn(move |request| self.clone().connect(caller.peer.clone(), call.clone(), request));
+                grpc.streaming(connect, request).await
+            }
+            "/outpost.identity.v1.Identity/Enrol" => {
+                let enroller = self.enroller;
+                unary(request, move |bytes| async move { enroller.enrol(&bytes).await }).await
+            }
+            "/outpost.identity.v1.Identity/Renew" | "/outpost.identity.v1.Identity/Recover" => {
+                unary(request, |_| std::future::ready(Err(not_offered()))).await
+            }
+            _ => Status::unimplemented("there is no such call on this port").into_http(),
+        }
+    }
+
+    async fn connect(
+        self,
+        peer: Arc<Peer>,
+        call: Arc<OpenCall>,
+        request: Request<Streaming<Bytes>>,
+    ) -> Result<Response<Frames>, Status> {
+        let identity = admitted(&peer)?;
+        let AgentIdentity { tenant, agent, spiffe_id, .. } = identity.clone();
+        let opened = self.handle.opened(tenant, agent, spiffe_id).await;
+        let Some((conn, outbox)) = opened else {
+            return Err(Status::unavailable("the orchestrator is stopping; connect again"));
+        };
+        info!(tenant = %identity.tenant, agent = %identity.agent, conn = conn.0, "session begins");
+        // One frame under way at a time: what waits, waits in the bounded outbox.
+        let (out, frames) = mpsc::channel(1);
+        let inbound = request.into_inner();
+        let session = Session { identity, conn, handle: self.handle, outbox, inbound, out, _call: call };
+        self.tasks.spawn(session.run());
+        Ok(Response::new(ReceiverStream::new(frames)))
+    }
+}
+
+/// Streams are for agents with a certificate.
+fn admitted(peer: &Peer) -> Result<AgentIdentity, Status> {
+    match peer {
+        Peer::Agent(identity) => Ok(identity.clone()),
+        Peer::Anonymous => Err(Status::unauthenticated("this call needs an agent's certificate; enrol first")),
+    }
+}
+
+async fn unary<F, R>(request: http::Request<hyper::body::Incoming>, answer: F) -> http::Response<Body>
+where
+    F: FnOnce(Bytes) -> R + Clone,
+    R: Future<Output = Result<Bytes, Status>>,
+{
+    let answer = tower::service_fn(move |request: Request<Bytes>| {
+        let answer = answer.clone();
+        async move { answer(request.into_inner()).await.map(Response::new) }
+    });
+    Grpc::new(Opaque)
+        .max_decoding_message_size(IDENTITY_BYTES)
+        .max_encoding_message_size(IDENTITY_BYTES)
+        .unary(answer, request)
+        .await
+}
+
+fn not_offered() -> Status {
+    Status::unimplemented("certificates are not renewed by this orchestrator; enrol again with a new join token")
+}

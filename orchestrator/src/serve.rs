@@ -1,0 +1,248 @@
+//! `serve`: opens everything, listens, says so, runs until told to stop, and stops in order.
+//!
+//! Order of stopping: no new connections; streams end with `unavailable`; what is decided is stored; the store is
+//! closed. All of it within [`DRAIN`].
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use outpost_certs::ca::Authority;
+use outpost_certs::tls::{ReloadingServerConfig, api_server_config, server_config};
+use outpost_driver::Fatal;
+use outpost_orchestrator_core::{Orchestrator, Settings};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::cli::{Failure, ServeArgs};
+use crate::config::{self, CA, DirLock, ServerFile};
+use crate::driver::{self, Driver};
+use crate::identity::Enroller;
+use crate::store::sqlite::Sqlite;
+use crate::{ApiState, JoinInfo, admin, api, http, link, process};
+
+/// How long stopping may take.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long the server's own certificate holds.
+const SERVER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// When it is replaced: at a third of its life, so that two failures in a row do no harm.
+const REISSUE: Duration = Duration::from_secs(8 * 60 * 60);
+/// And when that failed.
+const REISSUE_RETRY: Duration = Duration::from_secs(60);
+
+/// Runs a server to its end.
+pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
+    if let Some(fd) = args.leash_fd {
+        process::end_with(fd).map_err(Failure::refused)?;
+    }
+    process::raise_descriptor_limit();
+    let stop = process::stop_signal().map_err(Failure::failed)?;
+    let dir = config::directory(args.dir.dir.clone()).map_err(Failure::refused)?;
+    let server = Server::start(&args, &dir).await?;
+    server.announce(&args)?;
+    server.run(stop).await
+}
+
+/// Everything that runs.
+struct Server {
+    agents: SocketAddr,
+    api: SocketAddr,
+    api_scheme: &'static str,
+    driver: JoinHandle<Result<(), Fatal>>,
+    ports: Vec<JoinHandle<()>>,
+    handle: driver::Handle,
+    /// Ends ports, then the driver.
+    stop_ports: CancellationToken,
+    stop_driver: CancellationToken,
+    _lock: DirLock,
+}
+
+impl Server {
+    async fn start(args: &ServeArgs, dir: &Path) -> Result<Self, Failure> {
+        let (store, lock) = open(dir).await?;
+        let authority = Arc::new(Authority::load(&dir.join(CA)).map_err(Failure::failed)?);
+        let (agents_tcp, api_tcp) = (listen("agents", args.agents).await?, listen("api", args.api).await?);
+        let agents = agents_tcp.local_addr().map_err(Failure::failed)?;
+        let api = api_tcp.local_addr().map_err(Failure::failed)?;
+        let server_file = ServerFile::read(dir).map_err(Failure::failed)?;
+        let (names, join) = public(args, &server_file, agents, &authority);
+        let tls = Tls::new(authority.clone(), names)?;
+
+        let (reader, access) = (store.reader(), store.access());
+        let seed = seed().map_err(Failure::failed)?;
+        let start = |now, snapshot| Orchestrator::new(Settings::default(), seed, now, snapshot);
+        let (driver, handle) = Driver::new(store, start).await.map_err(Failure::failed)?;
+        let (stop_ports, stop_driver) = (CancellationToken::new(), CancellationToken::new());
+        let driver = tokio::spawn(driver.run(stop_driver.clone()));
+
+        let enroller = Arc::new(Enroller::new(handle.clone(), authority.clone()));
+        let trust_domain = authority.trust_domain().to_owned();
+        let listener = link::Listener {
+            tcp: agents_tcp,
+            tls: tls.agents.clone(),
+            trust_domain,
+            handle: handle.clone(),
+            enroller,
+        };
+        let state = ApiState { handle: handle.clone(), reader, access, join, draining: stop_ports.clone() };
+        let plain = api.ip().is_loopback();
+        let api_tls = (!plain).then(|| tls.api.clone());
+        let ports = vec![
+            tokio::spawn(listener.serve(stop_ports.clone())),
+            tokio::spawn(http::serve(api_tcp, api_tls, api::router(state), stop_ports.clone())),
+            tokio::spawn(tls.keep_fresh(stop_ports.clone())),
+        ];
+        let api_scheme = if plain { "http" } else { "https" };
+        Ok(Self { agents, api, api_scheme, driver, ports, handle, stop_ports, stop_driver, _lock: lock })
+    }
+
+    /// Says, in the log and where it was asked for, that both ports listen.
+    fn announce(&self, args: &ServeArgs) -> Result<(), Failure> {
+        let api = format!("{}://{}", self.api_scheme, self.api);
+        info!(agents = %self.agents, api, "listening");
+        let ready = serde_json::json!({ "agents": self.agents.to_string(), "api": api }).to_string();
+        process::announce(&ready, args.ready_file.as_deref(), args.ready_fd).map_err(Failure::failed)
+    }
+
+    async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
+        let early = tokio::select! {
+            biased;
+            // The driver ends by itself only when nothing can be stored safely any more.
+            ended = &mut self.driver => Some(ended),
+            () = stop.cancelled() => None,
+        };
+        if let Some(ended) = early {
+            return result_of(ended);
+        }
+        info!("stopping: streams end, what is decided is stored");
+        timeout(DRAIN, self.drain()).await.unwrap_or_else(|_| {
+            warn!("stopping took longer than {DRAIN:?}; what is left is cut off");
+            Ok(())
+        })
+    }
+
+    async fn drain(self) -> Result<(), Failure> {
+        self.stop_ports.cancel();
+        self.handle.sessions().drain();
+        for port in self.ports {
+            if let Err(error) = port.await {
+                error!(%error, "a port's task ended badly");
+            }
+        }
+        self.stop_driver.cancel();
+        result_of(self.driver.await)
+    }
+}
+
+fn result_of(ended: Result<Result<(), Fatal>, tokio::task::JoinError>) -> Result<(), Failure> {
+    let result = ended.unwrap_or_else(|error| Err(Fatal(format!("the driver's task ended badly: {error}"))));
+    driver::log_end(&result);
+    result.map_err(Failure::fatal)
+}
+
+/// The database first, so that a missing or newer one is said before anything else; then the lock.
+async fn open(dir: &Path) -> Result<(Sqlite, DirLock), Failure> {
+    if !dir.join(crate::store::sqlite::FILE).exists() {
+        let missing = crate::store::OpenError::Missing(dir.join(crate::store::sqlite::FILE));
+        return Err(Failure::refused(missing));
+    }
+    let lock = DirLock::take(dir).map_err(|error| match error {
+        config::DirError::InUse(_) | config::DirError::NoDefault => Failure::refused(error),
+        config::DirError::Io { .. } | config::DirError::Content { .. } => Failure::failed(error),
+    })?;
+    let store = Sqlite::open(dir).await.map_err(|error| admin::of_open(&error))?;
+    Ok((store, lock))
+}
+
+async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
+            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose one it has",
+            _ => "choose another address",
+        };
+        Failure::refused(format!("cannot listen on {address} (--{what}): {error}; {advice}"))
+    })
+}
+
+/// The names in the server's certificate, and what join tokens say.
+fn public(
+    args: &ServeArgs,
+    file: &ServerFile,
+    agents: SocketAddr,
+    authority: &Authority,
+) -> (Vec<String>, JoinInfo) {
+    let public = args.public_agents.clone().unwrap_or_else(|| match file.names.first() {
+        Some(name) if name.contains(':') => format!("[{name}]:{}", agents.port()),
+        Some(name) => format!("{name}:{}", agents.port()),
+        None if agents.ip().is_unspecified() => format!("127.0.0.1:{}", agents.port()),
+        None => agents.to_string(),
+    });
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    names.extend(file.names.iter().cloned());
+    if !agents.ip().is_unspecified() {
+        names.push(agents.ip().to_string());
+    }
+    if let Some((host, _)) = public.rsplit_once(':') {
+        names.push(host.trim_matches(['[', ']']).to_owned());
+    }
+    names.sort();
+    names.dedup();
+    let trust_domain = authority.trust_domain().to_owned();
+    (names, JoinInfo { agents: public, trust_domain, root_pin: authority.root_pin() })
+}
+
+/// The server's certificate, on both ports, replaced before it ends.
+#[derive(Clone)]
+struct Tls {
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    agents: Arc<ReloadingServerConfig>,
+    api: Arc<ReloadingServerConfig>,
+}
+
+type Configs = (Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>);
+
+impl Tls {
+    fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, Failure> {
+        let (agents, api) = issue(&authority, &names).map_err(Failure::failed)?;
+        let (agents, api) = (ReloadingServerConfig::new(agents), ReloadingServerConfig::new(api));
+        Ok(Self { authority, names, agents: Arc::new(agents), api: Arc::new(api) })
+    }
+
+    async fn keep_fresh(self, stop: CancellationToken) {
+        let mut wait = REISSUE;
+        while stop.run_until_cancelled(sleep(wait)).await.is_some() {
+            match issue(&self.authority, &self.names) {
+                Ok((agents, api)) => {
+                    self.agents.replace(agents);
+                    self.api.replace(api);
+                    wait = REISSUE;
+                }
+                Err(why) => {
+                    error!(why, "the server's certificate could not be replaced; trying again");
+                    wait = REISSUE_RETRY;
+                }
+            }
+        }
+    }
+}
+
+fn issue(authority: &Authority, names: &[String]) -> Result<Configs, String> {
+    let identity = authority.issue_server(names, SystemTime::now(), SERVER_LIFE).map_err(|error| error.to_string())?;
+    let anchors = [authority.agents_anchor().clone()];
+    let agents = server_config(&identity, &anchors).map_err(|error| error.to_string())?;
+    let api = api_server_config(&identity).map_err(|error| error.to_string())?;
+    Ok((agents, api))
+}
+
+fn seed() -> Result<[u8; 32], getrandom::Error> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)?;
+    Ok(seed)
+}
