@@ -133,6 +133,23 @@ async fn a_server_without_http2_is_an_interception() {
 }
 
 #[tokio::test]
+async fn an_older_tls_is_not_spoken() {
+    let ca = Ca::new("root");
+    static OLD: [&rustls::SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
+    let server = start(
+        Tls {
+            versions: &OLD,
+            ..Tls::usual(&ca)
+        },
+        Behaviour::Echo,
+    )
+    .await;
+    let rig = Rig::enrolled(&ca, Timeouts::default()).await;
+    let (reason, text) = refused(&rig, &server).await;
+    assert_eq!(reason, ClosedReason::Tls(TlsProblem::Other), "{text}");
+}
+
+#[tokio::test]
 async fn a_server_that_wants_another_certificate_makes_us_unauthenticated() {
     let (ca, other) = (Ca::new("root"), Ca::new("other"));
     let client_root = other.root_der().into();

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use outpost_agent_link::BytesCodec;
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -61,6 +61,7 @@ pub(crate) struct Tls {
     pub(crate) client_root: CertificateDer<'static>,
     pub(crate) client_certificate_required: bool,
     pub(crate) alpn: Vec<Vec<u8>>,
+    pub(crate) versions: &'static [&'static SupportedProtocolVersion],
 }
 
 impl Tls {
@@ -70,6 +71,7 @@ impl Tls {
             client_root: CertificateDer::from(ca.root_der()),
             client_certificate_required: false,
             alpn: vec![b"h2".to_vec()],
+            versions: rustls::ALL_VERSIONS,
         }
     }
 
@@ -87,7 +89,7 @@ impl Tls {
         .build()
         .unwrap();
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(self.versions)
             .unwrap()
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.certificate.chain, self.certificate.key)
