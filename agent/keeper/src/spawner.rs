@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
@@ -37,6 +38,9 @@ const KILL_AGAIN: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
+/// How often, and how far apart, the end of a leash tries to remove the cgroups.
+const LEAVE_TRIES: u32 = 50;
+const LEAVE_AGAIN: Duration = Duration::from_millis(10);
 /// How long the end of a leash waits for the keepers' own.
 const LEASH_WAIT_US: u64 = 1_000_000;
 
@@ -100,7 +104,22 @@ impl Spawner {
             self.accept();
             self.answer();
         }
-        self.placement.leave();
+        self.leave();
+    }
+
+    /// With a leash nothing stays behind: an earlier spawner's keepers are ending at this moment too.
+    fn leave(&self) {
+        let tries = if self.leash_over_since_us.is_some() {
+            LEAVE_TRIES
+        } else {
+            1
+        };
+        for _ in 0..tries {
+            if self.placement.leave() {
+                return;
+            }
+            std::thread::sleep(LEAVE_AGAIN);
+        }
     }
 
     fn may_leave(&mut self) -> bool {

@@ -73,11 +73,12 @@ impl Base {
     }
 
     /// Goes back to where the caller came from and removes the nodes, if they are empty.
-    pub(super) fn leave(&self) {
+    pub(super) fn leave(&self) -> bool {
         if let Some(parent) = self.dir.parent() {
             let _ = fs::write(parent.join("cgroup.procs"), "0");
         }
         self.remove_nodes();
+        !self.dir.exists()
     }
 
     fn remove_nodes(&self) {

@@ -60,11 +60,9 @@ impl Placement {
             .map_or(Ok(()), cgroup::Base::enter_keepers)
     }
 
-    /// Removes what `find` and `enter` made, if nothing is in it any more.
-    pub(crate) fn leave(&self) {
-        if let Some(base) = &self.base {
-            base.leave();
-        }
+    /// Removes what `find` and `enter` made; `false` when something is still in it.
+    pub(crate) fn leave(&self) -> bool {
+        self.base.as_ref().is_none_or(cgroup::Base::leave)
     }
 
     /// The level a task gets.

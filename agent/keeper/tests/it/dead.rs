@@ -7,7 +7,7 @@ use outpost_agent_keeper::adopt::{
     read_exit_record, try_claim,
 };
 use outpost_agent_keeper::process::ProcessRef;
-use outpost_agent_keeper::protocol::{Cause, Ended, FromKeeper, Want};
+use outpost_agent_keeper::protocol::{Cause, Ended, FromKeeper, UserIds, Want};
 use rustix::process::Signal;
 
 use crate::site::*;
@@ -98,6 +98,42 @@ fn c3_a_killed_keeper_takes_its_tree_along_in_a_cgroup() {
 fn c3_a_killed_keeper_takes_its_tree_along_in_a_pid_namespace() {
     c3_a_killed_keeper_takes_its_tree_along(Want::PidNamespace, true);
     c3_a_killed_keeper_takes_its_tree_along(Want::PidNamespace, false);
+}
+
+fn the_first_process_ends_with_its_keeper_though_nobody_looks(user: Option<UserIds>) {
+    let site = Site::new();
+    let mut spec = site.spec(&[
+        "/bin/sh",
+        "-c",
+        "trap '' TERM; while :; do sleep 0.05; done",
+    ]);
+    spec.containment = Want::Subreaper;
+    spec.user = user;
+    spec.cwd = "/".into();
+    let keeper = site.start(&spec);
+    let task = running(&keeper);
+    kill(ProcessRef::of(site.spawner_pid()).unwrap());
+    kill(keeper_of(&spec).keeper);
+    until("the end of the first process", || {
+        (!task.is_alive()).then_some(())
+    });
+}
+
+#[test]
+fn the_first_process_ends_with_its_keeper() {
+    the_first_process_ends_with_its_keeper_though_nobody_looks(None);
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn the_first_process_of_another_user_ends_with_its_keeper() {
+    // A change of user clears the signal of the parent's death.
+    let nobody = UserIds {
+        uid: 65534,
+        gid: 65534,
+        groups: Vec::new(),
+    };
+    the_first_process_ends_with_its_keeper_though_nobody_looks(Some(nobody));
 }
 
 #[test]
