@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, Conn};
+use outpost_proto::ids::{AttemptId, CommandSeq, Conn};
 use outpost_proto::message::{CatalogueEntry, Heartbeat, Hello, OnDisconnect};
-use outpost_proto::name::{AgentName, EntryHash, EntryName};
+use outpost_proto::name::{AgentName, EntryHash, EntryName, TenantName};
 
 use crate::event::AgentView;
 use crate::limits::Settings;
@@ -31,10 +31,12 @@ pub(crate) struct Agent {
     pub(crate) held: BTreeSet<AttemptId>,
     pub(crate) live: Live,
     watched: Option<Micros>,
+    /// What the newest turn that touched it found.
+    found: Option<(u64, Before)>,
 }
 
 /// What is known of an agent only as long as this process lives.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Live {
     pub(crate) opening: Option<Opening>,
     pub(crate) session: Option<Session>,
@@ -43,6 +45,13 @@ pub(crate) struct Live {
     pub(crate) last_heard: Option<Micros>,
     /// Assigned attempts that surely did not reach it: to be sent as soon as it takes work.
     pub(crate) unsent: BTreeSet<AttemptId>,
+}
+
+/// An agent's live part before a turn touched it: needed only if the turn's commit fails.
+#[derive(Debug, Clone)]
+pub(crate) struct Before {
+    pub(crate) live: Live,
+    command_seq: CommandSeq,
 }
 
 impl Live {
@@ -91,32 +100,67 @@ impl Agent {
             held: BTreeSet::new(),
             live: Live::default(),
             watched: None,
+            found: None,
             record,
         }
     }
 
-    pub(crate) fn into_live(self) -> Live {
-        self.live
+    /// Remembers the live part before this turn changes it.
+    pub(crate) fn remember(&mut self, turn: u64) {
+        if self
+            .found
+            .as_ref()
+            .is_none_or(|(found_in, _)| *found_in != turn)
+        {
+            self.found = Some((
+                turn,
+                Before {
+                    live: self.live.clone(),
+                    command_seq: self.record.command_seq,
+                },
+            ));
+        }
     }
 
-    /// Goes on with the connections of a former state of this agent.
-    pub(crate) fn take_live(
-        &mut self,
-        live: Live,
-        keep: bool,
-        attempts: &BTreeMap<AttemptId, AttemptRecord>,
-    ) {
-        self.live = live;
-        if !keep {
-            self.live.session = None;
-            self.live.unsent.clear();
+    /// The live part as it was before this turn.
+    pub(crate) fn before(self, turn: u64) -> Before {
+        match self.found {
+            Some((found_in, before)) if found_in == turn => before,
+            Some(_) | None => Before {
+                live: self.live,
+                command_seq: self.record.command_seq,
+            },
         }
+    }
+
+    /// Goes on with the connections of a former state of this agent; gives those that cannot. A session goes on if it
+    /// is still the durable one and no command is durable that was never spoken on it.
+    pub(crate) fn resume(
+        &mut self,
+        was: Before,
+        open: &BTreeMap<Conn, TenantName>,
+        attempts: &BTreeMap<AttemptId, AttemptRecord>,
+    ) -> Vec<Conn> {
+        self.live = was.live;
+        self.live
+            .opening
+            .take_if(|opening| !open.contains_key(&opening.conn));
+        self.live
+            .session
+            .take_if(|session| !open.contains_key(&session.conn));
         let assigned = |id: &AttemptId| {
             attempts
                 .get(id)
                 .is_some_and(|attempt| attempt.phase == Phase::Assigned)
         };
         self.live.unsent.retain(assigned);
+        let record = &self.record;
+        let unspoken = was.command_seq != record.command_seq;
+        let ended = self
+            .live
+            .session
+            .take_if(|session| unspoken || session.epoch != record.session_epoch);
+        ended.into_iter().map(|session| session.conn).collect()
     }
 
     /// The catalogue's entry of this name.

@@ -3,6 +3,10 @@
 //! A pure state machine: no clock, no disk, no network, no randomness of its own. [`event`] is everything that can
 //! happen and everything that can result, [`record`] everything that is durable, [`spec`] a workflow as it was applied.
 //! [`Orchestrator`] only routes: each stream, question and timer to its own tenant.
+//!
+//! After a failed commit the caller reloads and then shows the failed turn's `Opened`, `Frame` and `Closed` again:
+//! connections are put back to where they were before it. Questions of that turn are not shown again; whoever asked is
+//! told to.
 
 mod agent;
 mod ask;
@@ -33,7 +37,7 @@ use crate::enrol::Invites;
 use crate::event::{Answer, Ask, Call, CloseReason, Denied, Event, Speech};
 pub use crate::limits::Settings;
 use crate::record::{Snapshot, TaskRecord, Write};
-use crate::tenant::{Ctx, Out, Tenant, TurnLog};
+use crate::tenant::{Ctx, Out, Tenant};
 
 /// The orchestrator's core.
 #[derive(Debug)]
@@ -50,11 +54,14 @@ pub struct Orchestrator {
     wake_of: BTreeMap<TenantName, Micros>,
     /// Tenants that something happened to in this turn.
     touched: BTreeSet<TenantName>,
-    turn: TurnLog,
+    /// Counts turns: from the first call after a settle to the next settle.
+    turn: u64,
     /// Whether the present turn has been settled, so that the next call begins another.
     settled: bool,
     /// Streams to end with the next turn: they could not go on after a failed commit.
-    ending: Vec<(Conn, CloseReason)>,
+    ending: Vec<Conn>,
+    /// Whether the present turn told them so.
+    ending_said: bool,
     lost_from: Micros,
 }
 
@@ -72,9 +79,10 @@ impl Orchestrator {
             wakes: BTreeSet::new(),
             wake_of: BTreeMap::new(),
             touched: BTreeSet::new(),
-            turn: TurnLog::default(),
+            turn: 0,
             settled: true,
             ending: Vec::new(),
+            ending_said: false,
             lost_from: now.plus(settings.restart_grace),
         };
         orchestrator.load(now, snapshot);
@@ -164,7 +172,7 @@ impl Orchestrator {
             chance: &mut self.chance,
             recovery: self.recovery,
             lost_from: self.lost_from,
-            turn: &mut self.turn,
+            turn: self.turn,
             out,
         };
         let decided = decide(tenant, &mut ctx, &mut self.invites);
@@ -193,18 +201,14 @@ impl Orchestrator {
         self.with(now, name, out, decide)
     }
 
+    /// A call after a settle begins a turn, and tells that the former one was committed.
     fn begin(&mut self) {
         if std::mem::take(&mut self.settled) {
-            self.turn = TurnLog {
-                number: self.turn.number + 1,
-                ..TurnLog::default()
-            };
+            self.turn += 1;
+            if std::mem::take(&mut self.ending_said) {
+                self.ending.clear();
+            }
         }
-    }
-
-    fn close(&mut self, conn: Conn, why: CloseReason, out: &mut Out) {
-        self.turn.closed.push((conn, why));
-        out.speech.push(Speech::Close { conn, why });
     }
 
     fn asked(&mut self, now: Micros, call: Call, name: &TenantName, ask: &Ask, out: &mut Out) {
@@ -297,7 +301,10 @@ impl Core for Orchestrator {
                     tenant.opened(ctx, *conn, agent, spiffe_id)
                 });
                 if known.is_none() {
-                    self.close(*conn, CloseReason::Removed, out);
+                    out.speech.push(Speech::Close {
+                        conn: *conn,
+                        why: CloseReason::Removed,
+                    });
                 }
             }
             Event::Frame { conn, messages } => {
@@ -327,9 +334,13 @@ impl Core for Orchestrator {
 
     fn settle(&mut self, now: Micros, out: &mut Out) {
         self.begin();
-        for (conn, why) in std::mem::take(&mut self.ending) {
-            self.close(conn, why, out);
-        }
+        let why = CloseReason::Replaced;
+        out.speech.extend(
+            self.ending
+                .iter()
+                .map(|conn| Speech::Close { conn: *conn, why }),
+        );
+        self.ending_said = true;
         self.invites.settle(now);
         let mut names = std::mem::take(&mut self.touched);
         names.extend(
@@ -345,7 +356,7 @@ impl Core for Orchestrator {
     }
 
     fn next_deadline(&self) -> Option<Micros> {
-        if !self.ending.is_empty() {
+        if !self.ending.is_empty() && !self.ending_said {
             return Some(Micros(0));
         }
         let wake = self.wakes.first().map(|(at, _)| *at);
@@ -354,20 +365,21 @@ impl Core for Orchestrator {
 
     fn reload(&mut self, now: Micros, snapshot: Snapshot) {
         let former = std::mem::take(&mut self.tenants);
-        let failed = std::mem::take(&mut self.turn.closed);
         self.load(now, snapshot);
         // While the store was out of reach nobody could be heard: silence counts from now.
         self.lost_from = self.lost_from.max(now.plus(self.settings.stale_after));
-        let mut ended = Vec::new();
+        let open = self.conns.clone();
         for (name, old) in former {
             let conns: Vec<Conn> = old.conns.keys().copied().collect();
-            let gone = self.with(now, &name, &mut Effects::new(), |tenant, ctx, _| {
-                tenant.adopt(ctx, old)
+            let adopted = self.with(now, &name, &mut Effects::new(), |tenant, ctx, _| {
+                tenant.adopt(ctx, old, &open)
             });
-            ended.extend(gone.unwrap_or(conns));
+            self.ending.extend(adopted.unwrap_or(conns));
         }
-        let replaced = ended.into_iter().map(|conn| (conn, CloseReason::Replaced));
-        self.ending.extend(failed.into_iter().chain(replaced));
+        self.ending_said = false;
         self.settled = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

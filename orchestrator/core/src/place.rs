@@ -447,6 +447,10 @@ impl Tenant {
 
     fn command(&mut self, ctx: &Ctx<'_>, attempt: &AttemptRecord) -> Option<Assign> {
         let command_seq = self.number(ctx, &attempt.agent);
+        let agent = self.agents.get_mut(&attempt.agent)?;
+        if let Some(session) = &mut agent.live.session {
+            session.unconfirmed.insert(command_seq, attempt.attempt);
+        }
         let run = self.runs.get(&attempt.run)?;
         let spec = run.workflow.task(attempt.task)?;
         let catalogue = self.agents.get(&attempt.agent)?.record.catalogue.as_ref()?;

@@ -4,56 +4,51 @@
 //! Start, reconnect and crash come through here alike. A newer stream of the same agent replaces the older one at its
 //! Hello; what the older one still says is ignored. A peer's nonsense ends its stream and touches nothing else.
 
-use outpost_proto::ids::{CommandSeq, Conn, EventSeq, HeartbeatSeq, Nonce, SessionEpoch};
+use std::collections::BTreeMap;
+
+use outpost_proto::ids::{
+    AttemptId, CommandSeq, Conn, EventSeq, HeartbeatSeq, Nonce, SessionEpoch,
+};
 use outpost_proto::limits::{FRAME_MESSAGES, HELD_ATTEMPTS};
 use outpost_proto::message::{
-    Assign, Catalogue, Directive, DownMessage, Event, Granted, Heartbeat, Hello, InventoryItem,
-    InventoryPage, ParamValue, UpMessage, Welcome,
+    Assign, AttemptState, Catalogue, Directive, DownMessage, Event, Granted, Heartbeat, Hello,
+    InventoryItem, InventoryPage, ParamValue, UpMessage, Welcome,
 };
 use outpost_proto::name::AgentName;
 
 use crate::attempt::Seen;
 use crate::event::{Alarm, CloseReason, Speech};
 use crate::limits::{FRAME_TEXT, NONCES, PROTOCOL};
-use crate::record::AgentRecord;
+use crate::record::Phase;
 use crate::state::Observed;
-use crate::tenant::{Ctx, Tenant, TurnLog};
+use crate::tenant::{Ctx, Tenant};
 
 /// A stream that has not said Hello.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Opening {
     pub(crate) conn: Conn,
     pub(crate) spiffe_id: String,
 }
 
 /// A stream that was welcomed: the agent's current session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Session {
     pub(crate) conn: Conn,
     pub(crate) epoch: SessionEpoch,
     pub(crate) stage: Stage,
     /// The newest heartbeat of this session.
     pub(crate) heartbeat: Option<HeartbeatSeq>,
-    /// The newest turn that numbered commands for it, and the newest command before that turn.
-    pub(crate) numbered: (u64, CommandSeq),
+    /// Assignments sent on it whose command was not acknowledged.
+    pub(crate) unconfirmed: BTreeMap<CommandSeq, AttemptId>,
 }
 
 /// How far a session is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Stage {
     /// It tells what it holds.
     Listing(Vec<InventoryItem>),
     /// Reconciled: it can be given work.
     Ready,
-}
-
-impl Session {
-    /// Whether it can go on after a commit that failed or may have failed: it must be the durable one, the failed turn
-    /// must not have heard anything on it that changed state, and no command may be durable that was never spoken.
-    pub(crate) fn survives(&self, record: &AgentRecord, failed: &TurnLog) -> bool {
-        let unspoken = self.numbered.0 == failed.number && self.numbered.1 != record.command_seq;
-        self.epoch == record.session_epoch && !failed.touched.contains(&self.conn) && !unspoken
-    }
 }
 
 /// Why a stream must end.
@@ -101,6 +96,7 @@ impl Tenant {
             ctx.close(conn, CloseReason::Removed);
             return;
         };
+        agent.remember(ctx.turn);
         let opening = Opening {
             conn,
             spiffe_id: spiffe_id.to_owned(),
@@ -136,11 +132,11 @@ impl Tenant {
         let Some(name) = self.conns.get(&conn).cloned() else {
             return;
         };
+        if let Some(agent) = self.agents.get_mut(&name) {
+            agent.remember(ctx.turn);
+        }
         let mut reply = Reply::default();
         for message in messages {
-            if !matches!(message, UpMessage::Heartbeat(_) | UpMessage::Ack(_)) {
-                ctx.turn.touched.insert(conn);
-            }
             let Err(offence) = self.message(ctx, &name, conn, message, &mut reply) else {
                 continue;
             };
@@ -209,7 +205,7 @@ impl Tenant {
             (UpMessage::Ack(command), Some(_)) if *command > agent.record.command_seq => {
                 Err(Alarm::ImpossibleEvent.into())
             }
-            (UpMessage::Ack(_), Some(_)) => Ok(()),
+            (UpMessage::Ack(command), Some(_)) => self.acknowledged(ctx, name, *command),
         }
     }
 
@@ -255,7 +251,7 @@ impl Tenant {
             epoch: record.session_epoch,
             stage: Stage::Listing(Vec::new()),
             heartbeat: None,
-            numbered: (0, CommandSeq(0)),
+            unconfirmed: BTreeMap::new(),
         });
         reply.messages.push(DownMessage::Welcome(Welcome {
             protocol: PROTOCOL,
@@ -386,6 +382,32 @@ impl Tenant {
         }
     }
 
+    /// That an attempt is held is said by the acknowledgement of its command.
+    fn acknowledged(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        command: CommandSeq,
+    ) -> Result<(), Offence> {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return Ok(());
+        };
+        let Some(session) = &mut agent.live.session else {
+            return Ok(());
+        };
+        let later = session
+            .unconfirmed
+            .split_off(&CommandSeq(command.0.saturating_add(1)));
+        let confirmed = std::mem::replace(&mut session.unconfirmed, later);
+        for attempt in confirmed.into_values() {
+            let known = self.attempts.get(&attempt);
+            if known.is_some_and(|attempt| attempt.phase == Phase::Assigned) {
+                self.observe(ctx, name, attempt, Observed::Said(AttemptState::Assigned))?;
+            }
+        }
+        Ok(())
+    }
+
     fn granted(&mut self, ctx: &Ctx<'_>, name: &AgentName, lease: Option<HeartbeatSeq>) -> Granted {
         let Some(agent) = self.agents.get_mut(name) else {
             return Granted {
@@ -431,14 +453,9 @@ impl Tenant {
         let Some(agent) = self.agents.get_mut(name) else {
             return CommandSeq(0);
         };
-        let newest = &mut agent.record.command_seq;
-        if let Some(session) = &mut agent.live.session
-            && session.numbered.0 != ctx.turn.number
-        {
-            session.numbered = (ctx.turn.number, *newest);
-        }
-        newest.0 += 1;
-        let command_seq = *newest;
+        agent.remember(ctx.turn);
+        agent.record.command_seq.0 += 1;
+        let command_seq = agent.record.command_seq;
         self.places.changed.insert(name.clone());
         command_seq
     }

@@ -3,14 +3,14 @@
 //! A frame, question or timer of one tenant reaches this struct and no other: isolation is a matter of shape, not of
 //! checks. `session`, `attempt`, `run`, `place`, `ask` and `explain` add what happens to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use outpost_driver::{Effects, Micros};
 use outpost_proto::ids::{AttemptId, Conn, Fence, RecoveryEpoch, RunId, TaskIndex};
 use outpost_proto::name::{AgentName, TenantName, WorkflowName};
 
-use crate::agent::{Agent, Live};
+use crate::agent::Agent;
 use crate::chance::Chance;
 use crate::event::{Answer, Call, CloseReason, Denied, Speech};
 use crate::limits::Settings;
@@ -33,19 +33,9 @@ pub(crate) struct Ctx<'a> {
     pub(crate) recovery: RecoveryEpoch,
     /// Nothing is declared lost before.
     pub(crate) lost_from: Micros,
-    pub(crate) turn: &'a mut TurnLog,
-    pub(crate) out: &'a mut Out,
-}
-
-/// What the present turn has done to live connections: needed only if its commit fails.
-#[derive(Debug, Default)]
-pub(crate) struct TurnLog {
     /// Which turn this is.
-    pub(crate) number: u64,
-    /// Connections whose frames changed something.
-    pub(crate) touched: BTreeSet<Conn>,
-    /// Connections told to end.
-    pub(crate) closed: Vec<(Conn, CloseReason)>,
+    pub(crate) turn: u64,
+    pub(crate) out: &'a mut Out,
 }
 
 impl Ctx<'_> {
@@ -58,7 +48,6 @@ impl Ctx<'_> {
     }
 
     pub(crate) fn close(&mut self, conn: Conn, why: CloseReason) {
-        self.turn.closed.push((conn, why));
         self.say(Speech::Close { conn, why });
     }
 
@@ -255,34 +244,25 @@ impl Tenant {
         }
     }
 
-    /// Takes over the live connections of the state that this one replaces.
-    pub(crate) fn adopt(&mut self, ctx: &mut Ctx<'_>, old: Self) -> Vec<Conn> {
+    /// Takes over the live connections of the state that this one replaces, as they were before the turn that failed:
+    /// what was said on them in that turn is handled again. Gives those that cannot go on.
+    pub(crate) fn adopt(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        old: Self,
+        open: &BTreeMap<Conn, TenantName>,
+    ) -> Vec<Conn> {
         let mut ended = Vec::new();
         for (name, agent) in old.agents {
-            let live = agent.into_live();
+            let was = agent.before(ctx.turn);
             let Some(new) = self.agents.get_mut(&name).filter(|new| !new.record.removed) else {
-                ended.extend(live.conns());
+                ended.extend(was.live.conns());
                 continue;
             };
-            let Live {
-                opening, session, ..
-            } = &live;
-            let kept = session
-                .as_ref()
-                .filter(|session| session.survives(&new.record, ctx.turn));
-            ended.extend(
-                session
-                    .as_ref()
-                    .filter(|_| kept.is_none())
-                    .map(|session| session.conn),
-            );
-            let conns = opening
-                .iter()
-                .map(|opening| opening.conn)
-                .chain(kept.map(|session| session.conn));
-            self.conns.extend(conns.map(|conn| (conn, name.clone())));
-            let keep = kept.is_some();
-            new.take_live(live, keep, &self.attempts);
+            ended.extend(new.resume(was, open, &self.attempts));
+            let conns: Vec<Conn> = new.live.conns().collect();
+            self.conns
+                .extend(conns.into_iter().map(|conn| (conn, name.clone())));
             self.refresh(ctx, &name);
         }
         ended

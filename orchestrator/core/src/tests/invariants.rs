@@ -1,0 +1,376 @@
+//! What must hold after any sequence of events, honest or not, with restarts and failed commits in between.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use crate::record::Write;
+
+use super::*;
+
+/// One step of a random history. Indexes are taken modulo what there is.
+#[derive(Debug, Clone)]
+enum Act {
+    Trigger,
+    Cancel(usize),
+    Connect {
+        site: usize,
+        honest: bool,
+    },
+    Reboot(usize),
+    Close(usize),
+    Beat(usize),
+    Pause(usize, bool),
+    Tell {
+        site: usize,
+        attempt: usize,
+        to: usize,
+    },
+    Remove(usize),
+    Pass(u64),
+    Restart,
+    Fail(bool),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => Just(Act::Trigger),
+        1 => any::<usize>().prop_map(Act::Cancel),
+        4 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(site, honest)| Act::Connect { site, honest }),
+        1 => any::<usize>().prop_map(Act::Reboot),
+        1 => any::<usize>().prop_map(Act::Close),
+        6 => any::<usize>().prop_map(Act::Beat),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(site, paused)| Act::Pause(site, paused)),
+        12 => (any::<usize>(), any::<usize>(), 0..8usize)
+            .prop_map(|(site, attempt, to)| Act::Tell { site, attempt, to }),
+        1 => any::<usize>().prop_map(Act::Remove),
+        3 => prop_oneof![1..10_000u64, 10_000..100_000u64, 300_000..700_000u64].prop_map(Act::Pass),
+        1 => Just(Act::Restart),
+        1 => any::<bool>().prop_map(Act::Fail),
+    ]
+}
+
+struct World {
+    rig: Rig,
+    sites: Vec<Site>,
+    /// What each site was given and has not ended.
+    held: Vec<BTreeMap<AttemptId, (Assign, AttemptState)>>,
+    runs: Vec<RunId>,
+    sent: BTreeMap<AttemptId, Incarnation>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut rig = Rig::new();
+        let sites: Vec<Site> = ["bank", "plant"]
+            .iter()
+            .map(|agent| rig.site(agent))
+            .collect();
+        let mut retried = task("a", "load", &[]);
+        retried.retry.retries = 1;
+        let tasks = vec![
+            retried,
+            task("b", "once", &[]),
+            task("c", "load", &[0, 1]),
+            task("d", "once", &[0]),
+        ];
+        rig.apply(workflow("w", tasks));
+        let held = vec![BTreeMap::new(), BTreeMap::new()];
+        Self {
+            rig,
+            sites,
+            held,
+            runs: Vec::new(),
+            sent: BTreeMap::new(),
+        }
+    }
+
+    fn hear(&mut self, said: &[Speech]) {
+        for speech in said {
+            let Speech::Send { conn, messages } = speech else {
+                continue;
+            };
+            let Some(at) = self.sites.iter().position(|site| site.conn == *conn) else {
+                continue;
+            };
+            for message in messages {
+                match message {
+                    DownMessage::Assign(assign) => {
+                        let here = self.sites[at].incarnation;
+                        let first = *self.sent.entry(assign.attempt).or_insert(here);
+                        assert_eq!(
+                            first, here,
+                            "an attempt is never sent under another incarnation"
+                        );
+                        self.held[at]
+                            .entry(assign.attempt)
+                            .or_insert((assign.clone(), AttemptState::Assigned));
+                    }
+                    DownMessage::Directive {
+                        directive: Directive::Forget(attempt),
+                        ..
+                    } => {
+                        self.held[at].remove(attempt);
+                    }
+                    DownMessage::Directive { .. }
+                    | DownMessage::Welcome(_)
+                    | DownMessage::Granted(_) => {}
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, act: &Act) {
+        let said = match *act {
+            Act::Trigger => {
+                let (run, said) = self.rig.trigger("w");
+                self.runs.push(run);
+                said
+            }
+            Act::Cancel(at) if !self.runs.is_empty() => {
+                let run = self.runs[at % self.runs.len()];
+                self.rig.ask_in("acme", Ask::Cancel { run }).1
+            }
+            Act::Cancel(_) => vec![],
+            Act::Connect { site, honest } => self.connect(site % 2, honest),
+            Act::Reboot(at) => {
+                let at = at % 2;
+                self.sites[at].incarnation.0 += 1;
+                for (_, state) in self.held[at].values_mut() {
+                    let outcome =
+                        Outcome::Interrupted(outpost_proto::outcome::Interruption::Reboot);
+                    *state = AttemptState::Finished(report(outcome));
+                }
+                self.connect(at, true)
+            }
+            Act::Close(at) => self.rig.turn(&[self.sites[at % 2].close()]),
+            Act::Beat(at) => self.sites[at % 2].beats(&mut self.rig),
+            Act::Pause(at, paused) => {
+                self.sites[at % 2].flags.paused = paused;
+                self.sites[at % 2].beats(&mut self.rig)
+            }
+            Act::Tell { site, attempt, to } => self.tell(site % 2, attempt, to),
+            Act::Remove(at) => {
+                // Seldom, and only one of the two.
+                if at.is_multiple_of(7) {
+                    self.rig
+                        .ask_in(
+                            "acme",
+                            Ask::RemoveAgent {
+                                agent: self.sites[0].agent.clone(),
+                            },
+                        )
+                        .1
+                } else {
+                    vec![]
+                }
+            }
+            Act::Pass(ms) => self.rig.pass_ms(ms),
+            Act::Restart => {
+                self.rig.restart();
+                vec![]
+            }
+            Act::Fail(durable) => {
+                let beat = self.sites[0].heartbeat();
+                let frame = self.sites[0].frame(vec![beat]);
+                self.rig.failing_turn(std::slice::from_ref(&frame), durable);
+                self.rig.turn(&[frame])
+            }
+        };
+        self.hear(&said);
+    }
+
+    fn connect(&mut self, at: usize, honest: bool) -> Vec<Speech> {
+        let site = &mut self.sites[at];
+        let opened = site.open(&mut self.rig);
+        let said = self.rig.turn(&[opened, site.frame(vec![site.hello()])]);
+        let welcome = messages(&said)
+            .into_iter()
+            .find_map(|message| match message {
+                DownMessage::Welcome(welcome) => Some(welcome),
+                DownMessage::Assign(_)
+                | DownMessage::Directive { .. }
+                | DownMessage::Granted(_) => None,
+            });
+        let Some(welcome) = welcome else { return said };
+        site.nonce = welcome.next_nonce;
+        let seq = site.event_seq;
+        let items = if honest {
+            self.held[at].values().collect()
+        } else {
+            vec![]
+        };
+        let items = items
+            .into_iter()
+            .map(|(assign, state)| site.item(assign, *state, seq))
+            .collect();
+        let beat = site.heartbeat();
+        let listing = site.frame(vec![site.catalogue(), Site::inventory(items), beat]);
+        self.rig.turn(&[listing])
+    }
+
+    fn tell(&mut self, at: usize, attempt: usize, to: usize) -> Vec<Speech> {
+        let count = self.held[at].len();
+        let Some((id, (_, state))) = self.held[at].iter_mut().nth(attempt % count.max(1)) else {
+            return vec![];
+        };
+        let (id, before) = (*id, *state);
+        let outcomes = Outcome::all();
+        *state = match (before, to) {
+            (AttemptState::Finished(_), _) => before,
+            (_, 0) if before == AttemptState::Assigned => AttemptState::Starting,
+            (_, 1) => AttemptState::Running,
+            (_, 2..=5) => AttemptState::Finished(report(Outcome::Succeeded)),
+            _ => AttemptState::Finished(report(outcomes[attempt % outcomes.len()])),
+        };
+        let state = *state;
+        self.sites[at].tells(&mut self.rig, id, state)
+    }
+
+    fn invariant_a_task_starts_only_after_its_needs_succeeded(&self) {
+        for attempt in self.rig.mirror.attempts.values() {
+            let needs: &[u16] = match attempt.task.0 {
+                2 => &[0, 1],
+                3 => &[0],
+                _ => &[],
+            };
+            for need in needs {
+                assert_eq!(
+                    self.rig.task_state(attempt.run, *need),
+                    TaskState::Succeeded
+                );
+            }
+        }
+    }
+
+    fn invariant_a_second_attempt_exists_only_if_safe(&self) {
+        for attempt in self.rig.mirror.attempts.values() {
+            let later = self.rig.mirror.attempts.values().any(|other| {
+                (other.run, other.task) == (attempt.run, attempt.task)
+                    && other.fence > attempt.fence
+            });
+            let known = match attempt.phase {
+                Phase::Finished { report } => report.outcome != Outcome::Succeeded,
+                Phase::Lost { .. } => attempt.retry_safe,
+                Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running => false,
+            };
+            assert!(!later || known, "{attempt:?}");
+        }
+    }
+
+    fn invariant_fences_are_unique_and_below_the_next(&self) {
+        let fences: BTreeSet<Fence> = self
+            .rig
+            .mirror
+            .attempts
+            .values()
+            .map(|attempt| attempt.fence)
+            .collect();
+        assert_eq!(fences.len(), self.rig.mirror.attempts.len());
+        let next = self.rig.mirror.tenants[&name("acme")].next_fence;
+        assert!(fences.last().is_none_or(|last| *last < next));
+    }
+
+    fn invariant_no_agent_holds_more_than_its_capacity(&self) {
+        for site in &self.sites {
+            let active =
+                self.rig.mirror.attempts.values().filter(|attempt| {
+                    attempt.agent == site.agent && crate::tenant::is_active(attempt)
+                });
+            assert!(active.count() <= usize::from(site.slots) * 2);
+        }
+    }
+
+    fn invariant_a_run_is_over_exactly_when_all_its_tasks_are(&self) {
+        for run in self.rig.mirror.runs.values() {
+            let mut tasks = self
+                .rig
+                .mirror
+                .tasks
+                .values()
+                .filter(|task| task.run == run.run);
+            assert_eq!(
+                tasks.any(|task| crate::run::is_open(task.state)),
+                !crate::tenant::over(run.state)
+            );
+        }
+    }
+
+    fn check(&self) {
+        self.invariant_a_task_starts_only_after_its_needs_succeeded();
+        self.invariant_a_second_attempt_exists_only_if_safe();
+        self.invariant_fences_are_unique_and_below_the_next();
+        self.invariant_no_agent_holds_more_than_its_capacity();
+        self.invariant_a_run_is_over_exactly_when_all_its_tasks_are();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_keeps_the_invariants(acts in prop::collection::vec(act(), 1..80)) {
+        let mut world = World::new();
+        for act in &acts {
+            world.act(act);
+            world.check();
+        }
+    }
+
+    #[test]
+    fn terminal_states_are_sticky(acts in prop::collection::vec(act(), 1..60)) {
+        let mut world = World::new();
+        let mut ended: BTreeMap<AttemptId, Phase> = BTreeMap::new();
+        for act in &acts {
+            world.act(act);
+            for attempt in world.rig.mirror.attempts.values() {
+                if !crate::tenant::is_active(attempt) {
+                    let first = *ended.entry(attempt.attempt).or_insert(attempt.phase);
+                    prop_assert_eq!(first, attempt.phase);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_seed_and_events_decide_the_same(acts in prop::collection::vec(act(), 1..40)) {
+        let (mut one, mut two) = (World::new(), World::new());
+        for act in &acts {
+            one.act(act);
+            two.act(act);
+        }
+        prop_assert_eq!(one.rig.mirror, two.rig.mirror);
+    }
+}
+
+#[test]
+fn a_mirror_gives_back_what_can_still_change_and_nothing_else() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    rig.apply(workflow("w", vec![task("a", "once", &[])]));
+    let (_, said) = rig.trigger("w");
+    site.ends(&mut rig, assigns(&said)[0].attempt, Outcome::Succeeded);
+    let snapshot = rig.mirror.snapshot(rig.now);
+    assert_eq!(
+        (
+            snapshot.runs.len(),
+            snapshot.tasks.len(),
+            snapshot.attempts.len()
+        ),
+        (0, 0, 0)
+    );
+    assert_eq!(
+        (
+            rig.mirror.runs.len(),
+            rig.mirror.tasks.len(),
+            rig.mirror.attempts.len()
+        ),
+        (1, 1, 1)
+    );
+    let mut copy = Mirror::default();
+    rig.mirror
+        .runs
+        .values()
+        .for_each(|run| copy.apply(&Write::Run(run.clone())));
+    assert_eq!(copy.runs, rig.mirror.runs);
+}
