@@ -182,7 +182,7 @@ impl Journal {
             outpost_journal: VERSION,
         });
         self.write_line(false)?;
-        let writes = writes_of(self.mirror.snapshot());
+        let writes = self.mirror.writes().collect::<Vec<_>>();
         self.push_line(&writes);
         self.write_line(true)?;
         drop(old);
@@ -194,17 +194,6 @@ impl Journal {
         self.base_bytes = self.bytes;
         Ok(())
     }
-}
-
-/// The writes that make a snapshot out of nothing.
-fn writes_of(snapshot: Snapshot) -> Vec<Write> {
-    let attempts = snapshot
-        .attempts
-        .into_iter()
-        .map(|record| Write::Attempt(Box::new(record)));
-    let memories = snapshot.memories.into_iter().map(Write::Settled);
-    let own = [Write::Session(snapshot.session), Write::Site(snapshot.site)];
-    attempts.chain(memories).chain(own).collect()
 }
 
 /// Applies every good line; answers how many bytes they are.

@@ -65,8 +65,8 @@ fn runs_code(entry: &Entry, dir: &Path) -> Option<String> {
         .skip(1)
         .filter_map(|element| element.fixed(dir));
     let takes_code = |argument: &String| {
-        let short = |option: &&str| option.len() == 2 && is_cluster_with(argument, option);
-        options.contains(&argument.as_str()) || options.iter().any(|option| short(&option))
+        let short = |option: &str| option.len() == 2 && is_cluster_with(argument, option);
+        options.contains(&argument.as_str()) || options.iter().any(|option| short(option))
     };
     let option = used.into_iter().find(takes_code)?;
     Some(format!("`{name} {option}` takes code as an argument"))

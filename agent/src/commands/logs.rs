@@ -1,0 +1,158 @@
+//! `logs`: an attempt's output, as it lies in its directory; it never leaves the site.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use outpost_agent_keeper::protocol::is_attempt_id;
+
+use crate::cli::Form;
+use crate::output;
+use crate::runner::About;
+use crate::state_dir::StateDir;
+
+/// Attempts listed at most.
+const LISTED: usize = 50;
+/// Between two looks at a log that is followed: files of a mode that no notification needs.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+pub(crate) fn logs(
+    state: &Path,
+    attempt: Option<&str>,
+    follow: bool,
+    form: Form,
+) -> anyhow::Result<ExitCode> {
+    let state = StateDir::open(state)?;
+    let Some(attempt) = attempt else {
+        return list(&state, form);
+    };
+    let dir = find(&state, attempt)?;
+    show(&dir, follow)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The newest attempts, newest last.
+fn list(state: &StateDir, form: Form) -> anyhow::Result<ExitCode> {
+    let mut attempts = Vec::new();
+    for (id, dir) in all(state)? {
+        let about = std::fs::read(dir.join("about.json")).ok();
+        let about = about.and_then(|bytes| serde_json::from_slice::<About>(&bytes).ok());
+        attempts.extend(about.map(|about| (about.begun_us, id, about)));
+    }
+    attempts.sort_by_key(|(begun, ..)| *begun);
+    let newest = &attempts[attempts.len().saturating_sub(LISTED)..];
+    match form {
+        Form::Json => {
+            let rows = newest
+                .iter()
+                .map(|(_, id, about)| serde_json::json!({ "attempt": id, "about": about }));
+            output::json(&rows.collect::<Vec<_>>());
+        }
+        Form::Table if newest.is_empty() => output::note("no attempt has run here yet"),
+        Form::Table => newest.iter().for_each(|(_, id, about)| {
+            output::line(format_args!(
+                "{id}  {}/{}  ({})",
+                about.workflow, about.task, about.entry
+            ));
+        }),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn all(state: &StateDir) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    let attempts = state.attempts();
+    for entry in
+        std::fs::read_dir(&attempts).with_context(|| format!("reading {}", attempts.display()))?
+    {
+        let entry = entry?;
+        if let Some(id) = entry.file_name().to_str().filter(|id| is_attempt_id(id)) {
+            found.push((id.to_owned(), entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+fn find(state: &StateDir, prefix: &str) -> anyhow::Result<PathBuf> {
+    if prefix.is_empty()
+        || !prefix
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    {
+        bail!(
+            "`{prefix}` is no attempt id: give its first hex digits; `outpost-agent logs` lists the newest attempts"
+        );
+    }
+    let matching = all(state)?
+        .into_iter()
+        .filter(|(id, _)| id.starts_with(prefix))
+        .collect::<Vec<_>>();
+    match matching.as_slice() {
+        [(_, dir)] => Ok(dir.clone()),
+        [] => bail!(
+            "no attempt here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts"
+        ),
+        several => bail!(
+            "{} attempts begin with `{prefix}`: give more digits",
+            several.len()
+        ),
+    }
+}
+
+/// The numbers of an attempt's log files, in order.
+fn files(dir: &Path) -> anyhow::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        numbers.extend(
+            name.to_str()
+                .and_then(|name| name.strip_prefix("log.")?.parse::<u64>().ok()),
+        );
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
+    let mut shown: Option<(u64, u64)> = None;
+    loop {
+        // Looked at before the log: what is written before the end is then surely shown.
+        let over = dir.join("exit.json").exists();
+        for number in files(dir)? {
+            let from = match shown {
+                Some((last, _)) if number < last => continue,
+                Some((last, offset)) if number == last => offset,
+                Some(_) | None => 0,
+            };
+            let Ok(mut file) = File::open(dir.join(format!("log.{number}"))) else {
+                continue;
+            };
+            file.seek(SeekFrom::Start(from))?;
+            let copied = copy(&mut file)?;
+            shown = Some((number, from + copied));
+        }
+        if !follow || over {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn copy(file: &mut File) -> anyhow::Result<u64> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut copied = 0;
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(copied);
+        }
+        if !output::bytes(&buffer[..read]) {
+            // The reader went away: nothing is left to do.
+            std::process::exit(0);
+        }
+        copied += read as u64;
+    }
+}

@@ -1,0 +1,166 @@
+//! The site's own door to the runner: a unix socket in the state directory, for the agent's account and root only.
+//!
+//! One line of JSON in, one line out. There is nothing here that starts a task or says anything upstream.
+
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use outpost_agent_core::{Agent, View};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Happened;
+use crate::state_dir::{Identity, StateDir};
+
+/// Bytes of a question.
+const ASK_BYTES: u64 = 256;
+/// Bytes of an answer: every attempt an agent can hold, with names.
+const ANSWER_BYTES: u64 = 4 << 20;
+/// How long a caller may take to ask, and the runner to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the site can ask of its agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// How are you?
+    Status,
+    /// Start nothing until resumed.
+    Pause,
+    /// Start work again.
+    Resume,
+    /// Finish what runs, take nothing new, then end.
+    Drain,
+    /// Read the catalogue again.
+    Reload,
+}
+
+/// The agent in one screen.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub agent: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// `host:port` of the orchestrator.
+    pub orchestrator: String,
+    /// Seconds since 1970 when the certificate ends; 0 without one.
+    pub certificate_not_after_s: u64,
+    /// Why the orchestrator was last out of reach, while it is.
+    pub trouble: Option<String>,
+    /// Microseconds since boot, as of this answer: times in `view` are on this clock.
+    pub now_boot_us: u64,
+    /// The core's own view.
+    pub view: serde_json::Value,
+}
+
+pub(super) fn status(
+    core: &Agent,
+    identity: &Identity,
+    not_after_s: u64,
+    trouble: Option<String>,
+) -> Status {
+    let view: View = core.view();
+    Status {
+        agent: identity.agent.clone(),
+        tenant: identity.tenant.clone(),
+        orchestrator: identity.orchestrator.clone(),
+        certificate_not_after_s: not_after_s,
+        trouble,
+        now_boot_us: super::boot_time_us(),
+        view: serde_json::to_value(view).unwrap_or_default(),
+    }
+}
+
+/// Listens on the state directory's socket, replacing one that a dead runner left: the caller holds the lock.
+pub(super) fn serve(state: &StateDir, inbox: mpsc::Sender<Happened>) -> anyhow::Result<()> {
+    let path = state.socket();
+    if path.exists() {
+        std::fs::remove_file(&path)
+            .with_context(|| format!("removing the old socket {}", path.display()))?;
+    }
+    // Bound under a short name, because a socket's path has 107 bytes at most and a state directory's can have more.
+    let dir = std::fs::File::open(state.path())?;
+    let short = format!(
+        "/proc/self/fd/{}/agent.sock",
+        std::os::fd::AsRawFd::as_raw_fd(&dir)
+    );
+    let listener =
+        UnixListener::bind(&short).with_context(|| format!("listening on {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    tokio::task::spawn_local(accept(listener, inbox));
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, inbox: mpsc::Sender<Happened>) {
+    let own = rustix::process::geteuid().as_raw();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let allowed = stream
+                    .peer_cred()
+                    .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+                if allowed {
+                    tokio::task::spawn_local(answer(stream, inbox.clone()));
+                }
+            }
+            Err(error) => {
+                tracing::warn!("the local socket cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, inbox: mpsc::Sender<Happened>) {
+    let conversation = async {
+        let (read, mut write) = stream.into_split();
+        let mut line = String::new();
+        tokio::io::BufReader::new(read.take(ASK_BYTES))
+            .read_line(&mut line)
+            .await
+            .ok()?;
+        let ask = serde_json::from_str(&line).ok()?;
+        let (reply, replied) = oneshot::channel();
+        inbox.send(Happened::Local(ask, reply)).await.ok()?;
+        let mut status = serde_json::to_vec(&replied.await.ok()?).ok()?;
+        status.push(b'\n');
+        write.write_all(&status).await.ok()
+    };
+    // Whoever asks nonsense, or stops asking, is left without an answer.
+    let _ = tokio::time::timeout(TIMEOUT, conversation).await;
+}
+
+/// Asks the runner of a state directory.
+///
+/// # Errors
+/// When none is running there, or it does not answer in time.
+pub fn ask(state: &Path, ask: Ask) -> anyhow::Result<Status> {
+    let dir = std::fs::File::open(state).with_context(|| format!("opening {}", state.display()))?;
+    let short = format!(
+        "/proc/self/fd/{}/agent.sock",
+        std::os::fd::AsRawFd::as_raw_fd(&dir)
+    );
+    let mut stream = std::os::unix::net::UnixStream::connect(short).with_context(|| {
+        format!(
+            "no agent is running on {}: start it with `outpost-agent run`",
+            state.display()
+        )
+    })?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut line = serde_json::to_vec(&ask)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(ANSWER_BYTES))
+        .read_line(&mut answer)
+        .context("the agent does not answer")?;
+    serde_json::from_str(&answer)
+        .context("the agent's answer cannot be read; is it of another version?")
+}

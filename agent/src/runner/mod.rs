@@ -1,0 +1,436 @@
+//! The runner: decides through the pure core, records through the store, and does what results. The only process of
+//! the agent that knows what is said to the orchestrator, and the only one that writes journal and ledger.
+
+pub(crate) mod link;
+mod local;
+mod outcome;
+mod store;
+mod tasks;
+mod watch;
+mod workspace;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use outpost_agent_core::event::{Event, Rules, Site, Speech};
+use outpost_agent_core::{Agent, Settings, unsettled};
+use outpost_agent_keeper::containment;
+use outpost_agent_keeper::exec::{Leash, SelfExec};
+use outpost_agent_keeper::process::boot_time_us;
+use outpost_driver::{Core as _, Micros, Turn, turn};
+use outpost_proto::message::{Containment, Health};
+use outpost_proto::wire;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::catalogue::{self, Catalogue};
+use crate::health::Sampler;
+use crate::journal::Journal;
+use crate::ledger::{self, Ledger};
+use crate::life::{self, Life};
+use crate::state_dir::{Identity, StateDir};
+use link::{LinkHandle, LinkJob, LinkSetup};
+pub(crate) use store::wall_us;
+use store::{AgentStore, Encoded};
+use tasks::{Current, Tasks};
+pub use workspace::About;
+
+pub use local::{Ask, Status, ask};
+
+/// Events that wait for the runner's loop; senders wait when it is full.
+const INBOX: usize = 1024;
+/// Events decided and committed together at most.
+const BURST: usize = 1024;
+/// Between two samples of the host's numbers: well below the heartbeat's interval, so that each carries fresh ones.
+const SAMPLE: Duration = Duration::from_secs(4);
+
+/// How `outpost-agent run` was told to run.
+#[derive(Debug)]
+pub struct Options {
+    /// The state directory.
+    pub state: PathBuf,
+    /// The catalogue's directory.
+    pub catalogue: PathBuf,
+    /// How many attempts run at once.
+    pub slots: u16,
+    /// URL of an HTTP CONNECT proxy.
+    pub proxy: Option<String>,
+    /// Connect and record, run nothing.
+    pub observe: bool,
+    /// How sub-processes are started.
+    pub exec: SelfExec,
+    /// In `dev` and `demo`: its end ends everything.
+    pub leash: Option<RawLeash>,
+}
+
+/// The leash's descriptor number, taken over by the runner.
+#[derive(Debug, Clone, Copy)]
+pub struct RawLeash(pub std::os::fd::RawFd);
+
+/// What reaches the runner's loop.
+pub(crate) enum Happened {
+    /// For the core.
+    Core(Event),
+    /// Link's certificate, at its start and after each change.
+    Certificate { not_after_s: u64, spiffe_id: String },
+    /// Why the orchestrator cannot be reached, for `status`.
+    Trouble(String),
+    /// A command from this site.
+    Local(Ask, oneshot::Sender<Status>),
+}
+
+/// Runs the agent until it is stopped, drained, or can no longer be trusted to record what it does.
+///
+/// # Errors
+/// Everything that keeps it from starting, and a journal or ledger that cannot be written.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let state = StateDir::open(&options.state)?;
+    let lock = state.lock()?;
+    let identity = state.identity()?.context(
+        "this agent is not enrolled: get a join token from the operator and run `outpost-agent enrol --token-file FILE`",
+    )?;
+    let catalogue = Arc::new(catalogue::load(&options.catalogue, &identity.spiffe_id)?);
+    let (inbox, happened) = mpsc::channel(INBOX);
+    let current: Current = Rc::new(RefCell::new(Arc::clone(&catalogue)));
+
+    let leash = options
+        .leash
+        .map(|RawLeash(fd)| Leash::take(fd))
+        .transpose()
+        .context("taking the leash over")?;
+    let leash_for = |leash: &Option<Leash>| leash.as_ref().map(clone_leash).transpose();
+    let store = open_store(&state)?;
+    let (settings, life_changed) = settings(&options, &state)?;
+    let snapshot = store.snapshot();
+    let begun = unsettled(&snapshot, &settings);
+    let begun = snapshot
+        .attempts
+        .iter()
+        .filter(|held| begun.contains(&held.assign.attempt));
+    let begun = begun.map(|held| held.assign.clone()).collect::<Vec<_>>();
+    let found = tasks::find(&state, begun.clone(), &current).await;
+    tracing::info!(
+        agent = identity.agent,
+        orchestrator = identity.orchestrator,
+        entries = catalogue.entries().count(),
+        adopted = found
+            .values()
+            .filter(|found| matches!(found, outpost_agent_core::Found::Running))
+            .count(),
+        life_changed,
+        "agent starts"
+    );
+
+    let tasks = Tasks::new(
+        state.clone(),
+        options.exec.clone(),
+        leash_for(&leash)?,
+        Rc::clone(&current),
+        inbox.clone(),
+    );
+    for assign in begun {
+        if matches!(
+            found.get(&assign.attempt),
+            Some(outpost_agent_core::Found::Running)
+        ) {
+            tasks.adopt(assign).await;
+        }
+    }
+    let core = Agent::new(settings, seed()?, now(), snapshot, found);
+    let setup = LinkSetup {
+        exec: options.exec.clone(),
+        leash: leash_for(&leash)?,
+        key_dir: state.keys(),
+        address: identity.orchestrator.clone(),
+        proxy: options.proxy.clone(),
+        pin: None,
+    };
+    let link = LinkHandle::start(setup, inbox.clone());
+    local::serve(&state, inbox.clone())?;
+    let rules: Rules = catalogue;
+    inbox
+        .send(Happened::Core(Event::Catalogue(rules)))
+        .await
+        .ok();
+
+    let encoded = store.encoded();
+    let runner = Runner {
+        core,
+        store,
+        encoded,
+        tasks,
+        link,
+        current,
+        sampler: Sampler::new(state.path()),
+        catalogue_dir: options.catalogue,
+        certificate_not_after_s: 0,
+        trouble: None,
+        identity,
+    };
+    let ended = runner.run(happened, leash).await;
+    drop(lock);
+    ended
+}
+
+fn open_store(state: &StateDir) -> anyhow::Result<AgentStore> {
+    let journal = Journal::open(state.path())?;
+    let ledger = Ledger::open(&state.ledger(), ledger::DEFAULT_LIMIT_BYTES, wall_us())?;
+    Ok(AgentStore::new(journal, ledger))
+}
+
+/// What this host, this life and this build settle; and whether the life is another than the last one.
+fn settings(options: &Options, state: &StateDir) -> anyhow::Result<(Settings, bool)> {
+    let life = Life::present(&state.id()?).context("finding out which life this is")?;
+    let earlier = life::take_over(state.path(), &life).context("remembering which life this is")?;
+    let mut settings = Settings::new(life.incarnation(), options.slots);
+    if let Some(earlier) = &earlier {
+        settings.interruption = life.interruption_since(earlier);
+    }
+    settings.build = crate::build_version();
+    settings.schema_hash = wire::schema_hash();
+    settings.containment = match containment::probe(state.path()) {
+        outpost_agent_keeper::protocol::Containment::Cgroup => Containment::Cgroup,
+        outpost_agent_keeper::protocol::Containment::PidNamespace => Containment::PidNamespace,
+        outpost_agent_keeper::protocol::Containment::Subreaper => Containment::Subreaper,
+    };
+    settings.observe = options.observe;
+    settings.wall_offset_s = (wall_us().saturating_sub(boot_time_us())) / 1_000_000;
+    Ok((settings, earlier.is_some_and(|earlier| earlier != life)))
+}
+
+fn clone_leash(leash: &Leash) -> std::io::Result<Leash> {
+    use std::os::fd::{AsFd, IntoRawFd};
+    let fd = leash.as_fd().try_clone_to_owned()?;
+    Leash::take(fd.into_raw_fd())
+}
+
+fn now() -> Micros {
+    Micros(boot_time_us())
+}
+
+fn seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
+    Ok(seed)
+}
+
+/// Everything the loop owns.
+struct Runner {
+    core: Agent,
+    store: AgentStore,
+    encoded: Encoded,
+    tasks: Tasks,
+    link: LinkHandle,
+    current: Current,
+    sampler: Sampler,
+    catalogue_dir: PathBuf,
+    certificate_not_after_s: u64,
+    trouble: Option<String>,
+    identity: Identity,
+}
+
+impl Runner {
+    async fn run(
+        mut self,
+        mut happened: mpsc::Receiver<Happened>,
+        leash: Option<Leash>,
+    ) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut sample = tokio::time::interval(SAMPLE);
+        let leash = leash.map(watch::watch).transpose()?;
+        let mut burst = Vec::with_capacity(BURST);
+        let mut events = Vec::with_capacity(BURST);
+        let mut stopping = false;
+        loop {
+            let deadline = self.core.next_deadline();
+            tokio::select! {
+                biased;
+                // The leash first: its end is the end.
+                () = over(leash.as_ref()) => return Ok(()),
+                _ = terminate.recv() => stop(&mut events, &mut stopping)?,
+                _ = interrupt.recv() => stop(&mut events, &mut stopping)?,
+                _ = hangup.recv() => self.reload(&mut events),
+                // Then fresh numbers, so that a heartbeat in this turn carries them.
+                _ = sample.tick() => events.push(Event::Health(self.health())),
+                // Then what happened, as much of it as there is.
+                count = happened.recv_many(&mut burst, BURST) => {
+                    anyhow::ensure!(count > 0, "the runner's inbox is closed");
+                }
+                // Last the core's own timers: whatever happened may have moved them.
+                () = sleep_until(deadline) => {}
+            }
+            for happened in burst.drain(..) {
+                self.happened(happened, &mut events);
+            }
+            let done = self.turn(&events).await?;
+            events.clear();
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    fn happened(&mut self, happened: Happened, events: &mut Vec<Event>) {
+        match happened {
+            Happened::Core(event) => {
+                if let Event::Frame { conn, messages } = &event {
+                    messages
+                        .iter()
+                        .for_each(|message| self.store.note(conn.0, message));
+                }
+                if let Event::Opened { .. } = &event {
+                    self.trouble = None;
+                }
+                events.push(event);
+            }
+            Happened::Certificate {
+                not_after_s,
+                spiffe_id,
+            } => {
+                if !spiffe_id.is_empty() && spiffe_id != self.identity.spiffe_id {
+                    tracing::error!(
+                        spiffe_id,
+                        expected = self.identity.spiffe_id,
+                        "the certificate is another agent's"
+                    );
+                }
+                self.certificate_not_after_s = not_after_s;
+                events.push(Event::Health(self.health()));
+            }
+            Happened::Trouble(why) => self.trouble = Some(why),
+            Happened::Local(ask, answer) => {
+                match ask {
+                    Ask::Status => {}
+                    Ask::Pause => events.push(Event::Site(Site::Pause)),
+                    Ask::Resume => events.push(Event::Site(Site::Resume)),
+                    Ask::Drain => events.push(Event::Site(Site::Drain)),
+                    Ask::Reload => self.reload(events),
+                }
+                // A caller that went away needs no answer.
+                let _ = answer.send(self.status());
+            }
+        }
+    }
+
+    /// One turn of the driver; answers whether the process may end.
+    async fn turn(&mut self, events: &[Event]) -> anyhow::Result<bool> {
+        let mut speech = Vec::new();
+        let turn = turn(&mut self.core, &mut self.store, now(), events, |said| {
+            speech.push(said)
+        })
+        .await?;
+        if let Turn::NotCommitted(why) = turn {
+            tracing::error!("nothing was said, because nothing could be recorded: {why}");
+        }
+        let mut done = false;
+        for said in speech {
+            done |= self.speak(said).await;
+        }
+        Ok(done)
+    }
+
+    async fn speak(&mut self, speech: Speech) -> bool {
+        match speech {
+            Speech::Dial { conn } => self.link.job(LinkJob::Dial(conn)).await,
+            Speech::Send { conn, .. } => {
+                // The store put exactly these bytes into the ledger, in this order.
+                let frame = self.encoded.borrow_mut().pop_front();
+                if let Some(frame) = frame {
+                    self.link.job(LinkJob::Frame(conn, frame)).await;
+                }
+            }
+            Speech::Hangup { conn } => self.link.job(LinkJob::Hangup(conn)).await,
+            Speech::Start {
+                assign,
+                lease_until,
+            } => self.tasks.start(*assign, lease_until.0).await,
+            Speech::Cancel { attempt } => self.tasks.cancel(attempt),
+            Speech::InTouch => self.tasks.in_touch(),
+            Speech::Discard { attempt } => self.tasks.discard(attempt),
+            Speech::Refused {
+                attempt,
+                entry,
+                why,
+            } => tracing::warn!(%attempt, %entry, "refused: {why}"),
+            Speech::Alarm(alarm) => {
+                tracing::error!(?alarm, "the orchestrator did what no honest one does")
+            }
+            Speech::Done => return true,
+        }
+        false
+    }
+
+    fn health(&mut self) -> Health {
+        let left_s = self
+            .certificate_not_after_s
+            .saturating_sub(wall_us() / 1_000_000);
+        Health {
+            certificate_days_left: u16::try_from((left_s / 86_400).min(4095)).unwrap_or(4095),
+            ledger_percent: self.store.ledger_percent(),
+            ..self.sampler.sample()
+        }
+    }
+
+    /// Reads the catalogue again; one that is not accepted changes nothing.
+    fn reload(&mut self, events: &mut Vec<Event>) {
+        match catalogue::load(&self.catalogue_dir, &self.identity.spiffe_id) {
+            Ok(catalogue) => {
+                let catalogue: Arc<Catalogue> = Arc::new(catalogue);
+                tracing::info!(entries = catalogue.entries().count(), version = %catalogue.version(), "catalogue reloaded");
+                self.current.replace(Arc::clone(&catalogue));
+                events.push(Event::Catalogue(catalogue));
+            }
+            Err(error) => tracing::error!("{error}\nthe catalogue in force stays"),
+        }
+    }
+
+    fn status(&self) -> Status {
+        local::status(
+            &self.core,
+            &self.identity,
+            self.certificate_not_after_s,
+            self.trouble.clone(),
+        )
+    }
+}
+
+/// The first request to stop reports what is known and leaves the tasks to their keepers; the second ends at once.
+fn stop(events: &mut Vec<Event>, stopping: &mut bool) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !*stopping,
+        "stopped a second time: ended at once, tasks go on under their keepers"
+    );
+    *stopping = true;
+    tracing::info!("stopping: reporting what is known; tasks go on under their keepers");
+    events.push(Event::Site(Site::Stop));
+    Ok(())
+}
+
+async fn over(leash: Option<&tokio::io::unix::AsyncFd<Leash>>) {
+    let Some(leash) = leash else {
+        return std::future::pending().await;
+    };
+    loop {
+        let Ok(mut ready) = leash.readable().await else {
+            return;
+        };
+        if leash.get_ref().is_over() {
+            return;
+        }
+        ready.clear_ready();
+    }
+}
+
+async fn sleep_until(deadline: Option<Micros>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep(Duration::from_micros(deadline.since(now()))).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,81 @@
+//! From what a keeper recorded to what is reported.
+
+use std::path::Path;
+
+use outpost_agent_core::event::{KeeperSaid, NotStarted};
+use outpost_agent_keeper::protocol::{self, Cause, Ended, ExitRecord};
+use outpost_proto::message::Assign;
+use outpost_proto::outcome::{Interruption, KillReason, Outcome, Report, StartFailure};
+
+use super::workspace;
+use crate::catalogue::Entry;
+
+/// Longest duration that the wire carries.
+const DURATION_MS: u64 = (1 << 36) - 1;
+/// Bytes of `$OUTPOST_OUT` that are looked at for `count`.
+const OUTPUT_BYTES: u64 = 64 * 1024;
+
+/// What an exit record says. `entry`: as long as the catalogue still has it, what of the details it lets out.
+pub(super) fn said(
+    record: &ExitRecord,
+    assign: &Assign,
+    entry: Option<&Entry>,
+    run: &Path,
+) -> KeeperSaid {
+    let (outcome, exit_code) = match (record.ended, record.cause) {
+        (Ended::NotStarted(why), _) => return not_started(why),
+        (_, Cause::TimedOut) => (Outcome::TimedOut, None),
+        (_, Cause::Cancelled) => (Outcome::Cancelled, None),
+        (_, Cause::DeadMan) => (Outcome::Killed(KillReason::Lease), None),
+        (_, Cause::Oom) => (Outcome::Killed(KillReason::Oom), None),
+        (_, Cause::Leash) => (Outcome::Interrupted(Interruption::AgentStateLost), None),
+        (Ended::Exited(0), Cause::Own) => (Outcome::Succeeded, Some(0)),
+        (Ended::Exited(code), Cause::Own) => (Outcome::Failed, Some(code)),
+        (Ended::Signalled(_), Cause::Own) => (Outcome::Failed, None),
+    };
+    KeeperSaid::Finished(Report {
+        outcome,
+        may_have_started: true,
+        duration_ms: record.duration_ms.min(DURATION_MS),
+        exit_code: exit_code.filter(|_| entry.is_some_and(|entry| entry.report_exit_code)),
+        count: entry
+            .filter(|entry| entry.report_count)
+            .and_then(|_| count(&workspace::outputs(run, assign))),
+    })
+}
+
+pub(super) fn not_started(why: protocol::NotStarted) -> KeeperSaid {
+    match why {
+        protocol::NotStarted::LeaseOver => KeeperSaid::NotStarted(NotStarted::LeaseOver),
+        // Only this runner makes a keeper lose: it does so for attempts that it found without one.
+        protocol::NotStarted::ClaimLost => KeeperSaid::Gone { claimed: false },
+        protocol::NotStarted::NotFound => failed(StartFailure::NotFound),
+        protocol::NotStarted::Permission => failed(StartFailure::Permission),
+        protocol::NotStarted::Resources => failed(StartFailure::Resources),
+        protocol::NotStarted::Other => failed(StartFailure::Other),
+    }
+}
+
+pub(super) fn failed(failure: StartFailure) -> KeeperSaid {
+    KeeperSaid::NotStarted(NotStarted::Failed(failure))
+}
+
+/// The number under `count` in a task's outputs.
+fn count(path: &Path) -> Option<u16> {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .ok()?
+        .take(OUTPUT_BYTES)
+        .read_to_string(&mut text)
+        .ok()?;
+    // One is added on the wire: the last value of sixteen bits is not to be had.
+    let value = text
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("count="))?
+        .trim()
+        .parse()
+        .ok()?;
+    (value < u16::MAX).then_some(value)
+}

@@ -1,0 +1,130 @@
+//! The agent's one transaction: the ledger gets the exact bytes of what is about to be sent, the journal gets what must
+//! not be forgotten, and only then is anything said.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use outpost_agent_core::Agent;
+use outpost_agent_core::event::Speech;
+use outpost_agent_core::record::{Snapshot, Write};
+use outpost_driver::{CommitError, Effects, LoadError, Store};
+use outpost_proto::message::{DownMessage, Receipt};
+use outpost_proto::wire;
+
+use crate::journal::Journal;
+use crate::ledger::{Kind, Ledger};
+
+/// Frames that are in the ledger and wait to be handed to link, in the order of the speech that named them.
+pub(super) type Encoded = Rc<RefCell<VecDeque<Bytes>>>;
+
+/// Journal and ledger as the driver sees them.
+pub(super) struct AgentStore {
+    journal: Journal,
+    ledger: Ledger,
+    encoded: Encoded,
+}
+
+impl AgentStore {
+    pub(super) fn new(journal: Journal, ledger: Ledger) -> Self {
+        Self {
+            journal,
+            ledger,
+            encoded: Encoded::default(),
+        }
+    }
+
+    /// The queue that [`Store::commit`] fills.
+    pub(super) fn encoded(&self) -> Encoded {
+        Rc::clone(&self.encoded)
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.journal.snapshot()
+    }
+
+    pub(super) fn ledger_percent(&self) -> u8 {
+        self.ledger.percent()
+    }
+
+    /// Notes in the ledger what the orchestrator said about the session; durable with the next frame.
+    pub(super) fn note(&mut self, conn: u64, message: &DownMessage) {
+        use outpost_proto::message::Directive;
+        match message {
+            DownMessage::Welcome(welcome) => {
+                let epoch = welcome.session_epoch.0.to_be_bytes();
+                self.ledger.append(Kind::Session, conn, wall_us(), &epoch);
+            }
+            DownMessage::Directive {
+                directive: Directive::Receipt(receipt),
+                ..
+            } => {
+                self.ledger
+                    .append(Kind::Receipt, conn, wall_us(), &receipt_bytes(receipt));
+            }
+            DownMessage::Assign(_) | DownMessage::Directive { .. } | DownMessage::Granted(_) => {}
+        }
+    }
+
+    fn append(&mut self, speech: &[Speech]) -> Result<(), CommitError> {
+        self.encoded.borrow_mut().clear();
+        for said in speech {
+            let Speech::Send { conn, messages } = said else {
+                continue;
+            };
+            let frame = wire::encode_up(messages).map_err(|error| {
+                CommitError::Fatal(format!("a frame that must not be sent: {error}"))
+            })?;
+            self.ledger.append(Kind::Frame, conn.0, wall_us(), &frame);
+            self.encoded.borrow_mut().push_back(frame.into());
+        }
+        Ok(())
+    }
+}
+
+/// A failed write may have left half a record, and after a failed sync the kernel's copy cannot be trusted: the process
+/// ends, and the next one begins from what is surely there.
+impl Store<Agent> for AgentStore {
+    async fn commit(&mut self, effects: &Effects<Write, Speech>) -> Result<(), CommitError> {
+        self.append(&effects.speech)?;
+        self.journal
+            .commit(&effects.writes)
+            .map_err(|error| CommitError::Fatal(chain(&error)))?;
+        self.ledger
+            .sync()
+            .map_err(|error| CommitError::Fatal(chain(&error)))
+    }
+
+    async fn load(&mut self) -> Result<Snapshot, LoadError> {
+        Ok(self.journal.snapshot())
+    }
+}
+
+fn receipt_bytes(receipt: &Receipt) -> Vec<u8> {
+    let mut bytes = receipt.session_epoch.0.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&receipt.frame_count.to_be_bytes());
+    bytes.extend_from_slice(&receipt.head);
+    bytes.extend_from_slice(&receipt.signature);
+    bytes
+}
+
+/// Microseconds since 1970 by the site's clock: for people who read the ledger.
+pub(crate) fn wall_us() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

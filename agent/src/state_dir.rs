@@ -1,0 +1,378 @@
+//! The agent's state directory: what is where, who may read it, and which agent made it.
+//!
+//! As root `/var/lib/outpost-agent`, otherwise `$XDG_STATE_HOME/outpost-agent` (`~/.local/state/outpost-agent`).
+//!
+//! ```text
+//! version       format of everything below; a newer one is refused
+//! id            random, made with the directory
+//! lock          held by the one runner
+//! identity.json what enrolment settled: orchestrator, tenant, name
+//! keys/         link's own: agent.key, agent.crt, roots.crt
+//! journal       what must not be forgotten
+//! ledger/       every byte that was sent
+//! attempts/ID/  one attempt: claim, exit record, log.N, about.json
+//! work/ID/      its working directory, while it is needed
+//! runs/ID/      $OUTPOST_RUN_DIR, shared by the tasks of one run
+//! agent.sock    status, pause, resume, drain: for the same account and root only
+//! ```
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use outpost_proto::ids::{AttemptId, RunId};
+use serde::{Deserialize, Serialize};
+
+use crate::files;
+
+/// Format of the directory that this build reads and writes.
+pub const VERSION: u32 = 1;
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file system said no.
+    #[error("{what} {path}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On this.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Made by a newer agent.
+    #[error(
+        "{path} was made by a newer agent (format {found}, this one knows {VERSION}): run the newer agent, or use another --state directory; nothing was changed"
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// `version` holds no number.
+    #[error("{path} is no agent's state directory: its file `version` holds no number")]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Others could read or change it.
+    #[error("{path} {why}")]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// Another runner has it.
+    #[error("another agent is running on {path}: stop it first (outpost-agent status shows it)")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There is none, and the command does not make one.
+    #[error(
+        "{path} is no agent's state directory: enrol first with `outpost-agent enrol`, or name it with --state"
+    )]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StateError + 'a {
+    move |source| StateError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// What enrolment settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `host:port` of the orchestrator's agent port.
+    pub orchestrator: String,
+    /// The tenant's name there.
+    pub tenant: String,
+    /// This agent's name there.
+    pub agent: String,
+    /// The certificate's one URI SAN.
+    pub spiffe_id: String,
+}
+
+/// A state directory that exists and may be used.
+#[derive(Debug, Clone)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// Where it is unless somebody says otherwise.
+    #[must_use]
+    pub fn default_path() -> PathBuf {
+        if rustix::process::geteuid().is_root() {
+            return PathBuf::from("/var/lib/outpost-agent");
+        }
+        let base = std::env::var_os("XDG_STATE_HOME")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
+        let home =
+            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state");
+        base.unwrap_or_else(home).join("outpost-agent")
+    }
+
+    /// Opens the directory, making it with strict modes if there is none.
+    ///
+    /// # Errors
+    /// See [`StateError`]; nothing is changed when it is another's, or of a newer format.
+    pub fn create(path: &Path) -> Result<Self, StateError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(path)
+            .map_err(io("making", path))?;
+        let path = path.canonicalize().map_err(io("opening", path))?;
+        let version = path.join("version");
+        if !version.exists() {
+            files::replace(&version, VERSION.to_string().as_bytes())
+                .map_err(io("writing", &version))?;
+        }
+        let state = Self::open(&path)?;
+        // Tasks of other accounts pass through to their own directories and can list nothing on the way.
+        for (name, mode) in [
+            ("keys", 0o700),
+            ("ledger", 0o700),
+            ("attempts", 0o700),
+            ("work", 0o711),
+            ("runs", 0o711),
+        ] {
+            let dir = state.path.join(name);
+            DirBuilder::new()
+                .recursive(true)
+                .create(&dir)
+                .map_err(io("making", &dir))?;
+            std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode))
+                .map_err(io("securing", &dir))?;
+        }
+        Ok(state)
+    }
+
+    /// Opens a directory that exists.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let path = path.canonicalize().map_err(|_| StateError::Missing {
+            path: path.to_owned(),
+        })?;
+        let version = path.join("version");
+        let text = match std::fs::read_to_string(&version) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StateError::Missing { path });
+            }
+            Err(error) => return Err(io("reading", &version)(error)),
+        };
+        let found = text
+            .trim()
+            .parse::<u32>()
+            .map_err(|_| StateError::NotOurs { path: path.clone() })?;
+        if found > VERSION {
+            return Err(StateError::Newer { path, found });
+        }
+        check_safe(&path)?;
+        Ok(Self { path })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Link's key directory.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
+    /// The ledger's directory.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.path.join("ledger")
+    }
+
+    /// One attempt's directory.
+    #[must_use]
+    pub fn attempt(&self, attempt: AttemptId) -> PathBuf {
+        self.attempts().join(attempt.to_string())
+    }
+
+    /// All attempts' directories.
+    #[must_use]
+    pub fn attempts(&self) -> PathBuf {
+        self.path.join("attempts")
+    }
+
+    /// One attempt's working directory.
+    #[must_use]
+    pub fn work(&self, attempt: AttemptId) -> PathBuf {
+        self.path.join("work").join(attempt.to_string())
+    }
+
+    /// `$OUTPOST_RUN_DIR` of a run.
+    #[must_use]
+    pub fn run(&self, run: RunId) -> PathBuf {
+        self.path.join("runs").join(run.to_string())
+    }
+
+    /// Where the runner answers the site's own commands.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("agent.sock")
+    }
+
+    /// Makes this process the one runner of the directory, for as long as the file lives.
+    ///
+    /// # Errors
+    /// [`StateError::Locked`] when there is another.
+    pub fn lock(&self) -> Result<File, StateError> {
+        let path = self.path.join("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("opening", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => Err(StateError::Locked {
+                path: self.path.clone(),
+            }),
+            Err(std::fs::TryLockError::Error(error)) => Err(io("locking", &path)(error)),
+        }
+    }
+
+    /// The directory's random id, made on first use.
+    ///
+    /// # Errors
+    /// When it can be neither read nor made.
+    pub fn id(&self) -> Result<String, StateError> {
+        let path = self.path.join("id");
+        match std::fs::read_to_string(&path) {
+            Ok(id) => Ok(id.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = format!(
+                    "{:032x}",
+                    random_u128().map_err(io("drawing an id for", &path))?
+                );
+                files::replace(&path, id.as_bytes()).map_err(io("writing", &path))?;
+                Ok(id)
+            }
+            Err(error) => Err(io("reading", &path)(error)),
+        }
+    }
+
+    /// What enrolment settled; `None` before it.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn identity(&self) -> Result<Option<Identity>, StateError> {
+        let path = self.path.join("identity.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|error| io("reading", &path)(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io("reading", &path)(error)),
+        }
+    }
+
+    /// Remembers what enrolment settled.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_identity(&self, identity: &Identity) -> Result<(), StateError> {
+        let path = self.path.join("identity.json");
+        let bytes = serde_json::to_vec_pretty(identity)
+            .map_err(|error| io("writing", &path)(error.into()))?;
+        files::replace(&path, &bytes).map_err(io("writing", &path))
+    }
+}
+
+/// D6: the directory belongs to this account and nobody else can write it.
+fn check_safe(path: &Path) -> Result<(), StateError> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = path.metadata().map_err(io("reading", path))?;
+    let unsafe_because = |why: String| {
+        Err(StateError::Unsafe {
+            path: path.to_owned(),
+            why,
+        })
+    };
+    let own = rustix::process::geteuid().as_raw();
+    if meta.uid() != own {
+        return unsafe_because(format!(
+            "belongs to user {}, and this agent runs as user {own}: run it as its owner, or chown -R it",
+            meta.uid()
+        ));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return unsafe_because(format!(
+            "can be written by others (mode {:o}): chmod go-w it",
+            meta.mode() & 0o7777
+        ));
+    }
+    Ok(())
+}
+
+fn random_u128() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_a_newer_agent_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("version"), "99").unwrap();
+        assert!(matches!(
+            StateDir::create(dir.path()),
+            Err(StateError::Newer { found: 99, .. })
+        ));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn d6_a_directory_that_others_can_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        StateDir::create(dir.path()).unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = StateDir::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("chmod go-w"), "{error}");
+    }
+
+    #[test]
+    fn a_second_runner_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::create(dir.path()).unwrap();
+        let _lock = state.lock().unwrap();
+        assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
+    }
+
+    #[test]
+    fn the_id_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::create(dir.path()).unwrap();
+        assert_eq!(state.id().unwrap(), state.id().unwrap());
+    }
+}
