@@ -5,7 +5,8 @@
 //! attempt as a table, [`mirror`] the journal as a value.
 //!
 //! Read downward: [`Agent`] below takes each event and ends each turn; `startup` makes it from what is durable,
-//! `frames` and `commands` are what the orchestrator says, `reports` what is said back.
+//! `frames` and `commands` are what the orchestrator says, `work` is what becomes of attempts, `reports` what is said
+//! back.
 
 mod attempts;
 mod chance;
@@ -25,19 +26,17 @@ mod settings;
 mod startup;
 pub mod state;
 mod view;
+mod work;
 
 use outpost_driver::{Core, Effects, Micros};
 use outpost_proto::ids::{AttemptId, Conn, EventSeq, RecoveryEpoch};
-use outpost_proto::limits::HELD_ATTEMPTS;
-use outpost_proto::message::{AttemptState, Catalogue, Flags, Health};
-use outpost_proto::outcome::Refusal;
+use outpost_proto::message::{Catalogue, Flags, Health};
 
 use crate::attempts::Attempts;
-use crate::event::{Down, Event, KeeperSaid, Rules, Site, Speech};
+use crate::event::{Down, Event, Rules, Site, Speech};
 use crate::memory::Memories;
 use crate::record::{SessionRecord, SiteRecord, Snapshot, Write};
-use crate::session::{Connector, Phase};
-use crate::state::{Input, Step, step};
+use crate::session::Connector;
 
 pub use crate::session::Phase as SessionPhase;
 pub use crate::settings::{Backoff, Found, Settings};
@@ -46,10 +45,6 @@ pub use crate::view::{AttemptView, Trouble, View};
 
 /// What one event, or the end of a burst, decides.
 type Out = Effects<Write, Speech>;
-
-/// No more is started while this many outcomes are unacknowledged: half of what may be held, so that what is already
-/// assigned still fits.
-const UNACKNOWLEDGED: usize = HELD_ATTEMPTS / 2;
 
 /// The agent.
 #[derive(Debug)]
@@ -210,59 +205,6 @@ impl Agent {
         }
     }
 
-    fn keeper(&mut self, now: Micros, attempt: AttemptId, said: KeeperSaid, out: &mut Out) {
-        let Some(held) = self.attempts.get(attempt) else {
-            return;
-        };
-        // A cancel that came before the keeper was there is said again to the keeper that is.
-        if said == KeeperSaid::Running && held.record.cancel_requested {
-            self.due.cancels.push(attempt);
-        }
-        self.feed(now, attempt, Input::Keeper(said), out);
-    }
-
-    /// Puts one input through the table and does what follows.
-    fn feed(&mut self, now: Micros, attempt: AttemptId, input: Input, out: &mut Out) {
-        let Some(held) = self.attempts.get(attempt) else {
-            return;
-        };
-        let forgotten = held.forgotten;
-        match step(held.record.state, input) {
-            Step::Stay => {}
-            Step::Unexpected => self.trouble = Some(Trouble::Unexpected(attempt)),
-            Step::EndTree => self.due.cancels.push(attempt),
-            Step::To(next) => {
-                self.attempts.set(attempt, next, now);
-                if forgotten && matches!(next, AttemptState::Finished(_)) {
-                    self.settle_attempt(now, attempt, out);
-                }
-            }
-        }
-    }
-
-    fn catalogue(&mut self, now: Micros, rules: &Rules, out: &mut Out) {
-        self.rules = Some(Announced {
-            rules: rules.clone(),
-            catalogue: rules.announced(),
-        });
-        if let Some(session) = self.connector.session.as_mut() {
-            session.announce = session.phase >= Phase::Reconciling;
-        }
-        // What waits was chosen under an earlier catalogue: the site's newest word counts.
-        for attempt in self.attempts.requeue() {
-            let Some(held) = self.attempts.get(attempt) else {
-                continue;
-            };
-            match self.judge(&held.record.assign) {
-                Ok(terms) => {
-                    let entry = held.record.assign.entry.clone();
-                    self.attempts.index.entries.set_terms(&entry, terms);
-                }
-                Err((refusal, why)) => self.turn_away(now, attempt, refusal, why, out),
-            }
-        }
-    }
-
     fn site(&mut self, now: Micros, site: Site, out: &mut Out) {
         match site {
             Site::Pause | Site::Resume => {
@@ -282,44 +224,6 @@ impl Agent {
                 }
             }
         }
-    }
-
-    /// Refuses everything that waits: someone else may run it.
-    fn turn_all_away(&mut self, now: Micros, out: &mut Out) {
-        for attempt in self
-            .attempts
-            .ids(|held| held.record.state == AttemptState::Assigned)
-        {
-            self.turn_away(
-                now,
-                attempt,
-                Refusal::Draining,
-                "the agent is draining".into(),
-                out,
-            );
-        }
-    }
-
-    /// Refuses an attempt that was taken before.
-    fn turn_away(
-        &mut self,
-        now: Micros,
-        attempt: AttemptId,
-        refusal: Refusal,
-        why: String,
-        out: &mut Out,
-    ) {
-        let Some(held) = self.attempts.get(attempt) else {
-            return;
-        };
-        let entry = held.record.assign.entry.clone();
-        out.speech.push(Speech::Refused {
-            attempt,
-            entry,
-            why,
-        });
-        self.refusals = self.refusals.saturating_add(1);
-        self.feed(now, attempt, Input::Refuse(refusal), out);
     }
 
     /// Ends the present session. The stream itself is gone already.
@@ -379,41 +283,6 @@ impl Agent {
             let conn = self.connector.dial(now);
             self.turn.dialled = Some(conn);
             out.speech.push(Speech::Dial { conn });
-        }
-    }
-
-    /// Begins what may begin: only on a ready session, only under its live lease.
-    fn start(&mut self, now: Micros, out: &mut Out) {
-        let Some(lease_until) = self
-            .connector
-            .ready()
-            .and_then(|session| session.lease.to_start(now))
-        else {
-            return;
-        };
-        let closed = self.site.paused
-            || self.settings.observe
-            || self.gates.hold.is_some()
-            || self.gates.stopping.is_some()
-            || self.gates.draining.is_some();
-        if closed {
-            return;
-        }
-        while self.attempts.index.in_slot < usize::from(self.settings.slots)
-            && self.attempts.over() < UNACKNOWLEDGED
-            && let Some(attempt) = self.attempts.next_in_line()
-        {
-            self.feed(now, attempt, Input::Begin, out);
-            let Some(held) = self.attempts.get(attempt) else {
-                return;
-            };
-            let assign = Box::new(held.record.assign.clone());
-            out.speech.push(Speech::Start {
-                assign,
-                lease_until,
-            });
-            self.turn.starts.push(attempt);
-            self.due.starts.push(attempt);
         }
     }
 

@@ -6,3 +6,4 @@ mod history;
 mod life;
 mod order;
 mod restart;
+mod world;

@@ -184,13 +184,12 @@ impl Stage {
     }
 
     pub(super) fn sent(&mut self) -> Vec<UpMessage> {
-        match self.next() {
-            Speech::Send { conn, messages } => {
-                assert_eq!(conn, self.conn);
-                messages
-            }
-            other => panic!("not sent: {other:?}"),
-        }
+        let said = self.next();
+        let Speech::Send { conn, messages } = said else {
+            panic!("not sent: {said:?}")
+        };
+        assert_eq!(conn, self.conn);
+        messages
     }
 
     pub(super) fn sent_one(&mut self) -> UpMessage {
@@ -288,10 +287,11 @@ impl Stage {
     }
 
     pub(super) fn started(&mut self) -> u128 {
-        match self.next() {
-            Speech::Start { assign, .. } => assign.attempt.0,
-            other => panic!("not started: {other:?}"),
-        }
+        let said = self.next();
+        let Speech::Start { assign, .. } = said else {
+            panic!("not started: {said:?}")
+        };
+        assign.attempt.0
     }
 }
 

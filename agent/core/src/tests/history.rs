@@ -1,1 +1,373 @@
-//! x
+//! Random histories: whatever happens, in whatever order, with crashes and failed commits between any two turns, the
+//! promises hold. An honest history raises no alarm; a hostile one breaks no promise.
+
+use outpost_driver::{Core, Micros};
+use outpost_proto::ids::*;
+use outpost_proto::message::*;
+use outpost_proto::outcome::Outcome;
+use proptest::prelude::*;
+
+use super::harness::*;
+use super::world::{Keeper, Stream, World, small};
+use crate::event::{Down, Event, KeeperSaid, NotStarted, Site};
+use crate::{Found, unsettled};
+
+/// What is thrown at the agent. Numbers pick among what there is.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Wait(u32),
+    Connect,
+    Open,
+    Welcome,
+    Reconcile,
+    Cut(u8),
+    Assign { entry: u8, again: Option<u8> },
+    Direct { what: u8, pick: u8 },
+    Grant,
+    Acknowledge,
+    Keeper { what: u8, pick: u8 },
+    Site(u8),
+    Catalogue(u8),
+    Crash { unspoken: bool, claim: bool },
+    Fail { written: bool },
+    Nonsense(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (0..40_000_u32).prop_map(Op::Wait),
+        3 => Just(Op::Connect),
+        1 => Just(Op::Open),
+        1 => Just(Op::Welcome),
+        1 => Just(Op::Reconcile),
+        1 => any::<u8>().prop_map(Op::Cut),
+        8 => (0..3_u8, prop::option::weighted(0.2, any::<u8>())).prop_map(|(entry, again)| Op::Assign { entry, again }),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(what, pick)| Op::Direct { what, pick }),
+        4 => Just(Op::Grant),
+        3 => Just(Op::Acknowledge),
+        10 => (any::<u8>(), any::<u8>()).prop_map(|(what, pick)| Op::Keeper { what, pick }),
+        1 => any::<u8>().prop_map(Op::Site),
+        1 => any::<u8>().prop_map(Op::Catalogue),
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(unspoken, claim)| Op::Crash { unspoken, claim }),
+        1 => any::<bool>().prop_map(|written| Op::Fail { written }),
+        1 => any::<u8>().prop_map(Op::Nonsense),
+    ]
+}
+
+impl World {
+    fn frame(&mut self, messages: Vec<DownMessage>) {
+        if let Some(conn) = self.dialled {
+            self.happens(Event::Frame { conn, messages });
+        }
+    }
+
+    fn stream_is(&self, which: fn(&Stream) -> bool) -> bool {
+        self.stream.as_ref().is_some_and(which)
+    }
+
+    fn wait(&mut self, us: u64) {
+        let until = Micros(self.stage.now.0 + us);
+        while let Some(at) = self.stage.agent.next_deadline().filter(|at| *at <= until) {
+            self.stage.now = at.max(self.stage.now);
+            self.happens(Event::Health(Health::default()));
+        }
+        self.stage.now = until;
+    }
+
+    fn open(&mut self) {
+        if let (Some(conn), None) = (self.dialled, &self.stream) {
+            self.stream = Some(Stream::default());
+            self.happens(Event::Opened { conn });
+        }
+    }
+
+    fn welcome(&mut self) {
+        if self.stream_is(|stream| stream.hello && !stream.welcomed) {
+            self.stream.as_mut().unwrap().welcomed = true;
+            let highest_event_seq = self.acknowledged;
+            self.frame(vec![DownMessage::Welcome(Welcome {
+                highest_event_seq,
+                ..welcome()
+            })]);
+        }
+    }
+
+    fn reconcile(&mut self) {
+        if self.stream_is(|stream| stream.welcomed && !stream.reconciled) {
+            self.stream.as_mut().unwrap().reconciled = true;
+            let reconciled = self.stage.order(Directive::Reconciled);
+            self.frame(vec![reconciled]);
+        }
+    }
+
+    fn grant(&mut self) {
+        let Some(stream) = self.stream.as_mut() else {
+            return;
+        };
+        let Some((seq, at)) = stream.beats.last().copied() else {
+            return;
+        };
+        stream.lease_until = stream.lease_until.max(Some(at.plus_ms(30_000)));
+        self.frame(vec![lease(seq.0)]);
+    }
+
+    fn assign(&mut self, entry: u8, again: Option<u8>) {
+        if !self.hostile && !self.stream_is(|stream| stream.reconciled) {
+            return;
+        }
+        let entry = ["copy", "single", "seldom"][usize::from(entry)];
+        let number = self.stage.number();
+        let fresh = u128::try_from(self.known.len()).unwrap() + 1;
+        let mut new = assign(fresh, entry, number);
+        new.catalogue_version = CatalogueVersion(self.version);
+        let hostile = self.hostile;
+        let open: Vec<_> = self
+            .known
+            .values()
+            .filter(|known| {
+                hostile
+                    || !self.settled.contains(&known.attempt)
+                        && !self.forgotten.contains(&known.attempt)
+            })
+            .collect();
+        let chosen = match again.filter(|_| !open.is_empty()) {
+            Some(pick) => Assign {
+                command_seq: number,
+                ..open[usize::from(pick) % open.len()].clone()
+            },
+            None => new,
+        };
+        self.known
+            .entry(chosen.attempt)
+            .or_insert_with(|| chosen.clone());
+        self.frame(vec![DownMessage::Assign(chosen)]);
+    }
+
+    fn direct(&mut self, what: u8, pick: u8) {
+        if self.known.is_empty() || (!self.hostile && !self.stream_is(|stream| stream.welcomed)) {
+            return;
+        }
+        let attempt = *self
+            .known
+            .keys()
+            .nth(usize::from(pick) % self.known.len())
+            .unwrap();
+        let directive = match what % 8 {
+            0..=2 => Directive::Cancel(attempt),
+            3 => Directive::Keep(attempt),
+            4 => {
+                self.forgotten.insert(attempt);
+                Directive::Forget(attempt)
+            }
+            5 => Directive::Cordon,
+            6 => Directive::Uncordon,
+            _ => Directive::RenewNow,
+        };
+        let order = self.stage.order(directive);
+        self.frame(vec![order]);
+    }
+
+    fn keeper(&mut self, what: u8, pick: u8) {
+        let live = |keeper: &Keeper| !matches!(keeper, Keeper::Over(_));
+        let open: Vec<_> = self
+            .keepers
+            .iter()
+            .filter(|(_, keeper)| live(keeper))
+            .map(|(id, k)| (*id, *k))
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        let (attempt, keeper) = open[usize::from(pick) % open.len()];
+        let outcome = if self.cancelled.contains(&attempt) {
+            Outcome::Cancelled
+        } else {
+            Outcome::Succeeded
+        };
+        let said = match (keeper, what % 8) {
+            (Keeper::Launched, 0) => KeeperSaid::NotStarted(NotStarted::LeaseOver),
+            (Keeper::Launched, 1) => KeeperSaid::Gone { claimed: false },
+            (Keeper::Launched, 2..=6) => KeeperSaid::Running,
+            (_, 0) => KeeperSaid::Gone { claimed: true },
+            _ => KeeperSaid::Finished(report(outcome)),
+        };
+        let next = if said == KeeperSaid::Running {
+            Keeper::Running
+        } else {
+            Keeper::Over(said)
+        };
+        self.keepers.insert(attempt, next);
+        self.happens(Event::Keeper { attempt, said });
+    }
+
+    /// The process ends; the next one finds what is really there.
+    pub(super) fn crash(&mut self, claim: bool) {
+        (self.stream, self.dialled, self.drop_speech) = (None, None, false);
+        let wanted = unsettled(&self.stage.journal.mirror.snapshot(), &small());
+        let mut found = Vec::new();
+        for attempt in wanted {
+            let what = match self.keepers.get(&attempt).copied() {
+                None => Found::NeverStarted,
+                Some(Keeper::Launched) if claim => {
+                    self.keepers
+                        .insert(attempt, Keeper::Over(KeeperSaid::Gone { claimed: false }));
+                    Found::NeverStarted
+                }
+                Some(Keeper::Launched | Keeper::Running) => {
+                    self.keepers.insert(attempt, Keeper::Running);
+                    Found::Running
+                }
+                Some(Keeper::Over(KeeperSaid::Finished(report))) => Found::Finished(report),
+                Some(Keeper::Over(KeeperSaid::Gone { claimed: true })) => {
+                    Found::Gone { claimed: true }
+                }
+                Some(Keeper::Over(_)) => Found::Gone { claimed: false },
+            };
+            found.push((attempt, what));
+        }
+        self.stage.journal.fail = None;
+        self.stage.restart(small(), &found);
+        let rules = self.rules();
+        self.happens(rules);
+    }
+
+    fn nonsense(&mut self, what: u8) {
+        if !self.hostile {
+            return;
+        }
+        let attempt = AttemptId(u128::from(what));
+        let message = match what % 8 {
+            0 => DownMessage::Welcome(welcome()),
+            1 => self.stage.order(Directive::Reconciled),
+            2 => DownMessage::Directive {
+                command_seq: CommandSeq(0),
+                directive: Directive::Cancel(attempt),
+            },
+            3 => lease(u32::from(what)),
+            4 => durable(self.seen.0 + 100_000),
+            5 => DownMessage::Assign(Assign {
+                fence: Fence(9),
+                ..assign(1, "copy", self.stage.number())
+            }),
+            6 => DownMessage::Welcome(Welcome {
+                recovery: RecoveryEpoch {
+                    counter: 0,
+                    database: 1,
+                },
+                ..welcome()
+            }),
+            _ => DownMessage::Welcome(Welcome {
+                protocol: 9,
+                ..welcome()
+            }),
+        };
+        if let Some(stream) = self.stream.as_mut() {
+            stream.welcomed |= matches!(message, DownMessage::Welcome(_));
+            stream.reconciled |= what % 8 == 1;
+        }
+        // What a lie may grant is not in the model: such a stream is cut before anything can follow.
+        self.frame(vec![message]);
+        self.cut(0);
+    }
+
+    fn cut(&mut self, why: u8) {
+        let why = [
+            Down::Unreachable,
+            Down::Ended,
+            Down::Refused,
+            Down::Protocol,
+        ][usize::from(why % 4)];
+        if let Some(conn) = self.dialled.take() {
+            self.stream = None;
+            self.happens(Event::Closed { conn, why });
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Wait(ms) => self.wait(u64::from(ms) * 1000),
+            Op::Connect => {
+                for _ in 0..3 {
+                    if self.dialled.is_none() {
+                        self.wait(310 * SECOND);
+                    }
+                }
+                self.open();
+                self.welcome();
+                self.reconcile();
+                self.grant();
+            }
+            Op::Open => self.open(),
+            Op::Welcome => self.welcome(),
+            Op::Reconcile => self.reconcile(),
+            Op::Cut(why) => self.cut(why),
+            Op::Assign { entry, again } => self.assign(entry, again),
+            Op::Direct { what, pick } => self.direct(what, pick),
+            Op::Grant => self.grant(),
+            Op::Acknowledge => {
+                if self.stream_is(|stream| stream.welcomed) {
+                    self.acknowledged = self.seen;
+                    self.frame(vec![durable(self.seen.0)]);
+                }
+            }
+            Op::Keeper { what, pick } => self.keeper(what, pick),
+            Op::Site(what) => {
+                let site = [
+                    Site::Pause,
+                    Site::Resume,
+                    Site::Resume,
+                    Site::Drain,
+                    Site::Stop,
+                ][usize::from(what % 5)];
+                self.happens(Event::Site(site));
+            }
+            Op::Catalogue(what) => {
+                self.version += u32::from(what % 2);
+                let rules = self.rules();
+                self.happens(rules);
+            }
+            Op::Crash { unspoken: true, .. } => self.drop_speech = true,
+            Op::Crash {
+                unspoken: false,
+                claim,
+            } => self.crash(claim),
+            Op::Fail { written } => self.stage.journal.fail = Some(written),
+            Op::Nonsense(what) => self.nonsense(what),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_honest_history_keeps_every_promise_and_raises_no_alarm(ops in prop::collection::vec(op(), 1..120)) {
+        let mut world = World::new(false);
+        ops.into_iter().for_each(|op| world.apply(op));
+    }
+
+    #[test]
+    fn a_hostile_history_keeps_every_promise(ops in prop::collection::vec(op(), 1..120)) {
+        let mut world = World::new(true);
+        ops.into_iter().for_each(|op| world.apply(op));
+    }
+}
+
+/// The histories above mean something only if work is done in them.
+#[test]
+fn histories_are_not_idle() {
+    let mut world = World::new(false);
+    world.apply(Op::Connect);
+    for _ in 0..50 {
+        world.apply(Op::Grant);
+        world.apply(Op::Assign {
+            entry: 0,
+            again: None,
+        });
+        world.apply(Op::Keeper { what: 2, pick: 0 });
+        world.apply(Op::Keeper { what: 7, pick: 0 });
+        world.apply(Op::Acknowledge);
+        world.apply(Op::Wait(1000));
+    }
+    assert_eq!((world.starts, world.settled.len()), (50, 50));
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use outpost_driver::Core;
 use outpost_proto::ids::*;
 use outpost_proto::limits;
 use outpost_proto::message::{
@@ -38,8 +39,6 @@ fn nothing_is_dialled_before_the_catalogue_is_known() {
     stage.nothing_else();
     assert_eq!(stage.agent.next_deadline(), None);
 }
-
-use outpost_driver::Core;
 
 #[test]
 fn work_before_reconciled_is_out_of_order() {
@@ -426,10 +425,11 @@ fn a_large_inventory_goes_in_pages_and_says_how_much_it_is() {
     stage.frame(vec![DownMessage::Welcome(welcome())]);
     let mut pages = Vec::new();
     while let Some(Speech::Send { messages, .. }) = stage.said.pop_front() {
-        pages.extend(messages.into_iter().filter_map(|message| match message {
-            UpMessage::Inventory(page) => Some((page.items.len(), page.end)),
-            _ => None,
-        }));
+        for message in messages {
+            if let UpMessage::Inventory(page) = message {
+                pages.push((page.items.len(), page.end));
+            }
+        }
     }
     assert_eq!(pages, [(64, None), (64, None), (22, Some(150))]);
 }

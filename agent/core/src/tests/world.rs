@@ -1,0 +1,248 @@
+//! The world around one agent under test, and what must hold after each of its turns.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outpost_driver::{Micros, Turn};
+use outpost_proto::ids::*;
+use outpost_proto::message::*;
+
+use super::harness::*;
+use crate::Settings;
+use crate::event::{Event, KeeperSaid, Speech, Terms};
+use crate::record::Snapshot;
+
+/// A stream as the orchestrator sees it.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    pub(super) hello: bool,
+    pub(super) welcomed: bool,
+    pub(super) reconciled: bool,
+    pub(super) beats: Vec<(HeartbeatSeq, Micros)>,
+    pub(super) lease_until: Option<Micros>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Keeper {
+    Launched,
+    Running,
+    Over(KeeperSaid),
+}
+
+pub(super) struct World {
+    pub(super) stage: Stage,
+    pub(super) hostile: bool,
+    pub(super) dialled: Option<Conn>,
+    pub(super) stream: Option<Stream>,
+    pub(super) keepers: BTreeMap<AttemptId, Keeper>,
+    pub(super) cancelled: BTreeSet<AttemptId>,
+    pub(super) known: BTreeMap<AttemptId, Assign>,
+    pub(super) settled: BTreeSet<AttemptId>,
+    pub(super) forgotten: BTreeSet<AttemptId>,
+    pub(super) seen: EventSeq,
+    pub(super) acknowledged: EventSeq,
+    pub(super) version: u32,
+    pub(super) drop_speech: bool,
+    pub(super) before: Snapshot,
+    pub(super) starts: u32,
+}
+
+pub(super) fn small() -> Settings {
+    Settings {
+        slots: 3,
+        backlog: 4,
+        ..settings()
+    }
+}
+
+impl World {
+    pub(super) fn new(hostile: bool) -> Self {
+        let mut world = Self {
+            stage: Stage::new(small()),
+            hostile,
+            dialled: None,
+            stream: None,
+            keepers: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
+            known: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            seen: EventSeq(0),
+            acknowledged: EventSeq(0),
+            version: 1,
+            drop_speech: false,
+            before: Snapshot::default(),
+            starts: 0,
+        };
+        let rules = world.rules();
+        world.happens(rules);
+        world
+    }
+
+    pub(super) fn rules(&self) -> Event {
+        let single = Terms {
+            max_parallel: Some(1),
+            ..free()
+        };
+        let seldom = Terms {
+            max_per_hour: Some(3),
+            ..free()
+        };
+        shop(
+            self.version,
+            &[("copy", free()), ("single", single), ("seldom", seldom)],
+        )
+    }
+
+    /// One event, and everything the promises say about what follows.
+    pub(super) fn happens(&mut self, event: Event) {
+        let again = !matches!(event, Event::Frame { .. } | Event::Opened { .. });
+        let turned = self.stage.turn(std::slice::from_ref(&event));
+        let said = std::mem::take(&mut self.stage.said);
+        if turned == Turn::Spoken && self.drop_speech {
+            self.check_history();
+            return self.crash(false);
+        }
+        if let Turn::NotCommitted(_) = turned {
+            assert!(said.is_empty(), "spoke before the commit");
+            (self.stream, self.dialled) = (None, None);
+            self.check_history();
+            if again {
+                self.happens(event);
+            }
+            return;
+        }
+        self.check_history();
+        let done = said.contains(&Speech::Done);
+        for speech in said {
+            self.check_speech(speech);
+        }
+        if done {
+            self.crash(true);
+        }
+    }
+
+    pub(super) fn check_history(&mut self) {
+        let after = self.stage.journal.mirror.snapshot();
+        let in_slot = |record: &&crate::record::AttemptRecord| {
+            matches!(record.state, AttemptState::Starting | AttemptState::Running)
+        };
+        assert!(
+            after.attempts.iter().filter(in_slot).count() <= 3,
+            "more than the slots"
+        );
+        for was in &self.before.attempts {
+            let AttemptState::Finished(_) = was.state else {
+                continue;
+            };
+            let id = was.assign.attempt;
+            if let Some(is) = after
+                .attempts
+                .iter()
+                .find(|record| record.assign.attempt == id)
+            {
+                assert_eq!(is.state, was.state, "a terminal state stays");
+            } else {
+                assert!(
+                    after.memories.iter().any(|memory| memory.attempt == id),
+                    "an outcome vanished"
+                );
+                let acked = was.event_seq != EventSeq(0) && was.event_seq <= self.acknowledged;
+                assert!(
+                    acked || self.forgotten.contains(&id),
+                    "an outcome went before its acknowledgement"
+                );
+            }
+        }
+        for memory in &self.before.memories {
+            assert!(after.memories.contains(memory), "a memory went early");
+        }
+        assert!(after.session.event_seq_reserved >= self.before.session.event_seq_reserved);
+        self.settled
+            .extend(after.memories.iter().map(|memory| memory.attempt));
+        self.before = after;
+    }
+
+    pub(super) fn check_speech(&mut self, speech: Speech) {
+        match speech {
+            Speech::Dial { conn } => {
+                assert!(self.stream.is_none(), "one connection at a time");
+                self.dialled = Some(conn);
+            }
+            Speech::Send { conn, messages } => {
+                assert_eq!(
+                    Some(conn),
+                    self.dialled,
+                    "said on a stream that is not the present one"
+                );
+                assert!(!messages.is_empty() && messages.len() <= 64);
+                messages
+                    .into_iter()
+                    .for_each(|message| self.check_message(message));
+            }
+            Speech::Hangup { conn } => {
+                if self.dialled == Some(conn) {
+                    (self.stream, self.dialled) = (None, None);
+                }
+            }
+            Speech::Start {
+                assign,
+                lease_until,
+            } => {
+                let stream = self.stream.as_ref().expect("started without a session");
+                assert!(stream.reconciled, "started before the reconciliation");
+                assert_eq!(
+                    Some(lease_until),
+                    stream.lease_until,
+                    "started under another lease"
+                );
+                assert!(
+                    lease_until > self.stage.now,
+                    "started under a lease that is over"
+                );
+                let earlier = self.keepers.insert(assign.attempt, Keeper::Launched);
+                assert!(earlier.is_none(), "started twice");
+                self.starts += 1;
+            }
+            Speech::Cancel { attempt } => {
+                self.cancelled.insert(attempt);
+            }
+            Speech::Alarm(alarm) => assert!(self.hostile, "an honest history raised {alarm:?}"),
+            Speech::InTouch | Speech::Discard { .. } | Speech::Refused { .. } | Speech::Done => {}
+        }
+    }
+
+    pub(super) fn check_message(&mut self, message: UpMessage) {
+        let now = self.stage.now;
+        let stream = self.stream.as_mut().expect("said without a stream");
+        if let UpMessage::Hello(_) = message {
+            assert!(
+                !std::mem::replace(&mut stream.hello, true),
+                "a second Hello"
+            );
+            return;
+        }
+        assert!(stream.hello && stream.welcomed, "said before Welcome");
+        match message {
+            UpMessage::Event(event) => {
+                assert!(stream.reconciled, "an event before the reconciliation");
+                assert!(event.event_seq > self.seen, "numbers grow on the wire");
+                self.seen = event.event_seq;
+            }
+            UpMessage::Inventory(page) => {
+                for item in page.items {
+                    self.seen = self.seen.max(item.event_seq);
+                    let over = matches!(item.state, AttemptState::Finished(_));
+                    assert!(
+                        !over || item.event_seq != EventSeq(0),
+                        "an outcome that no acknowledgement can name"
+                    );
+                }
+            }
+            UpMessage::Heartbeat(heartbeat) => stream.beats.push((heartbeat.seq, now)),
+            UpMessage::Hello(_)
+            | UpMessage::Catalogue(_)
+            | UpMessage::Trigger { .. }
+            | UpMessage::Ack(_) => {}
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What becomes of attempts: begun when they may be, moved by what their keepers say, turned away when the site's rules
+//! changed.
+
+use outpost_driver::Micros;
+use outpost_proto::ids::AttemptId;
+use outpost_proto::limits::HELD_ATTEMPTS;
+use outpost_proto::message::AttemptState;
+use outpost_proto::outcome::Refusal;
+
+use crate::event::{KeeperSaid, Rules, Speech};
+use crate::session::Phase;
+use crate::state::{Input, Step, step};
+use crate::{Agent, Announced, Out, Trouble};
+
+/// No more is started while this many outcomes are unacknowledged: half of what may be held, so that what is already
+/// assigned still fits.
+const UNACKNOWLEDGED: usize = HELD_ATTEMPTS / 2;
+
+impl Agent {
+    pub(crate) fn keeper(
+        &mut self,
+        now: Micros,
+        attempt: AttemptId,
+        said: KeeperSaid,
+        out: &mut Out,
+    ) {
+        let Some(held) = self.attempts.get(attempt) else {
+            return;
+        };
+        // A cancel that came before the keeper was there is said again to the keeper that is.
+        if said == KeeperSaid::Running && held.record.cancel_requested {
+            self.due.cancels.push(attempt);
+        }
+        self.feed(now, attempt, Input::Keeper(said), out);
+    }
+
+    /// Puts one input through the table and does what follows.
+    pub(crate) fn feed(&mut self, now: Micros, attempt: AttemptId, input: Input, out: &mut Out) {
+        let Some(held) = self.attempts.get(attempt) else {
+            return;
+        };
+        let forgotten = held.forgotten;
+        match step(held.record.state, input) {
+            Step::Stay => {}
+            Step::Unexpected => self.trouble = Some(Trouble::Unexpected(attempt)),
+            Step::EndTree => self.due.cancels.push(attempt),
+            Step::To(next) => {
+                self.attempts.set(attempt, next, now);
+                if forgotten && matches!(next, AttemptState::Finished(_)) {
+                    self.settle_attempt(now, attempt, out);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn catalogue(&mut self, now: Micros, rules: &Rules, out: &mut Out) {
+        self.rules = Some(Announced {
+            rules: rules.clone(),
+            catalogue: rules.announced(),
+        });
+        if let Some(session) = self.connector.session.as_mut() {
+            session.announce = session.phase >= Phase::Reconciling;
+        }
+        // What waits was chosen under an earlier catalogue: the site's newest word counts.
+        for attempt in self.attempts.requeue() {
+            let Some(held) = self.attempts.get(attempt) else {
+                continue;
+            };
+            match self.judge(&held.record.assign) {
+                Ok(terms) => {
+                    let entry = held.record.assign.entry.clone();
+                    self.attempts.index.entries.set_terms(&entry, terms);
+                }
+                Err((refusal, why)) => self.turn_away(now, attempt, refusal, why, out),
+            }
+        }
+    }
+
+    /// Refuses everything that waits: someone else may run it.
+    pub(crate) fn turn_all_away(&mut self, now: Micros, out: &mut Out) {
+        for attempt in self
+            .attempts
+            .ids(|held| held.record.state == AttemptState::Assigned)
+        {
+            self.turn_away(
+                now,
+                attempt,
+                Refusal::Draining,
+                "the agent is draining".into(),
+                out,
+            );
+        }
+    }
+
+    /// Refuses an attempt that was taken before.
+    pub(crate) fn turn_away(
+        &mut self,
+        now: Micros,
+        attempt: AttemptId,
+        refusal: Refusal,
+        why: String,
+        out: &mut Out,
+    ) {
+        let Some(held) = self.attempts.get(attempt) else {
+            return;
+        };
+        let entry = held.record.assign.entry.clone();
+        out.speech.push(Speech::Refused {
+            attempt,
+            entry,
+            why,
+        });
+        self.refusals = self.refusals.saturating_add(1);
+        self.feed(now, attempt, Input::Refuse(refusal), out);
+    }
+
+    /// Begins what may begin: only on a ready session, only under its live lease.
+    pub(crate) fn start(&mut self, now: Micros, out: &mut Out) {
+        let Some(lease_until) = self
+            .connector
+            .ready()
+            .and_then(|session| session.lease.to_start(now))
+        else {
+            return;
+        };
+        let closed = self.site.paused
+            || self.settings.observe
+            || self.gates.hold.is_some()
+            || self.gates.stopping.is_some()
+            || self.gates.draining.is_some();
+        if closed {
+            return;
+        }
+        while self.attempts.index.in_slot < usize::from(self.settings.slots)
+            && self.attempts.over() < UNACKNOWLEDGED
+            && let Some(attempt) = self.attempts.next_in_line()
+        {
+            self.feed(now, attempt, Input::Begin, out);
+            let Some(held) = self.attempts.get(attempt) else {
+                return;
+            };
+            let assign = Box::new(held.record.assign.clone());
+            out.speech.push(Speech::Start {
+                assign,
+                lease_until,
+            });
+            self.turn.starts.push(attempt);
+            self.due.starts.push(attempt);
+        }
+    }
+}
