@@ -340,6 +340,7 @@ impl Tenant {
         for attempt in lost {
             // A held attempt is active, and from an active phase silence has exactly one way to go.
             let _ = self.observe(ctx, name, attempt, Observed::Silent);
+            self.tell_to_end(ctx, name, attempt);
         }
     }
 }

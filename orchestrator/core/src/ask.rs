@@ -9,12 +9,12 @@ use outpost_proto::limits::{PARAMETER_BYTES, PARAMETERS};
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{AgentName, ParamName, WorkflowName};
 
+use crate::command::value_bytes;
 use crate::event::{Answer, Applied, Denied};
 use crate::limits::{KEY_LEN, KEYS, PARAM_TEXT, RUNS, WORKFLOWS};
 use crate::place::resolve;
 use crate::record::{KeyRecord, Phase, RunRecord, RunState, TaskState, WorkflowRecord, Write};
 use crate::run::{Run, Workflow};
-use crate::session::value_bytes;
 use crate::spec::{ParamKind, WorkflowSpec};
 use crate::tenant::{Ctx, Due, Tenant, Version, key_expiry};
 
@@ -136,10 +136,11 @@ impl Tenant {
         let current = Arc::clone(&version.workflow);
         let params = fill(&current.record.spec, params)?;
         check_bounds(&current.record.spec, &params)?;
-        let live = self.runs.values().filter(|run| !run.is_over()).count();
-        if live >= RUNS {
+        // Counted only when it may matter: runs that are over stay while an end is unknown.
+        let live = |tenant: &Self| tenant.runs.values().filter(|run| !run.is_over()).count();
+        if self.runs.len() >= RUNS && live(self) >= RUNS {
             return Err(Denied::Limit(format!(
-                "{live} runs of this tenant are live, which is the limit: wait for some to end, or cancel some"
+                "{RUNS} runs of this tenant are live, which is the limit: wait for some to end, or cancel some"
             )));
         }
         let run = RunRecord {

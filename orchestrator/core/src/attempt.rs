@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use outpost_proto::ids::AttemptId;
+use outpost_proto::ids::{AttemptId, CommandSeq};
 use outpost_proto::message::{AttemptState, Directive, DownMessage, InventoryItem};
 use outpost_proto::name::AgentName;
 use outpost_proto::outcome::{Outcome, Report};
 
+use crate::command::{Reply, send};
 use crate::event::Alarm;
 use crate::record::{AttemptRecord, Phase, Write};
-use crate::session::{Reply, send};
 use crate::state::{Observed, Step, step};
 use crate::tenant::{Ctx, Tenant, is_active};
 
@@ -54,6 +54,32 @@ impl Tenant {
                 Ok(Seen::Known)
             }
         }
+    }
+
+    /// That an attempt is held is said by the acknowledgement of its command.
+    pub(crate) fn acknowledged(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        command: CommandSeq,
+    ) -> Result<(), Alarm> {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return Ok(());
+        };
+        let Some(session) = &mut agent.live.session else {
+            return Ok(());
+        };
+        let later = session
+            .unconfirmed
+            .split_off(&CommandSeq(command.0.saturating_add(1)));
+        let confirmed = std::mem::replace(&mut session.unconfirmed, later);
+        for attempt in confirmed.into_values() {
+            let known = self.attempts.get(&attempt);
+            if known.is_some_and(|attempt| attempt.phase == Phase::Assigned) {
+                self.observe(ctx, name, attempt, Observed::Said(AttemptState::Assigned))?;
+            }
+        }
+        Ok(())
     }
 
     /// An attempt that never reached its agent ends as cancelled: it can never start.
@@ -239,16 +265,23 @@ impl Tenant {
             self.withdraw(ctx, id);
             return;
         }
-        let Some(conn) = agent.ready().map(|session| session.conn) else {
+        self.tell_to_end(ctx, &attempt.agent, id);
+    }
+
+    /// Tells an agent to end an attempt, if it can be told now.
+    pub(crate) fn tell_to_end(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, id: AttemptId) {
+        let session = self.agents.get(name).and_then(|agent| agent.ready());
+        let Some(conn) = session.map(|session| session.conn) else {
             return;
         };
-        let command_seq = self.number(ctx, &attempt.agent);
+        let command_seq = self.number(ctx, name);
+        let directive = Directive::Cancel(id);
         send(
             ctx,
             conn,
             vec![DownMessage::Directive {
                 command_seq,
-                directive: Directive::Cancel(id),
+                directive,
             }],
         );
     }

@@ -128,9 +128,10 @@ impl Tenant {
         }
         let ahead = self.places.ahead(name, run.key(task));
         let reason = format!(
-            "{bound}, which holds {} of at most {} attempts; {ahead} tasks are ahead of it, and it has waited for {waited}.",
+            "{bound}, which holds {} of at most {} attempts; {} ahead of it, and it has waited for {waited}.",
             agent.held.len(),
             agent.capacity(ctx.settings),
+            count(ahead, "task"),
         );
         why("slots_full", reason)
     }
@@ -164,7 +165,7 @@ impl Tenant {
             .count();
         if full > 0 {
             let reason = format!(
-                "All {full} agents that announce this workflow's entries and take work are full; it has waited for {waited}."
+                "Every agent that announces this workflow's entries and takes work is full ({full} of them); it has waited for {waited}."
             );
             return why("slots_full", reason);
         }
@@ -176,7 +177,7 @@ impl Tenant {
         let more = if others == 0 {
             String::new()
         } else {
-            format!(" {others} other agents take no work either.")
+            format!(" {} take no work either.", count(others, "other agent"))
         };
         why(
             code,
@@ -195,11 +196,13 @@ impl Tenant {
             .find(|entry| self.places.offering(entry).next().is_none());
         let reason = match missing {
             Some(entry) => format!(
-                "None of this tenant's {agents} agents announces the catalogue entry `{entry}`. It runs once a site adds it."
+                "No agent of this tenant announces the catalogue entry `{entry}` ({} asked). It runs once a site adds it.",
+                count(agents, "agent")
             ),
             None => format!(
-                "Every entry of this workflow is announced somewhere, but none of the {agents} agents announces all of them, \
-                 and a run stays on one agent."
+                "Every entry of this workflow is announced somewhere, but no agent announces all of them ({} asked), \
+                 and a run stays on one agent.",
+                count(agents, "agent")
             ),
         };
         why("no_agent_with_entry", reason)
@@ -211,14 +214,7 @@ impl Tenant {
         };
         let heard = self.last_heard(ctx, &attempt.agent);
         let (code, reason) = match attempt.phase {
-            Phase::Lost { .. } => (
-                "unknown_end",
-                format!(
-                    "Nobody can say how its attempt on agent `{}` ended. It may have started and its entry is not \
-                     retry_safe, so no second attempt is made: it waits for that agent's word or for a person.",
-                    attempt.agent
-                ),
-            ),
+            Phase::Lost { .. } => ("unknown_end", self.unknown_end(attempt)),
             Phase::Assigned
             | Phase::Accepted
             | Phase::Starting
@@ -263,6 +259,23 @@ impl Tenant {
             reason,
             attempt: Some(id),
         }
+    }
+
+    fn unknown_end(&self, attempt: &AttemptRecord) -> String {
+        let removed = self
+            .agents
+            .get(&attempt.agent)
+            .is_none_or(|agent| agent.record.removed);
+        let waits = if removed {
+            "that agent was removed, so only a person can go on: cancel this run and trigger another"
+        } else {
+            "it waits for that agent's word, or for a person to cancel this run and trigger another"
+        };
+        format!(
+            "Nobody can say how its attempt on agent `{}` ended. It may have started and its entry is not retry_safe, \
+             so no second attempt is made: {waits}.",
+            attempt.agent
+        )
     }
 
     fn cancelling(&self, attempt: &AttemptRecord, heard: &str) -> String {
@@ -331,6 +344,12 @@ fn obstructed(ctx: &Ctx<'_>, agent: &Agent, obstacle: Obstacle) -> (&'static str
         Obstacle::Cordoned => ("cordoned", "it is cordoned. It gets work again once somebody uncordons it.".into()),
         Obstacle::NoCatalogue => ("no_catalogue", "it has not announced a catalogue.".into()),
     }
+}
+
+/// `1 agent`, `2 agents`.
+fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// A span of time for people, rounded down: `850 ms`, `42 s`, `7 min`, `3 h`.

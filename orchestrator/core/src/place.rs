@@ -4,138 +4,25 @@
 //! the workflow, the one with the most room, then by name. Only agents and workflows in which something changed since
 //! the last look are looked at, and only as many tasks as there is room for.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use outpost_proto::ids::{AttemptId, Conn, RunId, TaskIndex};
 use outpost_proto::message::{Assign, DownMessage, ParamValue};
-use outpost_proto::name::{AgentName, EntryName, ParamName, WorkflowName};
+use outpost_proto::name::{AgentName, ParamName, WorkflowName};
 
-use crate::agent::{Agent, ends_alone_s};
-use crate::record::{AttemptRecord, Phase, Presence, RunRecord, TaskState, Write};
-use crate::run::{Run, Workflow};
-use crate::session::send;
+use crate::agent::ends_alone_s;
+use crate::command::send;
+use crate::queue::Key;
+use crate::record::{AttemptRecord, Phase, Presence, TaskState, Write};
 use crate::spec::{Argument, TaskSpec};
 use crate::tenant::{Ctx, Tenant};
-
-/// Place of a queued task in the order.
-pub(crate) type Key = (u64, RunId, TaskIndex);
-
-/// Queues and indexes of one tenant.
-#[derive(Debug)]
-pub(crate) struct Places {
-    /// Queued tasks of runs that have their agent.
-    bound: BTreeMap<AgentName, BTreeSet<Key>>,
-    /// Queued tasks of runs that have none yet.
-    unbound: BTreeMap<(WorkflowName, u32), BTreeSet<Key>>,
-    /// Agents that take work and have room, the most room first.
-    roomy: BTreeSet<(Reverse<u16>, AgentName)>,
-    room: BTreeMap<AgentName, u16>,
-    /// Per entry of a known workflow, the agents that announce it.
-    offered: BTreeMap<EntryName, BTreeSet<AgentName>>,
-    /// Agents for which something changed.
-    woken: BTreeSet<AgentName>,
-    /// Whether a run without an agent may find one now.
-    look: bool,
-    /// Agents whose record is to be written with this turn, once.
-    pub(crate) changed: BTreeSet<AgentName>,
-}
 
 /// A queue that may yield a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Bound(AgentName),
     Unbound(WorkflowName, u32),
-}
-
-impl Places {
-    pub(crate) fn new() -> Self {
-        Self {
-            bound: BTreeMap::new(),
-            unbound: BTreeMap::new(),
-            roomy: BTreeSet::new(),
-            room: BTreeMap::new(),
-            offered: BTreeMap::new(),
-            woken: BTreeSet::new(),
-            look: false,
-            changed: BTreeSet::new(),
-        }
-    }
-
-    fn add(&mut self, key: Key, run: &Run) {
-        match &run.record.agent {
-            Some(agent) => {
-                self.bound.entry(agent.clone()).or_default().insert(key);
-                self.woken.insert(agent.clone());
-            }
-            None => {
-                self.unbound
-                    .entry(version_of(&run.record))
-                    .or_default()
-                    .insert(key);
-                self.look = true;
-            }
-        }
-    }
-
-    pub(crate) fn remove(&mut self, key: Key, run: &Run) {
-        match &run.record.agent {
-            Some(agent) => take(&mut self.bound, agent, key),
-            None => take(&mut self.unbound, &version_of(&run.record), key),
-        }
-    }
-
-    /// Takes an entry into the index of what is announced.
-    pub(crate) fn know_entry(&mut self, entry: &EntryName, agents: &BTreeMap<AgentName, Agent>) {
-        if !self.offered.contains_key(entry) {
-            let offering = agents
-                .iter()
-                .filter(|(_, agent)| agent.offer(entry).is_some());
-            self.offered.insert(
-                entry.clone(),
-                offering.map(|(name, _)| name.clone()).collect(),
-            );
-        }
-    }
-
-    /// The agents that announce this entry of a known workflow.
-    pub(crate) fn offering(&self, entry: &EntryName) -> impl Iterator<Item = &AgentName> {
-        self.offered.get(entry).into_iter().flatten()
-    }
-
-    pub(crate) fn offers(&self, agent: &AgentName, entry: &EntryName) -> bool {
-        self.offered
-            .get(entry)
-            .is_some_and(|agents| agents.contains(agent))
-    }
-
-    pub(crate) fn offers_all(&self, agent: &AgentName, workflow: &Workflow) -> bool {
-        workflow
-            .entries
-            .iter()
-            .all(|entry| self.offers(agent, entry))
-    }
-
-    /// Queued tasks that come before this one for the same agent.
-    pub(crate) fn ahead(&self, agent: &AgentName, key: Key) -> usize {
-        self.bound
-            .get(agent)
-            .map_or(0, |queue| queue.range(..key).count())
-    }
-}
-
-fn take<K: Ord>(queues: &mut BTreeMap<K, BTreeSet<Key>>, at: &K, key: Key) {
-    if let Some(queue) = queues.get_mut(at) {
-        queue.remove(&key);
-        if queue.is_empty() {
-            queues.remove(at);
-        }
-    }
-}
-
-fn version_of(run: &RunRecord) -> (WorkflowName, u32) {
-    (run.workflow.clone(), run.version)
 }
 
 impl Tenant {
@@ -176,19 +63,12 @@ impl Tenant {
         } else {
             0
         };
-        let places = &mut self.places;
-        let before = places.room.insert(name.clone(), room).unwrap_or(0);
-        if before > 0 {
-            places.roomy.remove(&(Reverse(before), name.clone()));
-        }
-        if room > 0 {
-            places.roomy.insert((Reverse(room), name.clone()));
-        }
+        let unsent = !agent.live.unsent.is_empty();
+        let before = self.places.set_room(name, room);
         if room > before {
-            places.woken.insert(name.clone());
-            places.look = true;
-        } else if !agent.live.unsent.is_empty() {
-            places.woken.insert(name.clone());
+            self.wake(name);
+        } else if unsent {
+            self.places.woken.insert(name.clone());
         }
     }
 

@@ -1,7 +1,7 @@
 //! Runs and their tasks: what is ready, what follows when something ends, when a run is over.
 //!
-//! Nothing walks a whole graph: each end touches the tasks that need it, once. Retries, pauses and the rule for a
-//! second attempt (never while the first may still run, unless its entry is `retry_safe`) are here.
+//! Nothing walks a whole graph: each end touches the tasks that need it, once. What the end of an attempt means for
+//! its task is in `retry`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,14 +9,12 @@ use std::sync::Arc;
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
 use outpost_proto::name::EntryName;
-use outpost_proto::outcome::{Interruption, Outcome, Refusal, Report};
 
-use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES};
-use crate::place::Key;
+use crate::queue::Key;
 use crate::record::{
-    AttemptRecord, NoticeKind, RunRecord, RunState, TaskRecord, TaskState, WorkflowRecord, Write,
+    NoticeKind, RunRecord, RunState, TaskRecord, TaskState, WorkflowRecord, Write,
 };
-use crate::spec::{Retry, TaskSpec};
+use crate::spec::TaskSpec;
 use crate::tenant::{Ctx, Due, Tenant, over};
 
 /// A workflow version and what is derived from it.
@@ -160,61 +158,6 @@ pub(crate) fn is_open(state: TaskState) -> bool {
     }
 }
 
-/// What the end of an attempt means for its task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Succeeded,
-    /// Whatever the retries: never again.
-    Final,
-    /// It uses up a try.
-    Spent,
-    /// It never ran: once more after a pause, without using up a try.
-    Requeue,
-    /// It was cancelled.
-    Cancelled,
-}
-
-pub(crate) fn judge(report: Report, retry_safe: bool) -> Verdict {
-    match report.outcome {
-        Outcome::Succeeded => Verdict::Succeeded,
-        Outcome::Cancelled => Verdict::Cancelled,
-        // Nobody can say that it is over, so a second attempt might run beside it.
-        Outcome::Interrupted(Interruption::AgentStateLost)
-            if report.may_have_started && !retry_safe =>
-        {
-            Verdict::Final
-        }
-        Outcome::Failed
-        | Outcome::TimedOut
-        | Outcome::StartFailed(_)
-        | Outcome::Killed(_)
-        | Outcome::Interrupted(
-            Interruption::Reboot | Interruption::AgentStateLost | Interruption::SidecarRestart,
-        ) => Verdict::Spent,
-        Outcome::Refused(
-            Refusal::UnknownEntry
-            | Refusal::BadParameters
-            | Refusal::NotApproved
-            | Refusal::Unsupported,
-        ) => Verdict::Final,
-        Outcome::Refused(
-            Refusal::CatalogueVersion
-            | Refusal::NoLease
-            | Refusal::Paused
-            | Refusal::Draining
-            | Refusal::Full
-            | Refusal::Rate
-            | Refusal::TimeWindow
-            | Refusal::Disk
-            | Refusal::Observe
-            | Refusal::Hold,
-        ) => Verdict::Requeue,
-    }
-}
-
-/// The outcome that stands for an attempt of which nobody can say what became of it.
-pub(crate) const UNKNOWN_END: Outcome = Outcome::Interrupted(Interruption::AgentStateLost);
-
 impl Tenant {
     /// The one place where a task changes its state.
     pub(crate) fn set_task(
@@ -287,149 +230,6 @@ impl Tenant {
         }
     }
 
-    /// An attempt's end is known. Only the attempt that the task waits for decides.
-    pub(crate) fn task_ended(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        attempt: &AttemptRecord,
-        report: Report,
-    ) {
-        let Some(cancelling) = self.waits_for(attempt) else {
-            return;
-        };
-        let verdict = judge(report, attempt.retry_safe);
-        let (id, task) = (attempt.run, attempt.task);
-        let outcome = report.outcome;
-        match verdict {
-            Verdict::Succeeded => {
-                self.set_task(ctx, id, task, TaskState::Succeeded);
-                self.succeeded(ctx, id, task);
-            }
-            Verdict::Cancelled => self.task_over(ctx, id, task, TaskState::Cancelled),
-            Verdict::Requeue if cancelling => self.task_over(ctx, id, task, TaskState::Cancelled),
-            Verdict::Final => self.task_over(ctx, id, task, TaskState::Failed { outcome }),
-            Verdict::Spent if cancelling => {
-                self.task_over(ctx, id, task, TaskState::Failed { outcome })
-            }
-            Verdict::Spent => self.spent(ctx, id, task, outcome),
-            Verdict::Requeue => {
-                let pause = ctx.chance.between(REQUEUE_PAUSE_MS.0, REQUEUE_PAUSE_MS.1);
-                self.requeue(ctx, id, task, ctx.now.plus_ms(pause), outcome);
-            }
-        }
-        self.finish_if_over(ctx, id);
-    }
-
-    /// An attempt was given up. A second one follows only if its entry is `retry_safe`, and not before the first can
-    /// no longer be started; without that the task waits for its agent or a person.
-    pub(crate) fn task_lost(&mut self, ctx: &mut Ctx<'_>, attempt: &AttemptRecord) {
-        let Some(cancelling) = self.waits_for(attempt) else {
-            return;
-        };
-        let (id, task) = (attempt.run, attempt.task);
-        if cancelling {
-            self.task_over(ctx, id, task, TaskState::Cancelled);
-            self.finish_if_over(ctx, id);
-            return;
-        }
-        if !attempt.retry_safe {
-            return;
-        }
-        let idle = self.agents.get(&attempt.agent).map(|agent| {
-            // Under another incarnation nothing of the former one can start any more.
-            let same = agent.record.incarnation == attempt.incarnation;
-            if same {
-                agent.surely_idle(ctx.settings, attempt.ends_alone_s)
-            } else {
-                ctx.now
-            }
-        });
-        self.release(ctx, id);
-        self.requeue(ctx, id, task, idle.unwrap_or(ctx.now), UNKNOWN_END);
-        self.finish_if_over(ctx, id);
-    }
-
-    /// Whether the task still waits for this attempt, and if so whether its run is being cancelled.
-    fn waits_for(&self, attempt: &AttemptRecord) -> Option<bool> {
-        let run = self.runs.get(&attempt.run)?;
-        let state = run.task(attempt.task)?.record.state;
-        let waits = state
-            == TaskState::Active {
-                attempt: attempt.attempt,
-            };
-        waits.then_some(run.record.state == RunState::Cancelling)
-    }
-
-    fn spent(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex, outcome: Outcome) {
-        let Some((retry, spent)) = self.count(id, task, |record| {
-            record.requeued = 0;
-            record.spent = record.spent.saturating_add(1);
-            record.spent
-        }) else {
-            return;
-        };
-        if spent > retry.retries {
-            self.task_over(ctx, id, task, TaskState::Failed { outcome });
-            return;
-        }
-        let until = ctx
-            .now
-            .plus_ms(ctx.chance.between(0, longest_delay_ms(retry, spent)));
-        self.pause(ctx, id, task, until, outcome);
-    }
-
-    fn requeue(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        id: RunId,
-        task: TaskIndex,
-        until: Micros,
-        last: Outcome,
-    ) {
-        let requeued = self.count(id, task, |record| {
-            record.requeued = record.requeued.saturating_add(1);
-            record.requeued
-        });
-        match requeued {
-            Some((_, requeued)) if requeued > REQUEUES => {
-                self.task_over(ctx, id, task, TaskState::Failed { outcome: last });
-            }
-            Some(_) => self.pause(ctx, id, task, until, last),
-            None => {}
-        }
-    }
-
-    fn count(
-        &mut self,
-        id: RunId,
-        task: TaskIndex,
-        step: impl FnOnce(&mut TaskRecord) -> u16,
-    ) -> Option<(Retry, u16)> {
-        let run = self.runs.get_mut(&id)?;
-        let retry = run.workflow.task(task)?.retry;
-        let known = run.tasks.get_mut(usize::from(task.0))?;
-        Some((retry, step(&mut known.record)))
-    }
-
-    fn pause(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        id: RunId,
-        task: TaskIndex,
-        until: Micros,
-        last: Outcome,
-    ) {
-        let state = if until > ctx.now {
-            TaskState::Backoff {
-                until: until.0,
-                last,
-            }
-        } else {
-            TaskState::Queued { since: ctx.now.0 }
-        };
-        self.set_task(ctx, id, task, state);
-    }
-
     /// A task ended without success: what needs it, directly or not, can never run.
     pub(crate) fn task_over(
         &mut self,
@@ -460,7 +260,8 @@ impl Tenant {
         }
     }
 
-    fn succeeded(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex) {
+    /// A task succeeded: what needs nothing more is queued.
+    pub(crate) fn succeeded(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex) {
         let Some(run) = self.runs.get_mut(&id) else {
             return;
         };
@@ -508,13 +309,4 @@ impl Tenant {
         self.set_run(ctx, id, state);
         self.evict(id);
     }
-}
-
-/// The longest pause before try number `spent` + 1: doubled each time, up to the workflow's bound.
-fn longest_delay_ms(retry: Retry, spent: u16) -> u64 {
-    let doublings = u32::from(spent.saturating_sub(1)).min(40);
-    retry
-        .delay_ms
-        .saturating_mul(1 << doublings)
-        .min(retry.max_delay_ms.max(retry.delay_ms))
 }

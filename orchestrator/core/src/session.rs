@@ -9,17 +9,17 @@ use std::collections::BTreeMap;
 use outpost_proto::ids::{
     AttemptId, CommandSeq, Conn, EventSeq, HeartbeatSeq, Nonce, SessionEpoch,
 };
-use outpost_proto::limits::{FRAME_MESSAGES, HELD_ATTEMPTS};
+use outpost_proto::limits::HELD_ATTEMPTS;
 use outpost_proto::message::{
-    Assign, AttemptState, Catalogue, Directive, DownMessage, Event, Granted, Heartbeat, Hello,
-    InventoryItem, InventoryPage, ParamValue, UpMessage, Welcome,
+    Catalogue, Directive, DownMessage, Event, Heartbeat, Hello, InventoryItem, InventoryPage,
+    UpMessage, Welcome,
 };
 use outpost_proto::name::AgentName;
 
 use crate::attempt::Seen;
+use crate::command::{Reply, send};
 use crate::event::{Alarm, CloseReason, Speech};
-use crate::limits::{FRAME_TEXT, NONCES, PROTOCOL};
-use crate::record::Phase;
+use crate::limits::{NONCES, PROTOCOL};
 use crate::state::Observed;
 use crate::tenant::{Ctx, Tenant};
 
@@ -64,16 +64,6 @@ impl From<Alarm> for Offence {
             why: CloseReason::Protocol,
         }
     }
-}
-
-/// What is answered to one frame.
-#[derive(Default)]
-pub(crate) struct Reply {
-    pub(crate) messages: Vec<DownMessage>,
-    /// Events came: say how far they are durable.
-    pub(crate) ack: bool,
-    /// Answer this heartbeat with a lease.
-    pub(crate) lease: Option<HeartbeatSeq>,
 }
 
 impl Tenant {
@@ -205,7 +195,7 @@ impl Tenant {
             (UpMessage::Ack(command), Some(_)) if *command > agent.record.command_seq => {
                 Err(Alarm::ImpossibleEvent.into())
             }
-            (UpMessage::Ack(command), Some(_)) => self.acknowledged(ctx, name, *command),
+            (UpMessage::Ack(command), Some(_)) => Ok(self.acknowledged(ctx, name, *command)?),
         }
     }
 
@@ -381,84 +371,6 @@ impl Tenant {
             reply.lease = Some(heartbeat.seq);
         }
     }
-
-    /// That an attempt is held is said by the acknowledgement of its command.
-    fn acknowledged(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        command: CommandSeq,
-    ) -> Result<(), Offence> {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Ok(());
-        };
-        let Some(session) = &mut agent.live.session else {
-            return Ok(());
-        };
-        let later = session
-            .unconfirmed
-            .split_off(&CommandSeq(command.0.saturating_add(1)));
-        let confirmed = std::mem::replace(&mut session.unconfirmed, later);
-        for attempt in confirmed.into_values() {
-            let known = self.attempts.get(&attempt);
-            if known.is_some_and(|attempt| attempt.phase == Phase::Assigned) {
-                self.observe(ctx, name, attempt, Observed::Said(AttemptState::Assigned))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn granted(&mut self, ctx: &Ctx<'_>, name: &AgentName, lease: Option<HeartbeatSeq>) -> Granted {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Granted {
-                highest_event_seq: EventSeq(0),
-                lease: None,
-            };
-        };
-        let highest_event_seq = agent.record.event_seq;
-        let Some(seq) = lease else {
-            return Granted {
-                highest_event_seq,
-                lease: None,
-            };
-        };
-        let lapsed = agent.lease_until <= ctx.now;
-        agent.lease_until = ctx.now.plus(ctx.settings.lease);
-        if lapsed {
-            self.wake(name);
-        }
-        Granted {
-            highest_event_seq,
-            lease: Some((seq, ctx.settings.lease_ms())),
-        }
-    }
-
-    /// Numbers a directive and adds it to what is sent.
-    pub(crate) fn direct(
-        &mut self,
-        ctx: &Ctx<'_>,
-        name: &AgentName,
-        directive: Directive,
-        reply: &mut Reply,
-    ) {
-        let command_seq = self.number(ctx, name);
-        reply.messages.push(DownMessage::Directive {
-            command_seq,
-            directive,
-        });
-    }
-
-    /// The agent's next command number.
-    pub(crate) fn number(&mut self, ctx: &Ctx<'_>, name: &AgentName) -> CommandSeq {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return CommandSeq(0);
-        };
-        agent.remember(ctx.turn);
-        agent.record.command_seq.0 += 1;
-        let command_seq = agent.record.command_seq;
-        self.places.changed.insert(name.clone());
-        command_seq
-    }
 }
 
 /// Presenting a nonce confirms it: those before it are of no use. When too many were handed out since, the oldest of
@@ -471,52 +383,4 @@ fn hand_out(nonces: &mut Vec<Nonce>, presented: Nonce, next: Nonce) {
         nonces.remove(1);
     }
     nonces.push(next);
-}
-
-/// Sends messages in order, a frame's worth at a time.
-pub(crate) fn send(ctx: &mut Ctx<'_>, conn: Conn, messages: Vec<DownMessage>) {
-    let mut frame = Vec::new();
-    let mut text = 0;
-    for message in messages {
-        let more = text_bytes(&message);
-        if !frame.is_empty() && (frame.len() == FRAME_MESSAGES || text + more > FRAME_TEXT) {
-            ctx.say(Speech::Send {
-                conn,
-                messages: std::mem::take(&mut frame),
-            });
-            text = 0;
-        }
-        text += more;
-        frame.push(message);
-    }
-    if !frame.is_empty() {
-        ctx.say(Speech::Send {
-            conn,
-            messages: frame,
-        });
-    }
-}
-
-fn text_bytes(message: &DownMessage) -> usize {
-    match message {
-        DownMessage::Assign(assign) => 512 + parameter_bytes(assign),
-        DownMessage::Welcome(_) | DownMessage::Directive { .. } | DownMessage::Granted(_) => 128,
-    }
-}
-
-fn parameter_bytes(assign: &Assign) -> usize {
-    assign
-        .parameters
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value_bytes(value) + 16)
-        .sum()
-}
-
-/// Bytes of a parameter's value as the wire counts them.
-pub(crate) fn value_bytes(value: &ParamValue) -> usize {
-    match value {
-        ParamValue::Flag(_) => 1,
-        ParamValue::Integer(_) => 10,
-        ParamValue::Text(text) => text.len(),
-    }
 }

@@ -14,7 +14,7 @@ use crate::agent::Agent;
 use crate::chance::Chance;
 use crate::event::{Answer, Call, CloseReason, Denied, Speech};
 use crate::limits::Settings;
-use crate::place::Places;
+use crate::queue::Places;
 use crate::record::{
     AgentRecord, AttemptRecord, KeyRecord, Notice, NoticeKind, RunRecord, RunState, Snapshot,
     TaskRecord, TaskState, TenantRecord, WorkflowRecord, Write,

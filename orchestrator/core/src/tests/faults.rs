@@ -103,6 +103,22 @@ fn only_retry_safe_attempts_are_lost_and_replaced_elsewhere_and_a_late_end_is_ke
 }
 
 #[test]
+fn a_silent_agent_that_is_still_connected_is_told_that_its_attempt_is_not_wanted() {
+    let mut rig = Rig::new();
+    let mut bank = rig.site("bank");
+    let (_, assign) = running(&mut rig, &mut bank, "load");
+    let said = rig.pass_ms(5 * MINUTE);
+    assert_eq!(directives(&said), [Directive::Cancel(assign.attempt)]);
+    assert_eq!(assigns(&said), []);
+    let said = bank.beats(&mut rig);
+    assert_eq!(
+        assigns(&said).len(),
+        1,
+        "heard again, it gets the replacement"
+    );
+}
+
+#[test]
 fn what_is_not_retry_safe_waits_for_ever() {
     let mut rig = Rig::new();
     let mut bank = rig.site("bank");

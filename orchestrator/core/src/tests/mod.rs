@@ -7,6 +7,7 @@ mod faults;
 mod invariants;
 mod lifecycle;
 mod reconnect;
+mod site;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use outpost_proto::message::*;
 use outpost_proto::name::{AgentName, EntryHash, EntryName, TenantName};
 use outpost_proto::outcome::{Outcome, Report};
 
+use self::site::Site;
 use crate::event::{Answer, Ask, Call, CloseReason, Denied, Event as Happened, Speech};
 use crate::limits::Settings;
 use crate::mirror::Mirror;
@@ -23,14 +25,14 @@ use crate::record::{Phase, RunState, TaskState};
 use crate::spec::{Retry, TaskSpec, WorkflowSpec};
 use crate::{Orchestrator, record::AttemptRecord};
 
-pub(super) const T0: Micros = Micros(1_700_000_000_000_000);
-pub(super) const ENTRIES: [(&str, bool); 3] = [("load", true), ("report", false), ("once", false)];
+const T0: Micros = Micros(1_700_000_000_000_000);
+const ENTRIES: [(&str, bool); 3] = [("load", true), ("report", false), ("once", false)];
 
-pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
 }
 
-pub(super) fn report(outcome: Outcome) -> Report {
+fn report(outcome: Outcome) -> Report {
     let refused = matches!(outcome, Outcome::Refused(_));
     Report {
         outcome,
@@ -41,7 +43,7 @@ pub(super) fn report(outcome: Outcome) -> Report {
     }
 }
 
-pub(super) fn task(text: &str, entry: &str, needs: &[u16]) -> TaskSpec {
+fn task(text: &str, entry: &str, needs: &[u16]) -> TaskSpec {
     TaskSpec {
         name: name(text),
         entry: name(entry),
@@ -56,7 +58,7 @@ pub(super) fn task(text: &str, entry: &str, needs: &[u16]) -> TaskSpec {
     }
 }
 
-pub(super) fn workflow(text: &str, tasks: Vec<TaskSpec>) -> WorkflowSpec {
+fn workflow(text: &str, tasks: Vec<TaskSpec>) -> WorkflowSpec {
     WorkflowSpec {
         name: name(text),
         description: String::new(),
@@ -66,21 +68,21 @@ pub(super) fn workflow(text: &str, tasks: Vec<TaskSpec>) -> WorkflowSpec {
 }
 
 /// The core, its store and the time.
-pub(super) struct Rig {
-    pub(super) core: Orchestrator,
-    pub(super) mirror: Mirror,
-    pub(super) now: Micros,
+struct Rig {
+    core: Orchestrator,
+    mirror: Mirror,
+    now: Micros,
     calls: u64,
     conns: u64,
     lives: u8,
 }
 
 impl Rig {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self::with(Settings::default())
     }
 
-    pub(super) fn with(settings: Settings) -> Self {
+    fn with(settings: Settings) -> Self {
         let mirror = Mirror::default();
         let core = Orchestrator::new(settings, [3; 32], T0, mirror.snapshot(T0));
         Self {
@@ -94,7 +96,7 @@ impl Rig {
     }
 
     /// One turn that commits. Gives what was said.
-    pub(super) fn turn(&mut self, events: &[Happened]) -> Vec<Speech> {
+    fn turn(&mut self, events: &[Happened]) -> Vec<Speech> {
         let mut out = Effects::new();
         for event in events {
             self.core.handle(self.now, event, &mut out);
@@ -110,7 +112,7 @@ impl Rig {
     }
 
     /// One turn whose commit fails; `durable` says whether it happened all the same.
-    pub(super) fn failing_turn(&mut self, events: &[Happened], durable: bool) {
+    fn failing_turn(&mut self, events: &[Happened], durable: bool) {
         let mut out = Effects::new();
         for event in events {
             self.core.handle(self.now, event, &mut out);
@@ -128,7 +130,7 @@ impl Rig {
     }
 
     /// A new process on the same store.
-    pub(super) fn restart(&mut self) {
+    fn restart(&mut self) {
         self.lives += 1;
         self.core = Orchestrator::new(
             Settings::default(),
@@ -144,7 +146,7 @@ impl Rig {
     }
 
     /// Lets time pass, waking the core whenever it wants.
-    pub(super) fn pass_ms(&mut self, ms: u64) -> Vec<Speech> {
+    fn pass_ms(&mut self, ms: u64) -> Vec<Speech> {
         let end = self.now.plus_ms(ms);
         let mut said = Vec::new();
         while let Some(next) = self.core.next_deadline().filter(|next| *next <= end) {
@@ -163,11 +165,7 @@ impl Rig {
         said
     }
 
-    pub(super) fn ask_in(
-        &mut self,
-        tenant: &str,
-        ask: Ask,
-    ) -> (Result<Answer, Denied>, Vec<Speech>) {
+    fn ask_in(&mut self, tenant: &str, ask: Ask) -> (Result<Answer, Denied>, Vec<Speech>) {
         self.calls += 1;
         let call = Call(self.calls);
         let mut said = self.turn(&[Happened::Asked {
@@ -190,11 +188,11 @@ impl Rig {
         (answer, said)
     }
 
-    pub(super) fn ask(&mut self, ask: Ask) -> Result<Answer, Denied> {
+    fn ask(&mut self, ask: Ask) -> Result<Answer, Denied> {
         self.ask_in("acme", ask).0
     }
 
-    pub(super) fn apply(&mut self, spec: WorkflowSpec) {
+    fn apply(&mut self, spec: WorkflowSpec) {
         let ask = Ask::Apply {
             spec,
             source: String::new(),
@@ -203,7 +201,7 @@ impl Rig {
         assert!(matches!(self.ask(ask), Ok(Answer::Applied { .. })));
     }
 
-    pub(super) fn trigger(&mut self, workflow: &str) -> (RunId, Vec<Speech>) {
+    fn trigger(&mut self, workflow: &str) -> (RunId, Vec<Speech>) {
         let ask = Ask::Trigger {
             workflow: name(workflow),
             params: BTreeMap::new(),
@@ -216,7 +214,7 @@ impl Rig {
         (run, said)
     }
 
-    pub(super) fn enrol(&mut self, agent: &str) {
+    fn enrol(&mut self, agent: &str) {
         let ask = Ask::Invite {
             agent: name(agent),
             token_hash: format!("token of {agent}"),
@@ -233,7 +231,7 @@ impl Rig {
         );
     }
 
-    pub(super) fn enrol_with(&mut self, token: &str, key: &str) -> Result<Answer, Denied> {
+    fn enrol_with(&mut self, token: &str, key: &str) -> Result<Answer, Denied> {
         self.calls += 1;
         let call = Call(self.calls);
         let said = self.turn(&[Happened::Enrol {
@@ -248,226 +246,36 @@ impl Rig {
     }
 
     /// An enrolled agent with a ready session and a lease.
-    pub(super) fn site(&mut self, agent: &str) -> Site {
+    fn site(&mut self, agent: &str) -> Site {
         self.enrol(agent);
         let mut site = Site::new(agent);
         site.connect(self, vec![]);
         site
     }
 
-    pub(super) fn next_conn(&mut self) -> Conn {
+    fn next_conn(&mut self) -> Conn {
         self.conns += 1;
         Conn(self.conns)
     }
 
-    pub(super) fn task_state(&self, run: RunId, task: u16) -> TaskState {
+    fn task_state(&self, run: RunId, task: u16) -> TaskState {
         self.mirror.tasks[&(run, TaskIndex(task))].state
     }
 
-    pub(super) fn run_state(&self, run: RunId) -> RunState {
+    fn run_state(&self, run: RunId) -> RunState {
         self.mirror.runs[&run].state
     }
 
-    pub(super) fn attempt(&self, attempt: AttemptId) -> &AttemptRecord {
+    fn attempt(&self, attempt: AttemptId) -> &AttemptRecord {
         &self.mirror.attempts[&attempt]
     }
 
-    pub(super) fn phase(&self, attempt: AttemptId) -> Phase {
+    fn phase(&self, attempt: AttemptId) -> Phase {
         self.attempt(attempt).phase
     }
 }
 
-/// A site's agent as far as the wire shows it.
-pub(super) struct Site {
-    pub(super) agent: AgentName,
-    pub(super) conn: Conn,
-    pub(super) nonce: Nonce,
-    pub(super) incarnation: Incarnation,
-    pub(super) event_seq: u64,
-    pub(super) heartbeat_seq: u32,
-    pub(super) slots: u16,
-    pub(super) flags: Flags,
-    pub(super) catalogue_version: u32,
-}
-
-impl Site {
-    pub(super) fn new(agent: &str) -> Self {
-        Self {
-            agent: name(agent),
-            conn: Conn(0),
-            nonce: Nonce(0),
-            incarnation: Incarnation(1),
-            event_seq: 0,
-            heartbeat_seq: 0,
-            slots: 2,
-            flags: Flags::default(),
-            catalogue_version: 1,
-        }
-    }
-
-    pub(super) fn spiffe_id(&self) -> String {
-        outpost_proto::name::spiffe_id("test", &name::<TenantName>("acme"), &self.agent)
-    }
-
-    pub(super) fn open(&mut self, rig: &mut Rig) -> Happened {
-        self.conn = rig.next_conn();
-        self.heartbeat_seq = 0;
-        let spiffe_id = self.spiffe_id();
-        Happened::Opened {
-            conn: self.conn,
-            tenant: name("acme"),
-            agent: self.agent.clone(),
-            spiffe_id,
-        }
-    }
-
-    pub(super) fn frame(&self, messages: Vec<UpMessage>) -> Happened {
-        Happened::Frame {
-            conn: self.conn,
-            messages,
-        }
-    }
-
-    pub(super) fn hello(&self) -> UpMessage {
-        UpMessage::Hello(Hello {
-            protocol: (1, 1),
-            build: (0, 1, 0),
-            schema_hash: 1,
-            incarnation: self.incarnation,
-            last: None,
-            session_nonce: self.nonce,
-            slots: self.slots,
-            sandbox: Level::Strict,
-            containment: Containment::Cgroup,
-            limits: Level::Strict,
-            reporting: Reporting::Normal,
-        })
-    }
-
-    pub(super) fn catalogue(&self) -> UpMessage {
-        let entries = ENTRIES.iter().map(|(entry, retry_safe)| CatalogueEntry {
-            hash: EntryHash::new(&self.spiffe_id(), &name::<EntryName>(entry)),
-            retry_safe: *retry_safe,
-            on_disconnect: OnDisconnect::Continue,
-            grace_s: 10,
-        });
-        UpMessage::Catalogue(Catalogue {
-            version: CatalogueVersion(self.catalogue_version),
-            entries: entries.collect(),
-        })
-    }
-
-    pub(super) fn inventory(items: Vec<InventoryItem>) -> UpMessage {
-        let end = Some(u16::try_from(items.len()).unwrap());
-        UpMessage::Inventory(InventoryPage { items, end })
-    }
-
-    pub(super) fn item(
-        &self,
-        assign: &Assign,
-        state: AttemptState,
-        event_seq: u64,
-    ) -> InventoryItem {
-        InventoryItem {
-            attempt: assign.attempt,
-            run: assign.run,
-            task: assign.task,
-            fence: assign.fence,
-            state,
-            event_seq: EventSeq(event_seq),
-        }
-    }
-
-    pub(super) fn heartbeat(&mut self) -> UpMessage {
-        self.heartbeat_seq += 1;
-        UpMessage::Heartbeat(Heartbeat {
-            seq: HeartbeatSeq(self.heartbeat_seq),
-            lease_echo: HeartbeatSeq(0),
-            slots_free: self.slots,
-            running: 0,
-            queued: 0,
-            flags: self.flags,
-            health: Health::default(),
-        })
-    }
-
-    pub(super) fn event(&mut self, attempt: AttemptId, state: AttemptState) -> UpMessage {
-        self.event_seq += 1;
-        UpMessage::Event(Event {
-            event_seq: EventSeq(self.event_seq),
-            attempt,
-            state,
-        })
-    }
-
-    /// Hello to heartbeat; gives what was said after the Welcome.
-    pub(super) fn connect(&mut self, rig: &mut Rig, items: Vec<InventoryItem>) -> Vec<Speech> {
-        let opened = self.open(rig);
-        let hello = self.frame(vec![self.hello()]);
-        let mut said = rig.turn(&[opened, hello]);
-        let welcome = messages(&said);
-        let [DownMessage::Welcome(welcome)] = &welcome[..] else {
-            panic!("{said:?}")
-        };
-        self.nonce = welcome.next_nonce;
-        said.retain(|speech| !matches!(speech, Speech::Send { .. }));
-        let heartbeat = self.heartbeat();
-        let listing = self.frame(vec![self.catalogue(), Self::inventory(items), heartbeat]);
-        said.extend(rig.turn(&[listing]));
-        said
-    }
-
-    /// One frame; gives what was said.
-    pub(super) fn says(&mut self, rig: &mut Rig, message: UpMessage) -> Vec<Speech> {
-        rig.turn(&[self.frame(vec![message])])
-    }
-
-    pub(super) fn tells(
-        &mut self,
-        rig: &mut Rig,
-        attempt: AttemptId,
-        state: AttemptState,
-    ) -> Vec<Speech> {
-        let event = self.event(attempt, state);
-        self.says(rig, event)
-    }
-
-    pub(super) fn ends(
-        &mut self,
-        rig: &mut Rig,
-        attempt: AttemptId,
-        outcome: Outcome,
-    ) -> Vec<Speech> {
-        self.tells(rig, attempt, AttemptState::Finished(report(outcome)))
-    }
-
-    pub(super) fn beats(&mut self, rig: &mut Rig) -> Vec<Speech> {
-        let heartbeat = self.heartbeat();
-        self.says(rig, heartbeat)
-    }
-
-    pub(super) fn close(&self) -> Happened {
-        Happened::Closed { conn: self.conn }
-    }
-
-    pub(super) fn ack(&self, highest: u64) -> Speech {
-        self.granted(highest, None)
-    }
-
-    pub(super) fn granted(&self, highest: u64, lease: Option<u32>) -> Speech {
-        let lease = lease.map(|seq| (HeartbeatSeq(seq), 30_000));
-        let granted = Granted {
-            highest_event_seq: EventSeq(highest),
-            lease,
-        };
-        Speech::Send {
-            conn: self.conn,
-            messages: vec![DownMessage::Granted(granted)],
-        }
-    }
-}
-
-pub(super) fn messages(said: &[Speech]) -> Vec<DownMessage> {
+fn messages(said: &[Speech]) -> Vec<DownMessage> {
     let sent = said.iter().filter_map(|speech| match speech {
         Speech::Send { messages, .. } => Some(messages.clone()),
         Speech::Close { .. } | Speech::Answer { .. } | Speech::Alarm { .. } => None,
@@ -475,7 +283,7 @@ pub(super) fn messages(said: &[Speech]) -> Vec<DownMessage> {
     sent.flatten().collect()
 }
 
-pub(super) fn assigns(said: &[Speech]) -> Vec<Assign> {
+fn assigns(said: &[Speech]) -> Vec<Assign> {
     let assigns = messages(said)
         .into_iter()
         .filter_map(|message| match message {
@@ -487,7 +295,7 @@ pub(super) fn assigns(said: &[Speech]) -> Vec<Assign> {
     assigns.collect()
 }
 
-pub(super) fn directives(said: &[Speech]) -> Vec<Directive> {
+fn directives(said: &[Speech]) -> Vec<Directive> {
     let directives = messages(said)
         .into_iter()
         .filter_map(|message| match message {
@@ -497,7 +305,7 @@ pub(super) fn directives(said: &[Speech]) -> Vec<Directive> {
     directives.collect()
 }
 
-pub(super) fn closes(said: &[Speech]) -> Vec<(Conn, CloseReason)> {
+fn closes(said: &[Speech]) -> Vec<(Conn, CloseReason)> {
     let closes = said.iter().filter_map(|speech| match speech {
         Speech::Close { conn, why } => Some((*conn, *why)),
         Speech::Send { .. } | Speech::Answer { .. } | Speech::Alarm { .. } => None,

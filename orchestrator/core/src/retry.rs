@@ -1,0 +1,221 @@
+//! What follows from the end of an attempt: success, another try, a pause, or the end of its task.
+//!
+//! The rule for a second attempt is here: never while the first may still run, unless its entry is `retry_safe`.
+
+use outpost_driver::Micros;
+use outpost_proto::ids::{RunId, TaskIndex};
+use outpost_proto::outcome::{Interruption, Outcome, Refusal, Report};
+
+use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES};
+use crate::record::{AttemptRecord, RunState, TaskRecord, TaskState};
+use crate::spec::Retry;
+use crate::tenant::{Ctx, Tenant};
+
+/// What the end of an attempt means for its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Succeeded,
+    /// Whatever the retries: never again.
+    Final,
+    /// It uses up a try.
+    Spent,
+    /// It never ran: once more after a pause, without using up a try.
+    Requeue,
+    /// It was cancelled.
+    Cancelled,
+}
+
+pub(crate) fn judge(report: Report, retry_safe: bool) -> Verdict {
+    match report.outcome {
+        Outcome::Succeeded => Verdict::Succeeded,
+        Outcome::Cancelled => Verdict::Cancelled,
+        // Nobody can say that it is over, so a second attempt might run beside it.
+        Outcome::Interrupted(Interruption::AgentStateLost)
+            if report.may_have_started && !retry_safe =>
+        {
+            Verdict::Final
+        }
+        Outcome::Failed
+        | Outcome::TimedOut
+        | Outcome::StartFailed(_)
+        | Outcome::Killed(_)
+        | Outcome::Interrupted(
+            Interruption::Reboot | Interruption::AgentStateLost | Interruption::SidecarRestart,
+        ) => Verdict::Spent,
+        Outcome::Refused(
+            Refusal::UnknownEntry
+            | Refusal::BadParameters
+            | Refusal::NotApproved
+            | Refusal::Unsupported,
+        ) => Verdict::Final,
+        Outcome::Refused(
+            Refusal::CatalogueVersion
+            | Refusal::NoLease
+            | Refusal::Paused
+            | Refusal::Draining
+            | Refusal::Full
+            | Refusal::Rate
+            | Refusal::TimeWindow
+            | Refusal::Disk
+            | Refusal::Observe
+            | Refusal::Hold,
+        ) => Verdict::Requeue,
+    }
+}
+
+/// The outcome that stands for an attempt of which nobody can say what became of it.
+pub(crate) const UNKNOWN_END: Outcome = Outcome::Interrupted(Interruption::AgentStateLost);
+
+impl Tenant {
+    /// An attempt's end is known. Only the attempt that the task waits for decides.
+    pub(crate) fn task_ended(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        attempt: &AttemptRecord,
+        report: Report,
+    ) {
+        let Some(cancelling) = self.waits_for(attempt) else {
+            return;
+        };
+        let verdict = judge(report, attempt.retry_safe);
+        let (id, task) = (attempt.run, attempt.task);
+        let outcome = report.outcome;
+        match verdict {
+            Verdict::Succeeded => {
+                self.set_task(ctx, id, task, TaskState::Succeeded);
+                self.succeeded(ctx, id, task);
+            }
+            Verdict::Cancelled => self.task_over(ctx, id, task, TaskState::Cancelled),
+            Verdict::Requeue if cancelling => self.task_over(ctx, id, task, TaskState::Cancelled),
+            Verdict::Final => self.task_over(ctx, id, task, TaskState::Failed { outcome }),
+            Verdict::Spent if cancelling => {
+                self.task_over(ctx, id, task, TaskState::Failed { outcome })
+            }
+            Verdict::Spent => self.spent(ctx, id, task, outcome),
+            Verdict::Requeue => {
+                let pause = ctx.chance.between(REQUEUE_PAUSE_MS.0, REQUEUE_PAUSE_MS.1);
+                self.requeue(ctx, id, task, ctx.now.plus_ms(pause), outcome);
+            }
+        }
+        self.finish_if_over(ctx, id);
+    }
+
+    /// An attempt was given up. A second one follows only if its entry is `retry_safe`, and not before the first can
+    /// no longer be started; without that the task waits for its agent or a person.
+    pub(crate) fn task_lost(&mut self, ctx: &mut Ctx<'_>, attempt: &AttemptRecord) {
+        let Some(cancelling) = self.waits_for(attempt) else {
+            return;
+        };
+        let (id, task) = (attempt.run, attempt.task);
+        if cancelling {
+            self.task_over(ctx, id, task, TaskState::Cancelled);
+            self.finish_if_over(ctx, id);
+            return;
+        }
+        if !attempt.retry_safe {
+            return;
+        }
+        let idle = self.agents.get(&attempt.agent).map(|agent| {
+            // Under another incarnation nothing of the former one can start any more.
+            let same = agent.record.incarnation == attempt.incarnation;
+            if same {
+                agent.surely_idle(ctx.settings, attempt.ends_alone_s)
+            } else {
+                ctx.now
+            }
+        });
+        self.release(ctx, id);
+        self.requeue(ctx, id, task, idle.unwrap_or(ctx.now), UNKNOWN_END);
+        self.finish_if_over(ctx, id);
+    }
+
+    /// Whether the task still waits for this attempt, and if so whether its run is being cancelled.
+    fn waits_for(&self, attempt: &AttemptRecord) -> Option<bool> {
+        let run = self.runs.get(&attempt.run)?;
+        let state = run.task(attempt.task)?.record.state;
+        let waits = state
+            == TaskState::Active {
+                attempt: attempt.attempt,
+            };
+        waits.then_some(run.record.state == RunState::Cancelling)
+    }
+
+    fn spent(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex, outcome: Outcome) {
+        let Some((retry, spent)) = self.count(id, task, |record| {
+            record.requeued = 0;
+            record.spent = record.spent.saturating_add(1);
+            record.spent
+        }) else {
+            return;
+        };
+        if spent > retry.retries {
+            self.task_over(ctx, id, task, TaskState::Failed { outcome });
+            return;
+        }
+        let until = ctx
+            .now
+            .plus_ms(ctx.chance.between(0, longest_delay_ms(retry, spent)));
+        self.pause(ctx, id, task, until, outcome);
+    }
+
+    fn requeue(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: RunId,
+        task: TaskIndex,
+        until: Micros,
+        last: Outcome,
+    ) {
+        let requeued = self.count(id, task, |record| {
+            record.requeued = record.requeued.saturating_add(1);
+            record.requeued
+        });
+        match requeued {
+            Some((_, requeued)) if requeued > REQUEUES => {
+                self.task_over(ctx, id, task, TaskState::Failed { outcome: last });
+            }
+            Some(_) => self.pause(ctx, id, task, until, last),
+            None => {}
+        }
+    }
+
+    fn count(
+        &mut self,
+        id: RunId,
+        task: TaskIndex,
+        step: impl FnOnce(&mut TaskRecord) -> u16,
+    ) -> Option<(Retry, u16)> {
+        let run = self.runs.get_mut(&id)?;
+        let retry = run.workflow.task(task)?.retry;
+        let known = run.tasks.get_mut(usize::from(task.0))?;
+        Some((retry, step(&mut known.record)))
+    }
+
+    fn pause(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: RunId,
+        task: TaskIndex,
+        until: Micros,
+        last: Outcome,
+    ) {
+        let state = if until > ctx.now {
+            TaskState::Backoff {
+                until: until.0,
+                last,
+            }
+        } else {
+            TaskState::Queued { since: ctx.now.0 }
+        };
+        self.set_task(ctx, id, task, state);
+    }
+}
+
+/// The longest pause before try number `spent` + 1: doubled each time, up to the workflow's bound.
+fn longest_delay_ms(retry: Retry, spent: u16) -> u64 {
+    let doublings = u32::from(spent.saturating_sub(1)).min(40);
+    retry
+        .delay_ms
+        .saturating_mul(1 << doublings)
+        .min(retry.max_delay_ms.max(retry.delay_ms))
+}
