@@ -7,7 +7,9 @@ use outpost_agent_keeper::adopt::{
     read_exit_record, try_claim,
 };
 use outpost_agent_keeper::process::ProcessRef;
-use outpost_agent_keeper::protocol::{Cause, Ended, FromKeeper, UserIds, Want};
+use outpost_agent_keeper::protocol::{
+    Cause, Ended, FromKeeper, FromSpawner, NotStarted, UserIds, Want,
+};
 use rustix::process::Signal;
 
 use crate::site::*;
@@ -158,6 +160,28 @@ fn a_killed_spawner_costs_no_task_and_is_replaced() {
     assert_eq!(running(&adopted), task);
     std::fs::write(site.path("go"), "").unwrap();
     expect(last(&adopted), Ended::Exited(2), Cause::Own);
+    assert_eq!(site.starts(), 1);
+}
+
+#[test]
+fn an_attempt_started_again_through_a_new_spawner_harms_neither_keeper_nor_task() {
+    let site = Site::new();
+    let spec = site.script("until [ -e go ]; do sleep 0.02; done; exit 2");
+    let keeper = site.start(&spec);
+    let task = running(&keeper);
+    kill(ProcessRef::of(site.spawner_pid()).unwrap());
+    let again = site.start(&spec);
+    assert_eq!(not_started(last(&again)), NotStarted::ClaimLost);
+    // The new spawner has seen the second keeper's end once it holds none.
+    let spawner = site.spawner();
+    until("the second keeper's end", || {
+        spawner.ask_status().unwrap();
+        let status = spawner.recv().unwrap().unwrap();
+        matches!(status, FromSpawner::Status { keepers: 0, .. }).then_some(())
+    });
+    assert!(task.is_alive());
+    std::fs::write(site.path("go"), "").unwrap();
+    expect(last(&keeper), Ended::Exited(2), Cause::Own);
     assert_eq!(site.starts(), 1);
 }
 

@@ -18,7 +18,7 @@ fn a_deadline_ends_a_task_that_ignores_term_without_any_contact() {
         (record.ended, record.cause),
         (Ended::Signalled(9), Cause::TimedOut)
     );
-    assert!((500..1500).contains(&record.duration_ms), "{record:?}");
+    assert!((500..5000).contains(&record.duration_ms), "{record:?}");
     assert_eq!(site.starts(), 1);
 }
 
