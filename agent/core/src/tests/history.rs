@@ -25,7 +25,7 @@ enum Op {
     Direct { what: u8, pick: u8 },
     Grant,
     Acknowledge,
-    Keeper { what: u8, pick: u8 },
+    Keeper { what: u8, pick: u8, heard: bool },
     Site(u8),
     Catalogue(u8),
     Crash { unspoken: bool, claim: bool },
@@ -45,7 +45,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (any::<u8>(), any::<u8>()).prop_map(|(what, pick)| Op::Direct { what, pick }),
         4 => Just(Op::Grant),
         3 => Just(Op::Acknowledge),
-        10 => (any::<u8>(), any::<u8>()).prop_map(|(what, pick)| Op::Keeper { what, pick }),
+        10 => (any::<u8>(), any::<u8>(), prop::bool::weighted(0.9)).prop_map(|(what, pick, heard)| Op::Keeper { what, pick, heard }),
         1 => any::<u8>().prop_map(Op::Site),
         1 => any::<u8>().prop_map(Op::Catalogue),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(unspoken, claim)| Op::Crash { unspoken, claim }),
@@ -167,7 +167,7 @@ impl World {
         self.frame(vec![order]);
     }
 
-    fn keeper(&mut self, what: u8, pick: u8) {
+    fn keeper(&mut self, what: u8, pick: u8, heard: bool) {
         let live = |keeper: &Keeper| !matches!(keeper, Keeper::Over(_));
         let open: Vec<_> = self
             .keepers
@@ -197,7 +197,10 @@ impl World {
             Keeper::Over(said)
         };
         self.keepers.insert(attempt, next);
-        self.happens(Event::Keeper { attempt, said });
+        // What the runner does not hear before it ends, the next one finds.
+        if heard {
+            self.happens(Event::Keeper { attempt, said });
+        }
     }
 
     /// The process ends; the next one finds what is really there.
@@ -310,7 +313,7 @@ impl World {
                     self.frame(vec![durable(self.seen.0)]);
                 }
             }
-            Op::Keeper { what, pick } => self.keeper(what, pick),
+            Op::Keeper { what, pick, heard } => self.keeper(what, pick, heard),
             Op::Site(what) => {
                 let site = [
                     Site::Pause,
@@ -364,8 +367,16 @@ fn histories_are_not_idle() {
             entry: 0,
             again: None,
         });
-        world.apply(Op::Keeper { what: 2, pick: 0 });
-        world.apply(Op::Keeper { what: 7, pick: 0 });
+        world.apply(Op::Keeper {
+            what: 2,
+            pick: 0,
+            heard: true,
+        });
+        world.apply(Op::Keeper {
+            what: 7,
+            pick: 0,
+            heard: true,
+        });
         world.apply(Op::Acknowledge);
         world.apply(Op::Wait(1000));
     }

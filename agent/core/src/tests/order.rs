@@ -323,6 +323,43 @@ fn a_database_copied_back_is_known_by_its_first_command() {
 }
 
 #[test]
+fn what_was_taken_before_a_hold_waits_for_its_end() {
+    let mut stage = stage();
+    stage.ready(shop_one());
+    stage.acked();
+    let jobs = (1..=3).map(|n| stage.job(n, "copy")).collect();
+    stage.frame(jobs);
+    assert_eq!((stage.started(), stage.started()), (1, 2));
+    stage.acked();
+    stage.spoken(&[Event::Closed {
+        conn: stage.conn,
+        why: Down::Ended,
+    }]);
+    stage.keeper(1, KeeperSaid::Finished(report(Outcome::Succeeded)));
+    stage.connect(None);
+    let older = RecoveryEpoch {
+        counter: 0,
+        database: 1,
+    };
+    stage.frame(vec![DownMessage::Welcome(Welcome {
+        recovery: older,
+        ..welcome()
+    })]);
+    assert_eq!(stage.next(), Speech::Alarm(Alarm::WentBack));
+    stage.sent();
+    stage.reconciled();
+    stage.acked();
+    stage.nothing_else();
+
+    stage.spoken(&[Event::Closed {
+        conn: stage.conn,
+        why: Down::Ended,
+    }]);
+    stage.ready(None);
+    assert_eq!(stage.started(), 3, "the database that was known is back");
+}
+
+#[test]
 fn a_database_that_forgot_what_it_acknowledged_is_held_against() {
     let mut stage = stage();
     waiting_outcome(&mut stage);
