@@ -54,7 +54,6 @@ struct Server {
     api_scheme: &'static str,
     driver: JoinHandle<Result<(), Fatal>>,
     ports: Vec<JoinHandle<()>>,
-    handle: driver::Handle,
     /// Ends ports, then the driver.
     stop_ports: CancellationToken,
     stop_driver: CancellationToken,
@@ -70,7 +69,7 @@ impl Server {
         let api = api_tcp.local_addr().map_err(Failure::failed)?;
         let server_file = ServerFile::read(dir).map_err(Failure::failed)?;
         let (names, join) = public(args, &server_file, agents, &authority);
-        let tls = Tls::new(authority.clone(), names)?;
+        let tls = Tls::new(authority.clone(), names.clone())?;
 
         let (reader, access) = (store.reader(), store.access());
         let seed = seed().map_err(Failure::failed)?;
@@ -88,7 +87,7 @@ impl Server {
             handle: handle.clone(),
             enroller,
         };
-        let state = ApiState { handle: handle.clone(), reader, access, join, draining: stop_ports.clone() };
+        let state = ApiState { handle, reader, access, join, names, draining: stop_ports.clone() };
         let plain = api.ip().is_loopback();
         let api_tls = (!plain).then(|| tls.api.clone());
         let ports = vec![
@@ -97,7 +96,7 @@ impl Server {
             tokio::spawn(tls.keep_fresh(stop_ports.clone())),
         ];
         let api_scheme = if plain { "http" } else { "https" };
-        Ok(Self { agents, api, api_scheme, driver, ports, handle, stop_ports, stop_driver, _lock: lock })
+        Ok(Self { agents, api, api_scheme, driver, ports, stop_ports, stop_driver, _lock: lock })
     }
 
     /// Says, in the log and where it was asked for, that both ports listen.
@@ -127,7 +126,6 @@ impl Server {
 
     async fn drain(self) -> Result<(), Failure> {
         self.stop_ports.cancel();
-        self.handle.sessions().drain();
         for port in self.ports {
             if let Err(error) = port.await {
                 error!(%error, "a port's task ended badly");

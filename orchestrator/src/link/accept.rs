@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -52,9 +53,9 @@ struct Context {
 }
 
 impl Listener {
-    /// Accepts until `stop`, then waits for all connections to end; the driver has ended their streams by then.
+    /// Accepts until `stop`, then tells every stream so and waits for all connections to end.
     pub async fn serve(self, stop: CancellationToken) {
-        let tasks = TaskTracker::new();
+        let (tasks, sessions) = (TaskTracker::new(), self.handle.sessions().clone());
         let context = Context {
             tls: self.tls,
             trust_domain: self.trust_domain.into(),
@@ -69,6 +70,7 @@ impl Listener {
             () = accepting => {}
         }
         drop(self.tcp);
+        sessions.drain();
         tasks.close();
         tasks.wait().await;
     }
@@ -143,7 +145,7 @@ async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, conte
     let ended = tokio::select! {
         biased;
         result = connection.as_mut() => Some(result),
-        () = idle(&mut count) => None,
+        () = idle(&mut count, IDLE) => None,
         () = context.stop.cancelled() => None,
     };
     let result = match ended {
@@ -179,9 +181,9 @@ fn http2_limits(tasks: &TaskTracker) -> http2::Builder<Tracked> {
     http2
 }
 
-/// Ends when no call was open for [`IDLE`].
-async fn idle(calls: &mut watch::Receiver<usize>) {
-    while timeout(IDLE, calls.wait_for(|open| *open > 0)).await.is_ok_and(|open| open.is_ok()) {
+/// Ends when no call was open for so long.
+async fn idle(calls: &mut watch::Receiver<usize>, patience: Duration) {
+    while timeout(patience, calls.wait_for(|open| *open > 0)).await.is_ok_and(|open| open.is_ok()) {
         if calls.wait_for(|open| *open == 0).await.is_err() {
             return;
         }
@@ -274,12 +276,13 @@ mod tests {
         assert_eq!(strangers.room.available_permits(), STRANGERS);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_connection_with_a_call_is_not_idle() {
+        let patience = Duration::from_millis(10);
         let (calls, mut count) = Calls::new();
         let call = calls.begin();
-        assert!(timeout(IDLE * 10, idle(&mut count)).await.is_err());
+        assert!(timeout(patience * 10, idle(&mut count, patience)).await.is_err());
         drop(call);
-        assert!(timeout(IDLE * 2, idle(&mut count)).await.is_ok());
+        idle(&mut count, patience).await;
     }
 }

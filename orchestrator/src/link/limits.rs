@@ -38,6 +38,8 @@ pub(super) const KEEPALIVE: Duration = Duration::from_secs(20);
 pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of one identity call, either way: a certificate chain is the largest.
 pub(super) const IDENTITY_BYTES: usize = 16 * 1024;
+/// For one identity call, from its first header to its answer.
+pub(super) const IDENTITY_PATIENCE: Duration = Duration::from_secs(30);
 
 const _: () = assert!(STRANGERS_PER_ADDRESS * 2 <= STRANGERS, "one address must not use up all");
 const _: () = assert!(UP_FRAME_BYTES <= STREAM_WINDOW as usize, "a frame fits into the window");

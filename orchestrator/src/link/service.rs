@@ -9,6 +9,7 @@ use outpost_certs::identity::AgentIdentity;
 use outpost_certs::tls::Peer;
 use outpost_proto::limits::{DOWN_FRAME_BYTES, UP_FRAME_BYTES};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::codec::Opaque;
-use super::limits::IDENTITY_BYTES;
+use super::limits::{IDENTITY_BYTES, IDENTITY_PATIENCE};
 use super::session::Session;
 use crate::driver::Handle;
 use crate::identity::Enroller;
@@ -132,11 +133,11 @@ where
         let answer = answer.clone();
         async move { answer(request.into_inner()).await.map(Response::new) }
     });
-    Grpc::new(Opaque)
+    let mut grpc = Grpc::new(Opaque)
         .max_decoding_message_size(IDENTITY_BYTES)
-        .max_encoding_message_size(IDENTITY_BYTES)
-        .unary(answer, request)
-        .await
+        .max_encoding_message_size(IDENTITY_BYTES);
+    let answered = timeout(IDENTITY_PATIENCE, grpc.unary(answer, request)).await;
+    answered.unwrap_or_else(|_| Status::deadline_exceeded("the call took longer than allowed").into_http())
 }
 
 fn not_offered() -> Status {

@@ -210,7 +210,7 @@ mod tests {
         assert_ne!(text(CloseReason::Removed), text(CloseReason::Cloned));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stream_ends_with_its_certificate() {
         let status = expired(SystemTime::now() - Duration::from_secs(1)).await;
         assert_eq!(status.code(), Code::Unauthenticated);

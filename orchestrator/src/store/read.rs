@@ -160,6 +160,21 @@ impl Reader {
         Ok(Some(RunTree { run, workflow, tasks, attempts }))
     }
 
+    /// A run without its tasks.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn run_record(
+        &self,
+        tenant: &TenantName,
+        run: RunId,
+    ) -> Result<Option<RunRecord>, StoreError> {
+        let query = sqlx::query_scalar(RUN)
+            .bind(tenant.as_str())
+            .bind(run.to_string());
+        parse_one("run", query.fetch_optional(&self.pool).await?)
+    }
+
     /// An attempt with its run and workflow version.
     ///
     /// # Errors
@@ -307,4 +322,33 @@ pub(super) fn parse_all<T: DeserializeOwned>(table: &'static str, rows: Vec<Stri
 
 fn parse_one<T: DeserializeOwned>(table: &'static str, row: Option<String>) -> Result<Option<T>, StoreError> {
     row.map(|json| parse(table, &json)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{AssertSqlSafe, Row as _};
+
+    use super::*;
+    use crate::store::sqlite::Sqlite;
+
+    #[tokio::test]
+    async fn every_list_is_answered_by_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        Sqlite::create(dir.path(), 1).await.unwrap();
+        let reader = Sqlite::open(dir.path()).await.unwrap().reader();
+        let lists = [
+            RUNS, RUNS_OF_WORKFLOW, RUNS_IN_STATE, RUNS_OF_WORKFLOW_IN_STATE, RUN, TASKS_OF_RUN, ATTEMPTS_OF_RUN,
+            ATTEMPT, WORKFLOWS, WORKFLOW_VERSION, WORKFLOW_CURRENT, NOTICES, NOTICES_OF_RUN, NEWEST_NOTICE,
+        ];
+        for sql in lists {
+            let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+            let steps = plan.fetch_all(&reader.pool).await.unwrap();
+            let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
+            assert!(!steps.is_empty(), "{sql}");
+            for step in &steps {
+                assert!(!step.starts_with("SCAN"), "{sql}: {steps:?}");
+                assert!(!step.contains("TEMP B-TREE"), "{sql}: {steps:?}");
+            }
+        }
+    }
 }

@@ -1,0 +1,252 @@
+//! The agents' port over real TLS, with the real core and store behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use outpost_certs::ca::Authority;
+use outpost_certs::tls::{ReloadingServerConfig, server_config};
+use outpost_driver::Fatal;
+use outpost_orchestrator::driver::{Driver, Handle};
+use outpost_orchestrator::identity::Enroller;
+use outpost_orchestrator::link::Listener;
+use outpost_orchestrator::store::sqlite::Sqlite;
+use outpost_orchestrator_core::event::{Answer, Ask};
+use outpost_orchestrator_core::{Orchestrator, Settings};
+use outpost_proto::ids::{Incarnation, Nonce};
+use outpost_proto::message::{Containment, DownMessage, Hello, Level, Reporting, UpMessage, Welcome};
+use outpost_proto::name::TenantName;
+use outpost_proto::wire::{EnrolRequest, Issued, decode_down, encode_up, schema_hash};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+mod client;
+use client::{Call, Client, Credentials, Ended};
+
+const CONNECT: &str = "/outpost.link.v1.Link/Connect";
+const ENROL: &str = "/outpost.identity.v1.Identity/Enrol";
+
+const INVALID_ARGUMENT: i32 = 3;
+const PERMISSION_DENIED: i32 = 7;
+const FAILED_PRECONDITION: i32 = 9;
+const ABORTED: i32 = 10;
+const UNIMPLEMENTED: i32 = 12;
+const UNAVAILABLE: i32 = 14;
+const UNAUTHENTICATED: i32 = 16;
+
+struct Fixture {
+    _dir: TempDir,
+    address: SocketAddr,
+    authority: Arc<Authority>,
+    handle: Handle,
+    stop: CancellationToken,
+    stop_driver: CancellationToken,
+    link: JoinHandle<()>,
+    driver: JoinHandle<Result<(), Fatal>>,
+}
+
+fn tenant() -> TenantName {
+    "default".parse().unwrap()
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Sqlite::create(dir.path(), 7).await.unwrap();
+        let store = Sqlite::open(dir.path()).await.unwrap();
+        store.access().create_tenant(&tenant(), 1).await.unwrap();
+        let start = |now, snapshot| Orchestrator::new(Settings::default(), [7; 32], now, snapshot);
+        let (driver, handle) = Driver::new(store, start).await.unwrap();
+        let (stop, stop_driver) = (CancellationToken::new(), CancellationToken::new());
+        let driver = tokio::spawn(driver.run(stop_driver.clone()));
+
+        let authority = Arc::new(Authority::create("test.internal", SystemTime::now()).unwrap());
+        let names = ["localhost".to_owned()];
+        let server = authority.issue_server(&names, SystemTime::now(), Duration::from_secs(3600)).unwrap();
+        let tls = server_config(&server, &[authority.agents_anchor().clone()]).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listener = Listener {
+            tcp,
+            tls: Arc::new(ReloadingServerConfig::new(tls)),
+            trust_domain: "test.internal".into(),
+            handle: handle.clone(),
+            enroller: Arc::new(Enroller::new(handle.clone(), authority.clone())),
+        };
+        let link = tokio::spawn(listener.serve(stop.child_token()));
+        Self { _dir: dir, address, authority, handle, stop, stop_driver, link, driver }
+    }
+
+    async fn client(&self, credentials: Option<&Credentials>) -> Client {
+        Client::connect(self.address, self.authority.root(), credentials).await
+    }
+
+    async fn invite(&self, agent: &str, secret: [u8; 32]) {
+        let token_hash = hex(&Sha256::digest(secret));
+        let ask = Ask::Invite { agent: agent.parse().unwrap(), token_hash, ttl_ms: 60_000 };
+        let answer = self.handle.ask(tenant(), ask).await.unwrap();
+        assert!(matches!(answer, Answer::Invited { .. }));
+    }
+
+    async fn enrolled(&self, agent: &str) -> Credentials {
+        let secret = rand(agent);
+        self.invite(agent, secret).await;
+        let key = rcgen::KeyPair::generate().unwrap();
+        let issued = self.enrol(secret, &key).await.unwrap();
+        assert_eq!(issued.spiffe_id, format!("spiffe://test.internal/tenant/default/agent/{agent}"));
+        Credentials { chain: issued.chain, key: key.serialize_der() }
+    }
+
+    async fn enrol(&self, secret: [u8; 32], key: &rcgen::KeyPair) -> Result<Issued, Ended> {
+        let csr = rcgen::CertificateParams::default().serialize_request(key).unwrap().der().to_vec();
+        let request = EnrolRequest { token: secret, csr }.encode().unwrap();
+        let reply = self.client(None).await.unary(ENROL, &request).await?;
+        Ok(Issued::decode(&reply).unwrap())
+    }
+
+    fn alarms(&self) -> u64 {
+        self.handle.counters().alarms.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+fn rand(name: &str) -> [u8; 32] {
+    Sha256::digest(name.as_bytes()).into()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn hello(protocol: (u8, u8), session_nonce: Nonce) -> Vec<u8> {
+    let hello = Hello {
+        protocol,
+        build: (0, 1, 0),
+        schema_hash: schema_hash(),
+        incarnation: Incarnation(5),
+        last: None,
+        session_nonce,
+        slots: 4,
+        sandbox: Level::Strict,
+        containment: Containment::Subreaper,
+        limits: Level::Partial,
+        reporting: Reporting::Normal,
+    };
+    encode_up(&[UpMessage::Hello(hello)]).unwrap()
+}
+
+async fn welcomed(client: &mut Client, nonce: Nonce) -> (Call, Welcome) {
+    let mut call = client.call(CONNECT, &hello((1, 1), nonce)).await;
+    let frame = call.next().await.unwrap();
+    match decode_down(&frame).unwrap().remove(0) {
+        DownMessage::Welcome(welcome) => (call, welcome),
+        other => panic!("{other:?} instead of Welcome"),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_enrols_connects_is_replaced_and_removed() {
+    let fixture = Fixture::new().await;
+    let credentials = fixture.enrolled("site-1").await;
+    let mut client = fixture.client(Some(&credentials)).await;
+    let (mut first, welcome) = welcomed(&mut client, Nonce(0)).await;
+    assert_eq!(fixture.handle.sessions().len(), 1);
+
+    // On the same connection and on another one, the newest stream takes over.
+    let (mut second, _) = welcomed(&mut client, welcome.next_nonce).await;
+    assert_eq!(first.end().await.code, ABORTED);
+    let remove = Ask::RemoveAgent { agent: "site-1".parse().unwrap() };
+    assert_eq!(fixture.handle.ask(tenant(), remove).await, Ok(Answer::Removed));
+    let ended = second.end().await;
+    assert_eq!(ended.code, PERMISSION_DENIED, "{ended:?}");
+
+    // Its certificate is still in time; the core does not let it in any more.
+    let mut again = fixture.client(Some(&credentials)).await;
+    assert_eq!(again.call(CONNECT, &hello((1, 1), Nonce(0))).await.end().await.code, PERMISSION_DENIED);
+    assert_eq!(fixture.alarms(), 0);
+}
+
+#[tokio::test]
+async fn a_token_enrols_one_key_and_no_other() {
+    let fixture = Fixture::new().await;
+    let secret = rand("one");
+    fixture.invite("site-1", secret).await;
+    let (key, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let unknown = fixture.enrol(rand("another"), &key).await.unwrap_err();
+    assert_eq!(unknown.code, PERMISSION_DENIED, "{unknown:?}");
+    fixture.enrol(secret, &key).await.unwrap();
+    fixture.enrol(secret, &key).await.unwrap();
+    assert_eq!(fixture.enrol(secret, &other).await.unwrap_err().code, PERMISSION_DENIED);
+    for nonsense in [&b""[..], b"\xff\xff\xff", &[0x12; 4000]] {
+        let ended = fixture.client(None).await.unary(ENROL, nonsense).await.unwrap_err();
+        assert_eq!(ended.code, INVALID_ARGUMENT, "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_there_is_no_stream() {
+    let fixture = Fixture::new().await;
+    let mut client = fixture.client(None).await;
+    let ended = client.call(CONNECT, &hello((1, 1), Nonce(0))).await.end().await;
+    assert_eq!(ended.code, UNAUTHENTICATED, "{ended:?}");
+    for path in ["/outpost.identity.v1.Identity/Renew", "/outpost.identity.v1.Identity/Recover", "/x/y", "/"] {
+        assert_eq!(client.unary(path, b"").await.unwrap_err().code, UNIMPLEMENTED, "{path}");
+    }
+    assert!(fixture.handle.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn nonsense_ends_its_own_session_only() {
+    let fixture = Fixture::new().await;
+    let (honest, hostile) = (fixture.enrolled("honest").await, fixture.enrolled("hostile").await);
+    let mut client = fixture.client(Some(&honest)).await;
+    let (mut stays, _) = welcomed(&mut client, Nonce(0)).await;
+    for (alarms, nonsense) in [vec![0xff; 10], vec![0; 70_000]].into_iter().enumerate() {
+        let mut client = fixture.client(Some(&hostile)).await;
+        let ended = client.call(CONNECT, &nonsense).await.end().await;
+        assert_eq!(ended.code, INVALID_ARGUMENT, "{ended:?}");
+        assert_eq!(fixture.alarms(), alarms as u64 + 1);
+    }
+    let mut client = fixture.client(Some(&hostile)).await;
+    let ended = client.call(CONNECT, &hello((9, 9), Nonce(0))).await.end().await;
+    assert_eq!(ended.code, FAILED_PRECONDITION, "{ended:?}");
+
+    // The honest one is still there: stopping is the first thing it hears.
+    fixture.stop.cancel();
+    assert_eq!(stays.end().await.code, UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_connection_without_a_call_is_closed() {
+    let fixture = Fixture::new().await;
+    let client = fixture.client(None).await;
+    let silent = TcpStream::connect(fixture.address).await.unwrap();
+    let closed = async {
+        while client.is_open() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // Nor is one that never begins the handshake.
+        let mut byte = [0];
+        while silent.readable().await.is_ok() && silent.try_read(&mut byte).is_err() {}
+    };
+    tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_ends_streams_and_stores_everything() {
+    let fixture = Fixture::new().await;
+    let credentials = fixture.enrolled("site-1").await;
+    let mut client = fixture.client(Some(&credentials)).await;
+    let (mut call, _) = welcomed(&mut client, Nonce(0)).await;
+    fixture.stop.cancel();
+    assert_eq!(call.end().await.code, UNAVAILABLE);
+    fixture.link.await.unwrap();
+    fixture.stop_driver.cancel();
+    fixture.driver.await.unwrap().unwrap();
+    let mut store = Sqlite::open(fixture._dir.path()).await.unwrap();
+    let snapshot = store.snapshot(0).await.unwrap();
+    assert_eq!(snapshot.agents.len(), 1);
+    assert_eq!(snapshot.agents[0].session_epoch.0, 1);
+}
