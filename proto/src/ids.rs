@@ -116,7 +116,7 @@ number!(
     Incarnation(u64)
 );
 number!(
-    /// Version of a site's catalogue, counted by the agent at each accepted reload.
+    /// Version of a site's catalogue: changes with its content.
     CatalogueVersion(u32)
 );
 number!(

@@ -97,7 +97,7 @@ pub enum Reporting {
 /// What the site allows, as salted hashes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Catalogue {
-    /// Counted by the agent at each accepted reload.
+    /// Changes with the content.
     pub version: CatalogueVersion,
     /// At most [`crate::limits::CATALOGUE_ENTRIES`].
     pub entries: Vec<CatalogueEntry>,

@@ -101,7 +101,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .map(|RawLeash(fd)| Leash::take(fd))
         .transpose()
         .context("taking the leash over")?;
-    let leash_for = |leash: &Option<Leash>| leash.as_ref().map(clone_leash).transpose();
+    let leash_for = |leash: &Option<Leash>| leash.as_ref().map(Leash::try_clone).transpose();
     let store = open_store(&state)?;
     let (settings, life_changed) = settings(&options, &state)?;
     let snapshot = store.snapshot();
@@ -199,12 +199,6 @@ fn settings(options: &Options, state: &StateDir) -> anyhow::Result<(Settings, bo
     settings.observe = options.observe;
     settings.wall_offset_s = (wall_us().saturating_sub(boot_time_us())) / 1_000_000;
     Ok((settings, earlier.is_some_and(|earlier| earlier != life)))
-}
-
-fn clone_leash(leash: &Leash) -> std::io::Result<Leash> {
-    use std::os::fd::{AsFd, IntoRawFd};
-    let fd = leash.as_fd().try_clone_to_owned()?;
-    Leash::take(fd.into_raw_fd())
 }
 
 fn now() -> Micros {
