@@ -271,14 +271,9 @@ impl Tenant {
     /// Adds what of this tenant is durable.
     pub(crate) fn durable(&self, into: &mut Snapshot) {
         into.tenants.push(self.record.clone());
-        for versions in self.workflows.values() {
-            let current = versions.keys().next_back();
-            let kept = versions
-                .iter()
-                .filter(|(number, version)| Some(*number) == current || version.runs > 0);
-            into.workflows
-                .extend(kept.map(|(_, version)| version.workflow.record.clone()));
-        }
+        let versions = self.workflows.values().flat_map(BTreeMap::values);
+        into.workflows
+            .extend(versions.map(|version| version.workflow.record.clone()));
         for run in self.runs.values() {
             into.runs.push(run.record.clone());
             into.tasks

@@ -176,6 +176,26 @@ fn after_a_restart_every_agent_counts_as_heard_and_nothing_is_lost_for_a_while()
 }
 
 #[test]
+fn the_grace_after_a_start_may_be_longer_than_the_time_to_be_lost() {
+    let restart_grace = std::time::Duration::from_secs(900);
+    let mut rig = Rig::with(Settings {
+        restart_grace,
+        ..Settings::default()
+    });
+    let mut bank = rig.site("bank");
+    let (_, assign) = running(&mut rig, &mut bank, "load");
+    rig.pass_ms(15 * MINUTE - 1);
+    assert_eq!(rig.phase(assign.attempt), Phase::Running);
+    rig.pass_ms(1);
+    assert_eq!(
+        rig.phase(assign.attempt),
+        Phase::Lost {
+            may_have_started: true
+        }
+    );
+}
+
+#[test]
 fn a_restart_in_the_middle_of_a_run_changes_nothing_of_it() {
     let mut rig = Rig::new();
     let mut bank = rig.site("bank");
