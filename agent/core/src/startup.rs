@@ -121,16 +121,18 @@ impl Agent {
         self.restore(now, snapshot);
         self.attempts.carry_over(before);
         self.gates.done = false;
-        for attempt in marks.starts {
+        for attempt in &marks.starts {
             // Journalled, perhaps, but its start was never spoken: nobody else can have begun it.
             if self
                 .attempts
-                .get(attempt)
+                .get(*attempt)
                 .is_some_and(|held| held.record.state == AttemptState::Starting)
             {
-                self.attempts.set(attempt, AttemptState::Assigned, now);
+                self.attempts.set(*attempt, AttemptState::Assigned, now);
             }
         }
+        // Until a commit has surely undone them: the next one may fail too.
+        self.turn.starts = marks.starts;
         let settled = marks
             .discards
             .into_iter()

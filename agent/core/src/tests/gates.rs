@@ -151,6 +151,29 @@ fn nothing_starts_without_a_live_lease() {
 }
 
 #[test]
+fn what_waits_from_an_earlier_session_starts_only_after_the_next_is_reconciled() {
+    let mut stage = Stage::new(settings());
+    stage.connect(shop_one());
+    stage.welcomed(welcome());
+    let (reconciled, job) = (stage.order(Directive::Reconciled), stage.job(1, "copy"));
+    stage.frame(vec![reconciled, job]);
+    stage.acked();
+    stage.spoken(&[Event::Closed {
+        conn: stage.conn,
+        why: crate::event::Down::Ended,
+    }]);
+    stage.connect(None);
+    assert_eq!(stage.welcomed(welcome()).len(), 1);
+    stage.frame(vec![lease(1)]);
+    stage.nothing_else();
+    let reconciled = stage.order(Directive::Reconciled);
+    stage.frame(vec![reconciled]);
+    assert_eq!(stage.started(), 1);
+    stage.acked();
+    stage.nothing_else();
+}
+
+#[test]
 fn slots_are_given_in_the_order_of_the_commands() {
     let mut stage = ready_stage();
     let jobs = [9, 8, 7, 6].map(|n| stage.job(n, "copy"));

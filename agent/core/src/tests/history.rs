@@ -16,7 +16,7 @@ use crate::{Found, unsettled};
 #[derive(Debug, Clone, Copy)]
 enum Op {
     Wait(u32),
-    Connect,
+    Connect { early_grant: bool },
     Open,
     Welcome,
     Reconcile,
@@ -36,7 +36,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (0..40_000_u32).prop_map(Op::Wait),
-        3 => Just(Op::Connect),
+        3 => any::<bool>().prop_map(|early_grant| Op::Connect { early_grant }),
         1 => Just(Op::Open),
         1 => Just(Op::Welcome),
         1 => Just(Op::Reconcile),
@@ -289,7 +289,7 @@ impl World {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Wait(ms) => self.wait(u64::from(ms) * 1000),
-            Op::Connect => {
+            Op::Connect { early_grant } => {
                 for _ in 0..3 {
                     if self.dialled.is_none() {
                         self.wait(310 * SECOND);
@@ -297,6 +297,9 @@ impl World {
                 }
                 self.open();
                 self.welcome();
+                if early_grant {
+                    self.grant();
+                }
                 self.reconcile();
                 self.grant();
             }
@@ -360,7 +363,7 @@ proptest! {
 #[test]
 fn histories_are_not_idle() {
     let mut world = World::new(false);
-    world.apply(Op::Connect);
+    world.apply(Op::Connect { early_grant: false });
     for _ in 0..50 {
         world.apply(Op::Grant);
         world.apply(Op::Assign {

@@ -208,6 +208,27 @@ fn after_a_failed_commit_nothing_was_said_and_the_session_is_made_anew() {
 }
 
 #[test]
+fn a_start_that_was_not_spoken_is_remembered_through_several_failures() {
+    let mut stage = three();
+    let over = Event::Keeper {
+        attempt: AttemptId(1),
+        said: KeeperSaid::Finished(report(Outcome::Succeeded)),
+    };
+    for written in [true, false, true, false] {
+        stage.journal.fail = Some(written);
+        assert!(matches!(
+            stage.turn(std::slice::from_ref(&over)),
+            Turn::NotCommitted(_)
+        ));
+    }
+    stage.spoken(&[over]);
+    assert_eq!(states(&stage)[2], AttemptState::Assigned);
+    stage.said.clear();
+    stage.ready(None);
+    assert_eq!(stage.started(), 3);
+}
+
+#[test]
 fn what_was_settled_in_a_commit_that_may_have_failed_is_discarded_all_the_same() {
     let mut stage = three();
     stage.keeper(1, KeeperSaid::Finished(report(Outcome::Succeeded)));
