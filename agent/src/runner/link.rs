@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 
 use super::Happened;
 
-/// Messages for link that wait for it to read: link stops reading when the network does not take more, and then the
-/// core's own outbox holds the rest back.
+/// Messages for link that wait for it to read. Each is a burst's frame, so a full queue is a connection that stands
+/// still: the runner gives it up, and the next session's inventory says what was not delivered.
 const QUEUE: usize = 256;
 /// A link that lived this long did not fail at once: the next one is started without waiting.
 const LIVED: Duration = Duration::from_secs(10);
@@ -176,9 +176,10 @@ impl LinkHandle {
         Self { jobs }
     }
 
-    pub(super) async fn job(&self, job: LinkJob) {
-        // The supervisor lives as long as the runner; when it is gone there is nobody to tell.
-        let _ = self.jobs.send(job).await;
+    /// Hands a job over without waiting: the runner's loop must never wait for a process that may wait for it. A full
+    /// queue means that link, or the network behind it, has not taken anything for a long time: the job comes back.
+    pub(super) fn try_job(&self, job: LinkJob) -> Result<(), LinkJob> {
+        self.jobs.try_send(job).map_err(|error| error.into_inner())
     }
 }
 

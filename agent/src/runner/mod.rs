@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use outpost_agent_core::event::{Event, Rules, Site, Speech};
+use outpost_agent_core::event::{Down, Event, Rules, Site, Speech};
 use outpost_agent_core::{Agent, Settings, unsettled};
 use outpost_agent_keeper::containment;
 use outpost_agent_keeper::exec::{Leash, SelfExec};
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
+use outpost_proto::ids::Conn;
 use outpost_proto::message::{Containment, Health};
 use outpost_proto::wire;
 use tokio::sync::{mpsc, oneshot};
@@ -105,6 +106,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let store = open_store(&state)?;
     let (settings, life_changed) = settings(&options, &state)?;
     let snapshot = store.snapshot();
+    let held = snapshot
+        .attempts
+        .iter()
+        .map(|held| held.assign.attempt)
+        .collect::<Vec<_>>();
+    tasks::sweep(&state, &held).context("removing working directories of an earlier life")?;
     let begun = unsettled(&snapshot, &settings);
     let begun = snapshot
         .attempts
@@ -136,7 +143,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             found.get(&assign.attempt),
             Some(outpost_agent_core::Found::Running)
         ) {
-            tasks.adopt(assign).await;
+            tasks.adopt(assign);
         }
     }
     let core = Agent::new(settings, seed()?, now(), snapshot, found);
@@ -169,6 +176,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         certificate_not_after_s: 0,
         trouble: None,
         identity,
+        pending: Vec::new(),
+        hangups: Vec::new(),
     };
     let ended = runner.run(happened, leash).await;
     drop(lock);
@@ -225,6 +234,10 @@ struct Runner {
     certificate_not_after_s: u64,
     trouble: Option<String>,
     identity: Identity,
+    /// What follows from speaking itself: the first events of the next turn.
+    pending: Vec<Event>,
+    /// Connections that link is still to be told to end.
+    hangups: Vec<Conn>,
 }
 
 impl Runner {
@@ -243,7 +256,12 @@ impl Runner {
         let mut events = Vec::with_capacity(BURST);
         let mut stopping = false;
         loop {
-            let deadline = self.core.next_deadline();
+            events.append(&mut self.pending);
+            let deadline = if events.is_empty() {
+                self.core.next_deadline()
+            } else {
+                Some(now())
+            };
             tokio::select! {
                 biased;
                 // The leash first: its end is the end.
@@ -324,27 +342,34 @@ impl Runner {
             tracing::error!("nothing was said, because nothing could be recorded: {why}");
         }
         let mut done = false;
+        self.hang_up();
         for said in speech {
-            done |= self.speak(said).await;
+            done |= self.speak(said);
         }
+        self.hang_up();
         Ok(done)
     }
 
-    async fn speak(&mut self, speech: Speech) -> bool {
+    fn speak(&mut self, speech: Speech) -> bool {
         match speech {
-            Speech::Dial { conn } => self.link.job(LinkJob::Dial(conn)).await,
+            Speech::Dial { conn } => self.hand_over(conn, LinkJob::Dial(conn)),
             Speech::Send { conn, .. } => {
                 // The store put exactly these bytes into the ledger, in this order.
                 let frame = self.encoded.borrow_mut().pop_front();
                 if let Some(frame) = frame {
-                    self.link.job(LinkJob::Frame(conn, frame)).await;
+                    self.hand_over(conn, LinkJob::Frame(conn, frame));
                 }
             }
-            Speech::Hangup { conn } => self.link.job(LinkJob::Hangup(conn)).await,
+            Speech::Hangup { conn } => self.hangups.push(conn),
             Speech::Start {
                 assign,
                 lease_until,
-            } => self.tasks.start(*assign, lease_until.0).await,
+            } => {
+                let attempt = assign.attempt;
+                if let Err(said) = self.tasks.start(&assign, lease_until.0) {
+                    self.pending.push(Event::Keeper { attempt, said });
+                }
+            }
             Speech::Cancel { attempt } => self.tasks.cancel(attempt),
             Speech::InTouch => self.tasks.in_touch(),
             Speech::Discard { attempt } => self.tasks.discard(attempt),
@@ -359,6 +384,25 @@ impl Runner {
             Speech::Done => return true,
         }
         false
+    }
+
+    /// Gives link something to do for a connection. One that does not take it is given up.
+    fn hand_over(&mut self, conn: Conn, job: LinkJob) {
+        if self.link.try_job(job).is_err() {
+            tracing::warn!(%conn, "link does not take what is sent; the connection is given up");
+            self.hangups.push(conn);
+            self.pending.push(Event::Closed {
+                conn,
+                why: Down::Unreachable,
+            });
+        }
+    }
+
+    /// Hangs up what is to be hung up, as far as link listens; the rest follows with the next turn.
+    fn hang_up(&mut self) {
+        let link = &self.link;
+        self.hangups
+            .retain(|conn| link.try_job(LinkJob::Hangup(*conn)).is_err());
     }
 
     fn health(&mut self) -> Health {

@@ -62,15 +62,12 @@ impl Tasks {
         }
     }
 
-    /// Starts an attempt, or says why nothing of it will ever run. Its journal record is durable already.
-    pub(super) async fn start(&mut self, assign: Assign, lease_until_boot_us: u64) {
-        let attempt = assign.attempt;
-        if let Err(said) = self.try_start(&assign, lease_until_boot_us) {
-            self.say(attempt, said).await;
-        }
-    }
-
-    fn try_start(&mut self, assign: &Assign, lease_until_boot_us: u64) -> Result<(), KeeperSaid> {
+    /// Starts an attempt, or answers why nothing of it will ever run. Its journal record is durable already.
+    pub(super) fn start(
+        &mut self,
+        assign: &Assign,
+        lease_until_boot_us: u64,
+    ) -> Result<(), KeeperSaid> {
         let attempt = assign.attempt;
         let catalogue = self.catalogue.borrow().clone();
         let failed = |failure: StartFailure, why: String| {
@@ -146,14 +143,25 @@ impl Tasks {
     }
 
     /// Takes over an attempt whose keeper lives.
-    pub(super) async fn adopt(&self, assign: Assign) {
+    pub(super) fn adopt(&self, assign: Assign) {
         let attempt = assign.attempt;
         let connected = KeeperClient::connect(&self.state.attempt(attempt));
-        if let Err(error) = connected.and_then(|keeper| self.listen(keeper, assign.clone())) {
-            tracing::warn!(%attempt, "its keeper went away while it was looked for: {error}");
-            let said = resolve(&self.state, &assign, &self.catalogue).await;
-            self.say(attempt, said).await;
-        }
+        let Err(error) = connected.and_then(|keeper| self.listen(keeper, assign.clone())) else {
+            return;
+        };
+        tracing::warn!(%attempt, "its keeper went away while it was looked for: {error}");
+        let (state, catalogue, inbox) = (
+            self.state.clone(),
+            Rc::clone(&self.catalogue),
+            self.inbox.clone(),
+        );
+        tokio::task::spawn_local(async move {
+            let said = resolve(&state, &assign, &catalogue).await;
+            inbox
+                .send(Happened::Core(Event::Keeper { attempt, said }))
+                .await
+                .ok();
+        });
     }
 
     pub(super) fn cancel(&self, attempt: AttemptId) {
@@ -188,13 +196,6 @@ impl Tasks {
             // Its listener sees the end and finds out what became of it.
             tracing::debug!(%attempt, "its keeper does not listen: {error}");
         }
-    }
-
-    async fn say(&self, attempt: AttemptId, said: KeeperSaid) {
-        self.inbox
-            .send(Happened::Core(Event::Keeper { attempt, said }))
-            .await
-            .ok();
     }
 }
 
@@ -385,6 +386,21 @@ fn look(dir: &Path) -> Result<Looked, String> {
     end_tree(dir).map_err(|error| error.to_string())?;
     // The keeper may have left its record between the two looks.
     Ok(record()?.map_or(Looked::Dead, Looked::Over))
+}
+
+/// Removes working directories that a crash kept from being removed: those of attempts that are not held any more.
+pub(super) fn sweep(state: &StateDir, held: &[AttemptId]) -> io::Result<()> {
+    for entry in std::fs::read_dir(state.path().join("work"))? {
+        let entry = entry?;
+        let attempt = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<AttemptId>().ok());
+        if attempt.is_some_and(|attempt| !held.contains(&attempt)) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// What became of each attempt that the journal says was begun, before the core is made.
