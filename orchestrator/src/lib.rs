@@ -34,6 +34,8 @@ pub struct ApiState {
     pub access: store::access::Access,
     /// What a join token tells an agent.
     pub join: JoinInfo,
+    /// Host names and addresses that requests may be meant for, besides the loopback ones; IPv6 without brackets.
+    pub names: Vec<String>,
     /// Ends when the server drains: event streams close then.
     pub draining: tokio_util::sync::CancellationToken,
 }

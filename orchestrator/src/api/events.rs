@@ -1,0 +1,333 @@
+//! What happens, as it happens: server-sent events that can be picked up again by number.
+//!
+//! A stream keeps nothing but its place: it reads the notices after the last one it sent from the database and sleeps
+//! until the driver commits more. A slow reader therefore costs no memory and misses nothing. A stream ends with its
+//! token.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Sse;
+use axum::response::sse::{Event, KeepAlive};
+use futures_util::Stream;
+use futures_util::stream::unfold;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+use outpost_orchestrator_core::record::{NoticeKind, Phase};
+use outpost_proto::ids::{RunId, TaskIndex};
+use outpost_proto::name::TaskName;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+use super::input::{Asked, By, missing};
+use super::problem::ApiError;
+use super::{Api, view};
+use crate::auth::Caller;
+use crate::store::StoreError;
+use crate::store::read::NumberedNotice;
+
+/// Streams of one token, and of all: each costs a connection and now and then a short read.
+const PER_TOKEN: usize = 64;
+const IN_ALL: usize = 1024;
+/// Notices read at once.
+const BATCH: u32 = 256;
+/// Silence is broken by a comment, so that whatever stands in between keeps the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a stream's token is checked again.
+const RECHECK: Duration = Duration::from_secs(5);
+/// Workflows' task names remembered by one stream.
+const NAMES: usize = 64;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    run: Option<String>,
+    after: Option<u64>,
+}
+
+/// `GET /api/v1/events`
+///
+/// Begins after `Last-Event-ID` or `after`; without either with a run's first event, or with what happens from now on
+/// in the whole tenant.
+pub(super) async fn follow(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Asked(which): Asked<Which>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
+    let run = match which.run {
+        None => None,
+        Some(text) => {
+            let run: RunId = text.parse().map_err(|_| missing("run", &text))?;
+            // Another tenant's run is not there.
+            api.state
+                .reader
+                .run_record(&caller.tenant, run)
+                .await?
+                .ok_or_else(|| missing("run", &text))?;
+            Some(run)
+        }
+    };
+    // Before the place is decided, so that nothing committed meanwhile goes by unseen.
+    let news = api.state.handle.watch(&caller.tenant);
+    let last = match (last_event_id(&headers)?.or(which.after), run) {
+        (Some(last), _) => last,
+        (None, Some(_)) => 0,
+        (None, None) => api.state.reader.newest_notice(&caller.tenant).await?,
+    };
+    let open = Open::new(api, caller.token_id.clone())?;
+    let header = headers.get(AUTHORIZATION).cloned();
+    let recheck = Instant::now() + RECHECK;
+    let mut feed = Feed {
+        open,
+        caller,
+        header,
+        run,
+        last,
+        news,
+        recheck,
+        queue: VecDeque::new(),
+        names: BTreeMap::new(),
+        ended: false,
+    };
+    // Sent at once: the client knows that it listens, and from where.
+    feed.queue
+        .push_back(Event::default().comment("listening").id(last.to_string()));
+    let events = unfold(feed, |mut feed| async move {
+        feed.next().await.map(|event| (Ok(event), feed))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+    let Some(header) = headers.get("last-event-id") else {
+        return Ok(None);
+    };
+    let number = header.to_str().ok().and_then(|text| text.parse().ok());
+    let wrong = || ApiError::BadRequest("Last-Event-ID is not the number of an event".to_owned());
+    number.map(Some).ok_or_else(wrong)
+}
+
+/// One open stream's place in the count; gives it back when dropped.
+struct Open {
+    api: Arc<Api>,
+    token_id: Arc<str>,
+}
+
+impl Open {
+    fn new(api: Arc<Api>, token_id: Arc<str>) -> Result<Self, ApiError> {
+        {
+            let mut streams = streams(&api);
+            if streams.values().sum::<usize>() >= IN_ALL {
+                return Err(ApiError::Busy(
+                    "as many event streams are open as this server carries",
+                ));
+            }
+            let own = streams.entry(token_id.clone()).or_default();
+            if *own >= PER_TOKEN {
+                let why = format!(
+                    "{PER_TOKEN} event streams are open with this token, which is the limit; close one"
+                );
+                return Err(ApiError::TooMany(why));
+            }
+            *own += 1;
+        }
+        Ok(Self { api, token_id })
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut streams = streams(&self.api);
+        if let Some(own) = streams.get_mut(&self.token_id) {
+            *own -= 1;
+            if *own == 0 {
+                streams.remove(&self.token_id);
+            }
+        }
+    }
+}
+
+fn streams(api: &Api) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+    api.streams.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Feed {
+    open: Open,
+    caller: Caller,
+    header: Option<HeaderValue>,
+    run: Option<RunId>,
+    /// The last notice read.
+    last: u64,
+    news: watch::Receiver<u64>,
+    recheck: Instant,
+    queue: VecDeque<Event>,
+    names: BTreeMap<RunId, Arc<[TaskName]>>,
+    ended: bool,
+}
+
+impl Feed {
+    /// The next event; `None` ends the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            // Seen before reading: what is committed after that wakes the wait below.
+            self.news.borrow_and_update();
+            match self.read().await {
+                Ok(true) => {}
+                Ok(false) => self.wait().await?,
+                Err(error) => {
+                    // The client picks it up again by its last number.
+                    warn!(%error, "an event stream ends early");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Reads what is new; `false` when there is nothing to send.
+    async fn read(&mut self) -> Result<bool, StoreError> {
+        let (reader, tenant) = (&self.open.api.state.reader, &self.caller.tenant);
+        // The state first: what is read after that is everything of a run that is over by then.
+        let over = match self.run {
+            None => false,
+            Some(run) => reader
+                .run_record(tenant, run)
+                .await?
+                .is_none_or(|run| view::is_over(run.state)),
+        };
+        let notices = reader.notices(tenant, self.run, self.last, BATCH).await?;
+        if notices.is_empty() && over {
+            self.ended = true;
+            self.queue
+                .push_back(Event::default().event("end").data("{}"));
+        }
+        for notice in notices {
+            self.last = notice.seq;
+            let event = self.event(&notice).await?;
+            self.queue.push_back(event);
+        }
+        Ok(!self.queue.is_empty())
+    }
+
+    /// Until there may be something new; `None` when the stream is to end.
+    async fn wait(&mut self) -> Option<()> {
+        let api = &self.open.api;
+        tokio::select! {
+            biased;
+            // First, so that a busy tenant cannot hold up a stop.
+            () = api.state.draining.cancelled() => return None,
+            changed = self.news.changed() => changed.ok()?,
+            () = sleep_until(self.recheck) => {}
+        }
+        if Instant::now() >= self.recheck {
+            self.recheck = Instant::now() + RECHECK;
+            let now = api.state.handle.now();
+            let caller = api
+                .guard
+                .caller(self.header.as_ref(), None, now)
+                .await
+                .ok()?;
+            return (caller == self.caller).then_some(());
+        }
+        Some(())
+    }
+
+    async fn event(&mut self, numbered: &NumberedNotice) -> Result<Event, StoreError> {
+        let notice = &numbered.notice;
+        let (kind, mut data) = match &notice.what {
+            NoticeKind::Run {
+                run,
+                workflow,
+                state,
+            } => (
+                "run",
+                json!({ "run": run, "workflow": workflow, "state": view::run_state(*state) }),
+            ),
+            NoticeKind::Task { run, task, state } => {
+                let name = self.name(*run, *task).await?;
+                let (word, outcome) = (view::task_state(*state, None), view::task_outcome(*state));
+                (
+                    "task",
+                    json!({ "run": run, "task": name, "index": task, "state": word, "outcome": outcome }),
+                )
+            }
+            NoticeKind::Attempt {
+                run,
+                task,
+                attempt,
+                agent,
+                phase,
+            } => {
+                let name = self.name(*run, *task).await?;
+                let outcome = match phase {
+                    Phase::Finished { report } => Some(report.outcome.to_string()),
+                    Phase::Assigned
+                    | Phase::Accepted
+                    | Phase::Starting
+                    | Phase::Running
+                    | Phase::Lost { .. } => None,
+                };
+                let state = view::phase_word(*phase);
+                (
+                    "attempt",
+                    json!({ "run": run, "task": name, "index": task, "attempt": attempt, "agent": agent,
+                                    "state": state, "outcome": outcome }),
+                )
+            }
+            NoticeKind::Agent { agent, presence } => (
+                "agent",
+                json!({ "agent": agent, "presence": view::presence(*presence) }),
+            ),
+        };
+        if let Value::Object(fields) = &mut data {
+            fields.insert("seq".to_owned(), json!(numbered.seq));
+            fields.insert("at".to_owned(), json!(view::time(notice.at)));
+            fields.insert("kind".to_owned(), json!(kind));
+        }
+        Ok(Event::default()
+            .id(numbered.seq.to_string())
+            .event(kind)
+            .data(data.to_string()))
+    }
+
+    async fn name(&mut self, run: RunId, task: TaskIndex) -> Result<Option<TaskName>, StoreError> {
+        if !self.names.contains_key(&run) {
+            let names = self.names_of(run).await?;
+            if self.names.len() >= NAMES {
+                self.names.pop_first();
+            }
+            self.names.insert(run, names);
+        }
+        Ok(self
+            .names
+            .get(&run)
+            .and_then(|names| names.get(usize::from(task.0)))
+            .cloned())
+    }
+
+    async fn names_of(&self, run: RunId) -> Result<Arc<[TaskName]>, StoreError> {
+        let (reader, tenant) = (&self.open.api.state.reader, &self.caller.tenant);
+        let Some(run) = reader.run_record(tenant, run).await? else {
+            return Ok([].into());
+        };
+        let workflow = reader
+            .workflow(tenant, &run.workflow, Some(run.version))
+            .await?;
+        let tasks = workflow
+            .map(|workflow| workflow.spec.tasks)
+            .unwrap_or_default();
+        Ok(tasks.into_iter().map(|task| task.name).collect())
+    }
+}

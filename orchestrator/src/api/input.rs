@@ -1,0 +1,174 @@
+//! What handlers take: the caller, a thing named in the path, a query and a body, each with its limits, and each
+//! refused with a sentence.
+
+use std::str::FromStr;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::request::Parts;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::problem::ApiError;
+use crate::auth::Caller;
+use crate::workflow;
+
+/// Bytes of a JSON body.
+pub(super) const JSON_BYTES: usize = 64 * 1024;
+
+/// Who asks.
+pub(super) struct By(pub(super) Caller);
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = ApiError;
+
+    /// Put there when the request was let in; a route without a role has none.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts
+            .extensions
+            .get::<Caller>()
+            .cloned()
+            .map(Self)
+            .ok_or(ApiError::Internal)
+    }
+}
+
+/// What people call the thing that a path names.
+pub(super) trait Kind {
+    /// Such as `run`.
+    const KIND: &'static str;
+}
+
+impl Kind for outpost_proto::ids::RunId {
+    const KIND: &'static str = "run";
+}
+
+impl Kind for outpost_proto::ids::AttemptId {
+    const KIND: &'static str = "attempt";
+}
+
+impl Kind for outpost_proto::name::WorkflowName {
+    const KIND: &'static str = "workflow";
+}
+
+impl Kind for outpost_proto::name::AgentName {
+    const KIND: &'static str = "agent";
+}
+
+/// The one thing that varies in a path. What cannot be its name is not there.
+pub(super) struct Named<T>(pub(super) T);
+
+impl<T: FromStr + Kind, S: Send + Sync> FromRequestParts<S> for Named<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let text = path.map(|Path(text)| text).unwrap_or_default();
+        text.parse().map(Self).map_err(|_| missing(T::KIND, &text))
+    }
+}
+
+/// There is no such thing, in words; what was given is made fit for a message.
+pub(super) fn missing(kind: &'static str, name: &str) -> ApiError {
+    let name = name
+        .chars()
+        .take(80)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    ApiError::NotFound { kind, name }
+}
+
+/// A query whose every key is known.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|error| ApiError::BadRequest(error.body_text()))
+    }
+}
+
+/// A JSON body. An empty one stands for `{}`.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let json = has_type(request.headers(), &["application/json"]);
+        let body = bytes(request, JSON_BYTES).await?;
+        if body.is_empty() {
+            return from_json(b"{}").map(Self);
+        }
+        if !json {
+            return Err(ApiError::MediaType {
+                expected: "application/json",
+            });
+        }
+        from_json(&body).map(Self)
+    }
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::BadRequest(format!("the body is not what this takes: {error}")))
+}
+
+/// The text of a workflow file.
+pub(super) struct Yaml(pub(super) String);
+
+impl<S: Send + Sync> FromRequest<S> for Yaml {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        if !has_type(request.headers(), &["application/yaml", "text/plain"]) {
+            return Err(ApiError::MediaType {
+                expected: "application/yaml or text/plain",
+            });
+        }
+        let body = bytes(request, workflow::BYTES).await?;
+        String::from_utf8(body.into()).map(Self).map_err(|error| {
+            ApiError::BadRequest(format!(
+                "a workflow is UTF-8 text, and this is not: {}",
+                error.utf8_error()
+            ))
+        })
+    }
+}
+
+fn has_type(headers: &HeaderMap, accepted: &[&str]) -> bool {
+    let text = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    accepted
+        .iter()
+        .any(|accepted| essence.eq_ignore_ascii_case(accepted))
+}
+
+async fn bytes(request: Request, most: usize) -> Result<Bytes, ApiError> {
+    let told = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
+    if told
+        .and_then(|told| told.parse::<u64>().ok())
+        .is_some_and(|told| told > most as u64)
+    {
+        return Err(ApiError::TooLarge { most });
+    }
+    match Limited::new(request.into_body(), most).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge { most }),
+        Err(_) => Err(ApiError::BadRequest(
+            "the body broke off; send it again".to_owned(),
+        )),
+    }
+}

@@ -1,0 +1,407 @@
+//! What goes wrong, as HTTP tells it: `application/problem+json` with a stable code and a sentence.
+//!
+//! [`Problem::of`] is the one place where an error becomes a status.
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, StatusCode};
+use outpost_orchestrator_core::event::Denied;
+use serde::Serialize;
+use tracing::error;
+
+use crate::auth::{AuthError, Role};
+use crate::driver::AskError;
+use crate::store::StoreError;
+use crate::workflow::{self, WorkflowError};
+
+/// Seconds after which what is unavailable may be there again.
+const RETRY_AFTER_S: u32 = 1;
+
+/// Stable codes: programs decide by them, so that none ever changes its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    /// The request is not one: its JSON, query or a header.
+    BadRequest,
+    /// No valid token.
+    Unauthenticated,
+    /// The token was valid once.
+    TokenExpired,
+    /// The role does not allow it.
+    Forbidden,
+    /// Not there, or another tenant's.
+    NotFound,
+    /// The path does not know the method.
+    MethodNotAllowed,
+    /// The request did not arrive in time.
+    Timeout,
+    /// The run is over already.
+    RunOver,
+    /// The agent's name is taken.
+    AgentExists,
+    /// The idempotency key was used for something else.
+    KeyReused,
+    /// The body is too large.
+    TooLarge,
+    /// The body is of another type.
+    UnsupportedMediaType,
+    /// The request is meant for another host.
+    WrongHost,
+    /// The workflow file is wrong.
+    InvalidWorkflow,
+    /// No agent announces the entry.
+    UnknownEntry,
+    /// A value is missing, unknown or outside its bounds.
+    InvalidParameters,
+    /// A limit is reached.
+    TooMany,
+    /// A fault of this program.
+    Internal,
+    /// Not now; the same request may be sent again.
+    Unavailable,
+}
+
+impl Code {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::BadRequest,
+        Self::Unauthenticated,
+        Self::TokenExpired,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Timeout,
+        Self::RunOver,
+        Self::AgentExists,
+        Self::KeyReused,
+        Self::TooLarge,
+        Self::UnsupportedMediaType,
+        Self::WrongHost,
+        Self::InvalidWorkflow,
+        Self::UnknownEntry,
+        Self::InvalidParameters,
+        Self::TooMany,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
+    /// Word, status and title.
+    fn told(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::BadRequest => (
+                "bad_request",
+                StatusCode::BAD_REQUEST,
+                "The request cannot be understood",
+            ),
+            Self::Unauthenticated => (
+                "unauthenticated",
+                StatusCode::UNAUTHORIZED,
+                "No valid token",
+            ),
+            Self::TokenExpired => (
+                "token_expired",
+                StatusCode::UNAUTHORIZED,
+                "The token has expired",
+            ),
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not allowed"),
+            Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
+            Self::MethodNotAllowed => (
+                "method_not_allowed",
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Method not allowed",
+            ),
+            Self::Timeout => (
+                "timeout",
+                StatusCode::REQUEST_TIMEOUT,
+                "The request took too long",
+            ),
+            Self::RunOver => ("run_over", StatusCode::CONFLICT, "The run is over"),
+            Self::AgentExists => ("agent_exists", StatusCode::CONFLICT, "The agent exists"),
+            Self::KeyReused => (
+                "key_reused",
+                StatusCode::CONFLICT,
+                "The idempotency key was used",
+            ),
+            Self::TooLarge => (
+                "too_large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "The body is too large",
+            ),
+            Self::UnsupportedMediaType => (
+                "unsupported_media_type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body is of another type",
+            ),
+            Self::WrongHost => (
+                "wrong_host",
+                StatusCode::MISDIRECTED_REQUEST,
+                "Another host",
+            ),
+            Self::InvalidWorkflow => (
+                "invalid_workflow",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The workflow is not valid",
+            ),
+            Self::UnknownEntry => (
+                "unknown_entry",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Unknown catalogue entry",
+            ),
+            Self::InvalidParameters => (
+                "invalid_parameters",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "A parameter is not valid",
+            ),
+            Self::TooMany => (
+                "too_many",
+                StatusCode::TOO_MANY_REQUESTS,
+                "A limit is reached",
+            ),
+            Self::Internal => (
+                "internal",
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "A fault of the orchestrator",
+            ),
+            Self::Unavailable => (
+                "unavailable",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Not available at the moment",
+            ),
+        }
+    }
+
+    /// As it stands in the answer.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        self.told().0
+    }
+
+    /// Its HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        self.told().1
+    }
+}
+
+/// Why a request is not answered with what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// Nobody's.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// Somebody's who may not.
+    #[error("this needs the role {}, and the token has the role {}", needed.word(), has.word())]
+    Forbidden { needed: Role, has: Role },
+    /// No such route.
+    #[error("there is nothing at this path; the interface is below /api/v1")]
+    NoRoute,
+    /// Another method would have been right.
+    #[error("this path does not know the method; the header Allow names those it knows")]
+    Method,
+    /// No such thing in this tenant.
+    #[error("there is no {kind} `{name}`")]
+    NotFound { kind: &'static str, name: String },
+    /// Not a request.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A value of a request is not one.
+    #[error("`{path}`: {why}")]
+    Value { path: String, why: String },
+    /// More bytes than are taken.
+    #[error("the body has more than {most} bytes, which is the most this takes")]
+    TooLarge { most: usize },
+    /// A body of another type.
+    #[error("this takes a body of type {expected}: name it in the header Content-Type")]
+    MediaType { expected: &'static str },
+    /// Meant for somebody else.
+    #[error(
+        "this server is not known as `{0}`; use one of its names, or add that one with `init --name`"
+    )]
+    WrongHost(String),
+    /// It took longer than a request may.
+    #[error("the request was not answered within {0} seconds; send it again")]
+    Timeout(u64),
+    /// More at once than are served.
+    #[error("{0}; try again shortly")]
+    Busy(&'static str),
+    /// More at once than one may have.
+    #[error("{0}")]
+    TooMany(String),
+    /// The core or the driver.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The file.
+    #[error(transparent)]
+    Workflow(#[from] WorkflowError),
+    /// Over, as the database says.
+    #[error("run {run} is over: {state}")]
+    RunOver { run: String, state: &'static str },
+    /// Draining.
+    #[error("the orchestrator is not ready: {0}")]
+    NotReady(&'static str),
+    /// A fault; it stands in the log.
+    #[error("the orchestrator failed to answer; its log says why")]
+    Internal,
+}
+
+/// An error as it is told.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    title: &'static str,
+    status: u16,
+    code: &'static str,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// All problems of a workflow file; the first one is told above too.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<workflow::Problem>,
+}
+
+impl Problem {
+    /// How an error is told.
+    pub(super) fn of(error: &ApiError) -> Self {
+        let code = code(error);
+        let (word, status, title) = code.told();
+        let mut problem = Self {
+            kind: "about:blank",
+            title,
+            status: status.as_u16(),
+            code: word,
+            detail: error.to_string(),
+            line: None,
+            column: None,
+            path: None,
+            problems: Vec::new(),
+        };
+        match error {
+            ApiError::Workflow(WorkflowError { problems }) => problem.place(problems),
+            ApiError::Value { path, .. } => problem.path = Some(path.clone()),
+            ApiError::Ask(AskError::Denied(Denied::BadParam { param, .. })) => {
+                problem.path = Some(format!("params.{param}"));
+            }
+            ApiError::Ask(AskError::Denied(Denied::UnknownEntry { task, .. })) => {
+                problem.path = Some(format!("tasks.{task}.entry"));
+            }
+            ApiError::Store(StoreError::Sqlite(_) | StoreError::Record { .. })
+            | ApiError::Auth(AuthError::Store(_)) => {
+                error!(%error, "a request could not be answered");
+                problem.detail = "the database could not answer; the log says why".to_owned();
+            }
+            ApiError::Store(StoreError::BadCursor)
+            | ApiError::Auth(_)
+            | ApiError::Forbidden { .. }
+            | ApiError::NoRoute
+            | ApiError::Method
+            | ApiError::NotFound { .. }
+            | ApiError::BadRequest(_)
+            | ApiError::TooLarge { .. }
+            | ApiError::MediaType { .. }
+            | ApiError::WrongHost(_)
+            | ApiError::Timeout(_)
+            | ApiError::Busy(_)
+            | ApiError::TooMany(_)
+            | ApiError::Ask(_)
+            | ApiError::RunOver { .. }
+            | ApiError::NotReady(_)
+            | ApiError::Internal => {}
+        }
+        problem
+    }
+
+    fn place(&mut self, problems: &[workflow::Problem]) {
+        self.problems = problems.to_vec();
+        let Some(first) = problems.first() else {
+            return;
+        };
+        self.detail = match problems.len() {
+            1 => first.what.clone(),
+            more => format!("{} (the first of {more} problems)", first.what),
+        };
+        if first.line > 0 {
+            (self.line, self.column) = (Some(first.line), Some(first.column));
+        }
+        if !first.path.is_empty() {
+            self.path = Some(first.path.clone());
+        }
+    }
+}
+
+fn code(error: &ApiError) -> Code {
+    match error {
+        ApiError::Auth(error) => match error {
+            AuthError::Missing | AuthError::Malformed | AuthError::Unknown => Code::Unauthenticated,
+            AuthError::Expired => Code::TokenExpired,
+            AuthError::NoTenant => Code::Forbidden,
+            AuthError::TooMany => Code::TooMany,
+            AuthError::Store(_) => Code::Unavailable,
+        },
+        ApiError::Forbidden { .. } => Code::Forbidden,
+        ApiError::NoRoute | ApiError::NotFound { .. } => Code::NotFound,
+        ApiError::Method => Code::MethodNotAllowed,
+        ApiError::BadRequest(_) => Code::BadRequest,
+        ApiError::Value { .. } => Code::InvalidParameters,
+        ApiError::TooLarge { .. } => Code::TooLarge,
+        ApiError::MediaType { .. } => Code::UnsupportedMediaType,
+        ApiError::WrongHost(_) => Code::WrongHost,
+        ApiError::Timeout(_) => Code::Timeout,
+        ApiError::TooMany(_) => Code::TooMany,
+        ApiError::Workflow(_) => Code::InvalidWorkflow,
+        ApiError::RunOver { .. } => Code::RunOver,
+        ApiError::Internal => Code::Internal,
+        ApiError::Busy(_) | ApiError::NotReady(_) => Code::Unavailable,
+        ApiError::Store(error) => match error {
+            StoreError::Sqlite(_) => Code::Unavailable,
+            StoreError::Record { .. } => Code::Internal,
+            StoreError::BadCursor => Code::BadRequest,
+        },
+        ApiError::Ask(AskError::Unavailable | AskError::Overloaded) => Code::Unavailable,
+        ApiError::Ask(AskError::Denied(denied)) => denied_code(denied),
+    }
+}
+
+fn denied_code(denied: &Denied) -> Code {
+    match denied {
+        Denied::UnknownWorkflow(_) | Denied::UnknownRun(_) | Denied::UnknownAgent(_) => {
+            Code::NotFound
+        }
+        Denied::RunOver { .. } => Code::RunOver,
+        Denied::UnknownEntry { .. } => Code::UnknownEntry,
+        Denied::BadParam { .. } => Code::InvalidParameters,
+        Denied::AgentExists(_) => Code::AgentExists,
+        Denied::KeyReused => Code::KeyReused,
+        Denied::Limit(_) => Code::TooMany,
+        // Only an enrolment is answered with it.
+        Denied::BadToken => Code::Internal,
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let code = code(&self);
+        let problem = Problem::of(&self);
+        // A struct of texts and numbers: it cannot fail.
+        let body = serde_json::to_vec(&problem).unwrap_or_default();
+        let mut response = (code.status(), body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if matches!(code, Code::Unauthenticated | Code::TokenExpired) {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if matches!(code, Code::Unavailable | Code::TooMany | Code::Timeout) {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+        }
+        response
+    }
+}

@@ -1,0 +1,349 @@
+//! How things look in JSON. Every word and every field of an answer is written here or beside its route, so that a
+//! change of the core changes no answer by accident.
+
+use outpost_orchestrator_core::record::{
+    AttemptRecord, Phase, Presence, RunRecord, RunState, TaskRecord, TaskState,
+};
+use outpost_orchestrator_core::spec::{ParamKind, ParamSpec, WorkflowSpec};
+use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
+use outpost_proto::message::ParamValue;
+use outpost_proto::name::{AgentName, TaskName, WorkflowName};
+use serde::{Deserialize, Serialize};
+
+use super::problem::ApiError;
+use crate::store::read::{PAGE, RunTree};
+
+/// Items of a page, when nothing is said.
+const ITEMS: u32 = 50;
+
+/// Which page of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageQuery {
+    limit: Option<u32>,
+    pub(super) cursor: Option<String>,
+}
+
+impl PageQuery {
+    pub(super) fn limit(&self) -> Result<u32, ApiError> {
+        limit(self.limit)
+    }
+}
+
+/// How many items a page has at most.
+pub(super) fn limit(given: Option<u32>) -> Result<u32, ApiError> {
+    match given.unwrap_or(ITEMS) {
+        limit @ 1..=PAGE => Ok(limit),
+        other => Err(ApiError::BadRequest(format!(
+            "limit={other} is not between 1 and {PAGE}"
+        ))),
+    }
+}
+
+/// A moment: `2026-03-01T12:00:00.000000Z`.
+pub(super) fn time(micros: u64) -> String {
+    let time = i64::try_from(micros)
+        .ok()
+        .and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
+    time.map_or_else(
+        || "9999-12-30T22:00:00.000000Z".to_owned(),
+        |time| format!("{time:.6}"),
+    )
+}
+
+/// What was given, fit for a message.
+pub(super) fn shown(text: &str) -> String {
+    text.chars()
+        .take(80)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// From one moment to another, in milliseconds.
+pub(super) fn between(from: u64, to: u64) -> u64 {
+    to.saturating_sub(from) / 1000
+}
+
+/// A run's state in one word.
+pub(super) fn run_state(state: RunState) -> &'static str {
+    match state {
+        RunState::Running => "running",
+        RunState::Cancelling => "cancelling",
+        RunState::Succeeded => "succeeded",
+        RunState::Failed => "failed",
+        RunState::Cancelled => "cancelled",
+    }
+}
+
+/// The way back from [`run_state`].
+pub(super) fn run_state_of(word: &str) -> Option<RunState> {
+    let all = [
+        RunState::Running,
+        RunState::Cancelling,
+        RunState::Succeeded,
+        RunState::Failed,
+        RunState::Cancelled,
+    ];
+    all.into_iter().find(|state| run_state(*state) == word)
+}
+
+/// Whether nothing of a run changes any more.
+pub(super) fn is_over(state: RunState) -> bool {
+    match state {
+        RunState::Running | RunState::Cancelling => false,
+        RunState::Succeeded | RunState::Failed | RunState::Cancelled => true,
+    }
+}
+
+/// A task's state in one word; `phase` is that of its attempt, if it has a live one.
+pub(super) fn task_state(state: TaskState, phase: Option<Phase>) -> &'static str {
+    match state {
+        TaskState::Waiting => "waiting",
+        TaskState::Queued { .. } => "queued",
+        TaskState::Backoff { .. } => "backoff",
+        TaskState::Active { .. } => match phase.map(phase_word) {
+            // Its end is about to become the task's.
+            Some("finished") => "running",
+            Some(word) => word,
+            None => "active",
+        },
+        TaskState::Succeeded => "succeeded",
+        TaskState::Failed { .. } => "failed",
+        TaskState::UpstreamFailed => "upstream_failed",
+        TaskState::Cancelled => "cancelled",
+    }
+}
+
+/// How a task, or its last attempt, ended.
+pub(super) fn task_outcome(state: TaskState) -> Option<String> {
+    match state {
+        TaskState::Failed { outcome } | TaskState::Backoff { last: outcome, .. } => {
+            Some(outcome.to_string())
+        }
+        TaskState::Waiting
+        | TaskState::Queued { .. }
+        | TaskState::Active { .. }
+        | TaskState::Succeeded
+        | TaskState::UpstreamFailed
+        | TaskState::Cancelled => None,
+    }
+}
+
+/// An attempt's phase in one word.
+pub(super) fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Assigned | Phase::Accepted => "assigned",
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Finished { .. } => "finished",
+        Phase::Lost { .. } => "lost",
+    }
+}
+
+/// An agent's presence in one word.
+pub(super) fn presence(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Enrolled => "enrolled",
+        Presence::Live => "live",
+        Presence::Stale => "stale",
+        Presence::Removed => "removed",
+    }
+}
+
+/// Names of some tasks of a workflow.
+pub(super) fn names<'a>(spec: &'a WorkflowSpec, tasks: &[TaskIndex]) -> Vec<&'a TaskName> {
+    tasks
+        .iter()
+        .filter_map(|task| spec.tasks.get(usize::from(task.0)))
+        .map(|task| &task.name)
+        .collect()
+}
+
+/// What a run can be given.
+#[derive(Debug, Serialize)]
+pub(super) struct ParamView<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_length: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<&'a ParamValue>,
+}
+
+/// One parameter of a workflow.
+pub(super) fn param(spec: &ParamSpec) -> ParamView<'_> {
+    let default = spec.default.as_ref();
+    let mut view = ParamView {
+        kind: "",
+        min: None,
+        max: None,
+        values: None,
+        max_length: None,
+        default,
+    };
+    view.kind = match &spec.kind {
+        ParamKind::Flag => "flag",
+        ParamKind::Date => "date",
+        ParamKind::Int { min, max } => {
+            (view.min, view.max) = (Some(*min), Some(*max));
+            "int"
+        }
+        ParamKind::Enum { values } => {
+            view.values = Some(values);
+            "enum"
+        }
+        ParamKind::Text { max_length } => {
+            view.max_length = Some(*max_length);
+            "text"
+        }
+    };
+    view
+}
+
+/// A run in a list.
+#[derive(Debug, Serialize)]
+pub(super) struct RunItem {
+    run: RunId,
+    workflow: WorkflowName,
+    version: u32,
+    state: &'static str,
+    agent: Option<AgentName>,
+    created_at: String,
+    finished_at: Option<String>,
+    duration_ms: Option<u64>,
+}
+
+/// One run of a list.
+pub(super) fn run_item(run: RunRecord) -> RunItem {
+    RunItem {
+        run: run.run,
+        state: run_state(run.state),
+        workflow: run.workflow,
+        version: run.version,
+        agent: run.agent,
+        created_at: time(run.created_at),
+        finished_at: run.finished_at.map(time),
+        duration_ms: run.finished_at.map(|at| between(run.created_at, at)),
+    }
+}
+
+/// A task of a run.
+#[derive(Debug, Serialize)]
+pub(super) struct TaskView {
+    task: TaskName,
+    index: u16,
+    entry: String,
+    needs: Vec<TaskName>,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<String>,
+    attempts: Vec<AttemptView>,
+}
+
+/// An attempt, wherever it is shown.
+#[derive(Debug, Serialize)]
+pub(super) struct AttemptView {
+    attempt: AttemptId,
+    agent: AgentName,
+    number: usize,
+    state: &'static str,
+    cancel_requested: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    may_have_started: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
+    assigned_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    duration_ms: Option<u64>,
+    /// How it ended, said after it had been given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late: Option<String>,
+}
+
+/// One attempt; `number` counts those of its task from 1.
+pub(super) fn attempt(record: &AttemptRecord, number: usize) -> AttemptView {
+    let (outcome, may_have_started, exit_code, duration_ms) = match record.phase {
+        Phase::Finished { report } => {
+            let outcome = Some(report.outcome.to_string());
+            (
+                outcome,
+                Some(report.may_have_started),
+                report.exit_code,
+                Some(report.duration_ms),
+            )
+        }
+        Phase::Lost { may_have_started } => (None, Some(may_have_started), None, None),
+        Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running => {
+            (None, None, None, None)
+        }
+    };
+    AttemptView {
+        attempt: record.attempt,
+        agent: record.agent.clone(),
+        number,
+        state: phase_word(record.phase),
+        cancel_requested: record.cancel_requested,
+        outcome,
+        may_have_started,
+        exit_code,
+        assigned_at: time(record.assigned_at),
+        started_at: record.started_at.map(time),
+        finished_at: record.finished_at.map(time),
+        duration_ms,
+        late: record.late.map(|report| report.outcome.to_string()),
+    }
+}
+
+/// A run's tasks with their attempts.
+pub(super) fn tasks(tree: &RunTree) -> Vec<TaskView> {
+    let mut attempts: Vec<Vec<&AttemptRecord>> = vec![Vec::new(); tree.workflow.spec.tasks.len()];
+    for attempt in &tree.attempts {
+        if let Some(of_task) = attempts.get_mut(usize::from(attempt.task.0)) {
+            of_task.push(attempt);
+        }
+    }
+    let task = |record: &TaskRecord| {
+        let place = usize::from(record.task.0);
+        let (spec, attempts) = tree
+            .workflow
+            .spec
+            .tasks
+            .get(place)
+            .zip(attempts.get(place))?;
+        let active = match record.state {
+            TaskState::Active { attempt } => attempts.iter().find(|known| known.attempt == attempt),
+            TaskState::Waiting
+            | TaskState::Queued { .. }
+            | TaskState::Backoff { .. }
+            | TaskState::Succeeded
+            | TaskState::Failed { .. }
+            | TaskState::UpstreamFailed
+            | TaskState::Cancelled => None,
+        };
+        let numbered = attempts
+            .iter()
+            .enumerate()
+            .map(|(place, record)| attempt(record, place + 1));
+        Some(TaskView {
+            task: spec.name.clone(),
+            index: record.task.0,
+            entry: spec.entry.to_string(),
+            needs: names(&tree.workflow.spec, &spec.needs)
+                .into_iter()
+                .cloned()
+                .collect(),
+            state: task_state(record.state, active.map(|attempt| attempt.phase)),
+            outcome: task_outcome(record.state),
+            attempts: numbered.collect(),
+        })
+    };
+    tree.tasks.iter().filter_map(task).collect()
+}

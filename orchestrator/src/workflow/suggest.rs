@@ -1,0 +1,70 @@
+//! "Did you mean": the nearest of the words that would have been right.
+
+/// Half a sentence with the nearest known word, or all of them, or nothing when there are none.
+pub(super) fn hint<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    if let Some(near) = nearest(given, known.clone()) {
+        return format!("; did you mean `{near}`?");
+    }
+    let all: Vec<String> = known.take(20).map(|word| format!("`{word}`")).collect();
+    if all.is_empty() {
+        String::new()
+    } else {
+        format!("; known are {}", all.join(", "))
+    }
+}
+
+fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // A third of the letters may be wrong, so that short words do not resemble everything.
+    let most = (given.chars().count() / 3).clamp(1, 3);
+    let near = known
+        .map(|word| (distance(given, word), word))
+        .filter(|(distance, _)| *distance <= most);
+    near.min().map(|(_, word)| word)
+}
+
+/// Letters to change, add or leave out; words longer than a name are never near.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.chars().take(65).collect(), b.chars().take(65).collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.iter().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        let mut next = vec![left];
+        for (to, above) in b.iter().zip(row.iter().skip(1)) {
+            let change = diagonal + usize::from(from != to);
+            left = change.min(left + 1).min(above + 1);
+            diagonal = *above;
+            next.push(left);
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("", "ab", 2),
+            ("needs", "need", 1),
+            ("kitten", "sitting", 3),
+            ("tasks", "task s", 1),
+        ] {
+            assert_eq!(distance(a, b), expected, "{a:?} {b:?}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_word_is_proposed_or_all_are_named() {
+        let known = || ["entry", "needs", "with"].into_iter();
+        assert_eq!(hint("need", known()), "; did you mean `needs`?");
+        assert_eq!(hint("zzz", known()), "; known are `entry`, `needs`, `with`");
+        assert_eq!(hint("zzz", std::iter::empty()), "");
+    }
+}

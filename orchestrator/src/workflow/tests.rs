@@ -1,0 +1,155 @@
+//! What people read when a workflow is wrong, and what a right one becomes.
+
+use super::*;
+
+const REPORT: &str = r#"
+name: host-report
+description: What this host is made of
+params:
+  top: {kind: int, min: 1, max: 100, default: 10}
+  day: {kind: date}
+  level: {kind: enum, values: [low, high], default: low}
+  note: {kind: text, max_length: 80, default: ""}
+  dry: {kind: flag, default: false}
+defaults: {retries: 2, retry_delay: 500ms}
+tasks:
+  packages:
+    entry: list-packages
+    with: {top: "${params.top}", fixed: 7, text: "7", flag: true}
+  aardvark:
+    entry: first-in-the-alphabet
+  report:
+    entry: join-report
+    needs: [aardvark, packages]
+    retries: 3
+    retry_delay: 1s
+    retry_max_delay: 5m
+    timeout: 2m
+"#;
+
+fn told(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_workflow_is_read_in_the_order_of_the_file() {
+    insta::assert_json_snapshot!(parse(REPORT).unwrap());
+}
+
+#[test]
+fn everything_wrong_is_told_at_once() {
+    let text = r#"
+nam: report
+params:
+  Top: {kind: int}
+  day: {kind: date, default: 2023-02-29}
+  size: {kind: number}
+  low: {kind: int, min: 3, max: 1}
+  pick: {kind: enum, values: [a, a], default: c}
+  text: {kind: text, pattern: "x*"}
+  flag: {kind: flag, min: 1, default: "yes"}
+defaults: {retry: 2, timeout: 31d}
+tasks:
+  packages:
+    entry: list packages
+    with: {top: "${params.tpo}", mixed: "a${params.day}", other: "${env.HOME}", list: [1], half: 1.5}
+    needs: packages
+  report:
+    needs: [package, report, packages, packages, 7]
+    retries: 1000
+    retry_delay: 5
+    timeout: soon
+  report: {entry: x}
+  "bad name": {entry: x}
+  empty:
+"#;
+    insta::assert_snapshot!(told(text));
+}
+
+#[test]
+fn cycles_are_printed() {
+    let text = "name: x\ntasks:\n  a: {entry: e, needs: [b]}\n  b: {entry: e, needs: [c]}\n  \
+                c: {entry: e, needs: [a]}\n  d: {entry: e, needs: [c]}\n";
+    insta::assert_snapshot!(told(text));
+}
+
+#[test]
+fn what_is_not_yaml_is_told_with_its_place() {
+    let texts = [
+        "name: [",
+        "name: x\n\ttasks: {}",
+        "name: x\ntasks: {a: {entry: e}\n",
+        "a: b: c",
+        "",
+        "just text",
+        "- a\n- b",
+        "name: x\n---\nname: y\n",
+        "name: &n x\ntasks: {a: {entry: *n}}",
+        "name: !thing x",
+        "name: x\ntasks: {a: {<<: {entry: e}}}",
+        "name: x\n? [a, b]\n: c\n",
+        "name: 12\ntasks: {}",
+        "name: x\nname: y\ntasks: {a: {entry: e}}",
+        "name: \"\u{1b}[31m\"\ntasks: {a: {entry: e}}",
+    ];
+    let told: Vec<String> = texts
+        .iter()
+        .map(|text| format!("{text:?}\n  {}", told(text).replace('\n', "\n  ")))
+        .collect();
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn hostile_files_cost_little() {
+    let bomb = format!(
+        "a: &a [x,x,x,x]\nb: &b [*a,*a,*a]\nname: x\n{}",
+        "c: [*b,*b]\n".repeat(100)
+    );
+    assert!(told(&bomb).contains("anchors"), "{}", told(&bomb));
+    let deep = format!("name: {}", "[".repeat(100_000));
+    assert!(!told(&deep).is_empty());
+    let deep = format!("name: {}", "{a: ".repeat(50_000));
+    assert!(!told(&deep).is_empty());
+    let indented: String = (0..300)
+        .map(|level| format!("{}a:\n", " ".repeat(level)))
+        .collect();
+    assert!(told(&indented).contains("nested"), "{}", told(&indented));
+    let large = format!("name: x\ndescription: \"{}\"\n", "x".repeat(BYTES));
+    assert!(told(&large).contains("at most 262144"), "{}", told(&large));
+    let many = format!(
+        "name: x\ntasks:\n{}",
+        (0..1001)
+            .map(|n| format!("  t{n}: {{entry: e}}\n"))
+            .collect::<String>()
+    );
+    assert!(told(&many).contains("1 to 1000 tasks"), "{}", told(&many));
+    let wrong = format!(
+        "name: x\ntasks:\n{}",
+        (0..900)
+            .map(|n| format!("  t{n}: {{entri: e}}\n"))
+            .collect::<String>()
+    );
+    assert_eq!(parse(&wrong).unwrap_err().problems.len(), PROBLEMS);
+}
+
+#[test]
+fn a_thousand_tasks_in_a_row_are_fine() {
+    let tasks: String = (0..1000)
+        .map(|n| match n {
+            0 => "  t0: {entry: e}\n".to_owned(),
+            n => format!("  t{n}: {{entry: e, needs: [t{}]}}\n", n - 1),
+        })
+        .collect();
+    let spec = parse(&format!("name: x\ntasks:\n{tasks}")).unwrap();
+    assert_eq!(spec.tasks.len(), 1000);
+    assert_eq!(spec.tasks[999].name.as_str(), "t999");
+}
+
+#[test]
+fn a_long_first_delay_raises_the_longest_one_unless_that_is_given() {
+    let spec = parse("name: x\ntasks: {a: {entry: e, retry_delay: 2h}}").unwrap();
+    assert_eq!(spec.tasks[0].retry.max_delay_ms, 7_200_000);
+    let told =
+        told("name: x\ndefaults: {retry_max_delay: 1m}\ntasks: {a: {entry: e, retry_delay: 2h}}");
+    assert!(told.contains("longer than its retry_max_delay"), "{told}");
+}
