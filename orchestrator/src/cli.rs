@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use outpost_proto::name::TenantName;
 use outpost_proto::units::duration_ms;
 
+use crate::auth::Role;
 use crate::logs::{self, LogFormat};
 use crate::output::{self, Output};
 use crate::{admin, serve};
@@ -179,32 +180,6 @@ pub struct TokenCreateArgs {
     pub label: String,
 }
 
-/// What a token allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Apply, trigger and cancel workflows.
-    Author,
-    /// Invite and remove agents.
-    Operator,
-    /// Manage the tenant's tokens.
-    Admin,
-}
-
-impl Role {
-    /// As it is stored.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Viewer => "viewer",
-            Self::Author => "author",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-        }
-    }
-}
-
 /// Why a command ended without doing what it was asked for.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -217,17 +192,26 @@ pub(crate) struct Failure {
 impl Failure {
     /// Something went wrong.
     pub(crate) fn failed(error: impl std::fmt::Display) -> Self {
-        Self { status: 1, message: error.to_string() }
+        Self {
+            status: 1,
+            message: error.to_string(),
+        }
     }
 
     /// It was asked for wrongly, or things are not so that it could be done.
     pub(crate) fn refused(error: impl std::fmt::Display) -> Self {
-        Self { status: 2, message: error.to_string() }
+        Self {
+            status: 2,
+            message: error.to_string(),
+        }
     }
 
     /// A restart begins from the last good state, on a disk somebody looked at.
     pub(crate) fn fatal(error: impl std::fmt::Display) -> Self {
-        Self { status: 70, message: error.to_string() }
+        Self {
+            status: 70,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -263,7 +247,12 @@ fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::Token(command) => runtime.block_on(admin::token::run(command, output)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "outpost-orchestrator", &mut script);
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "outpost-orchestrator",
+                &mut script,
+            );
             output::line(String::from_utf8_lossy(&script).trim_end());
             Ok(())
         }

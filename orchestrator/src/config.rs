@@ -30,7 +30,9 @@ pub struct ServerFile {
 #[derive(Debug, thiserror::Error)]
 pub enum DirError {
     /// Neither given nor to be guessed.
-    #[error("no directory is given and neither XDG_STATE_HOME nor HOME is set; give one with --dir")]
+    #[error(
+        "no directory is given and neither XDG_STATE_HOME nor HOME is set; give one with --dir"
+    )]
     NoDefault,
     /// A server runs on it.
     #[error("another orchestrator uses {}; stop it first or choose another --dir", .0.display())]
@@ -65,9 +67,16 @@ pub fn directory(given: Option<PathBuf>) -> Result<PathBuf, DirError> {
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/outpost-orchestrator"));
     }
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
-    Ok(state.ok_or(DirError::NoDefault)?.join("outpost-orchestrator"))
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+    Ok(state
+        .ok_or(DirError::NoDefault)?
+        .join("outpost-orchestrator"))
 }
 
 /// Keeps every other server off the directory for as long as it lives.
@@ -83,8 +92,16 @@ impl DirLock {
     /// When another server has it.
     pub fn take(dir: &Path) -> Result<Self, DirError> {
         let path = dir.join(LOCK);
-        let failed = |error| DirError::Io { path: path.clone(), error };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let failed = |error| DirError::Io {
+            path: path.clone(),
+            error,
+        };
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path);
         let file = file.map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
@@ -101,7 +118,10 @@ impl ServerFile {
     /// When it is missing or damaged.
     pub fn read(dir: &Path) -> Result<Self, DirError> {
         let path = dir.join(SERVER);
-        let text = std::fs::read(&path).map_err(|error| DirError::Io { path: path.clone(), error })?;
+        let text = std::fs::read(&path).map_err(|error| DirError::Io {
+            path: path.clone(),
+            error,
+        })?;
         serde_json::from_slice(&text).map_err(|error| DirError::Content { path, error })
     }
 

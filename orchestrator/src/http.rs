@@ -4,17 +4,19 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use outpost_certs::tls::ReloadingServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +55,7 @@ pub(crate) async fn serve(
             () = stop.cancelled() => break,
             accepted = accept(&tcp, &room) => accepted,
         };
-        let (stream, permit) = match accepted {
+        let (stream, from, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 warn!(%error, "an API connection could not be accepted; pausing shortly");
@@ -63,7 +65,7 @@ pub(crate) async fn serve(
         };
         let (tls, router, stop) = (tls.clone(), router.clone(), stop.clone());
         tasks.spawn(async move {
-            connection(stream, tls, router, stop).await;
+            connection(stream, from, tls, router, stop).await;
             drop(permit);
         });
     }
@@ -75,32 +77,40 @@ pub(crate) async fn serve(
 async fn accept(
     tcp: &TcpListener,
     room: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = tcp.accept().await?;
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = room
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, from) = tcp.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, permit))
+    Ok((stream, from, permit))
 }
 
 async fn connection(
     stream: TcpStream,
+    from: SocketAddr,
     tls: Option<Arc<ReloadingServerConfig>>,
     router: Router,
     stop: CancellationToken,
 ) {
-    let Some(tls) = tls else { return serve_http(stream, router, stop).await };
+    let Some(tls) = tls else {
+        return serve_http(stream, from, router, stop).await;
+    };
     match timeout(PATIENCE, TlsAcceptor::from(tls.current()).accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, router, stop).await,
+        Ok(Ok(stream)) => serve_http(stream, from, router, stop).await,
         Ok(Err(error)) => debug!(%error, "a TLS handshake on the API port failed"),
         Err(_) => debug!("a TLS handshake on the API port took longer than allowed"),
     }
 }
 
-async fn serve_http<S>(stream: S, router: Router, stop: CancellationToken)
+async fn serve_http<S>(stream: S, from: SocketAddr, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(from));
         let answer = router.clone().oneshot(request.map(axum::body::Body::new));
         async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
     });

@@ -40,7 +40,10 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) {
     };
     let widths: [usize; N] = std::array::from_fn(width);
     let show = |cells: [&str; N]| {
-        let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let padded = cells
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         line(padded.collect::<Vec<_>>().join("  ").trim_end());
     };
     show(header);

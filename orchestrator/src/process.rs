@@ -14,7 +14,10 @@ use tracing::{info, warn};
 
 /// Cancelled by the first SIGTERM or SIGINT; a second one ends the process as usual.
 pub(crate) fn stop_signal() -> io::Result<CancellationToken> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
     let stop = CancellationToken::new();
     let told = stop.clone();
     tokio::spawn(async move {
@@ -36,12 +39,14 @@ pub(crate) fn stop_signal() -> io::Result<CancellationToken> {
 /// Ends the process when the other end of the inherited pipe `fd` is closed.
 pub(crate) fn end_with(fd: u32) -> io::Result<()> {
     let mut leash = File::open(format!("/proc/self/fd/{fd}"))?;
-    std::thread::Builder::new().name("leash".to_owned()).spawn(move || {
-        // Nothing is ever written to it: this returns at its end, or when it cannot be read.
-        let mut byte = [0];
-        while matches!(leash.read(&mut byte), Ok(1..)) {}
-        std::process::exit(1);
-    })?;
+    std::thread::Builder::new()
+        .name("leash".to_owned())
+        .spawn(move || {
+            // Nothing is ever written to it: this returns at its end, or when it cannot be read.
+            let mut byte = [0];
+            while matches!(leash.read(&mut byte), Ok(1..)) {}
+            std::process::exit(1);
+        })?;
     Ok(())
 }
 
@@ -63,7 +68,9 @@ pub(crate) fn announce(ready: &str, file: Option<&Path>, fd: Option<u32>) -> io:
         std::fs::rename(&name, path)?;
     }
     if let Some(fd) = fd {
-        let mut stream = OpenOptions::new().write(true).open(format!("/proc/self/fd/{fd}"))?;
+        let mut stream = OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/self/fd/{fd}"))?;
         stream.write_all(ready.as_bytes())?;
     }
     Ok(())

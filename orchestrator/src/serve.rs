@@ -3,6 +3,7 @@
 //! Order of stopping: no new connections; streams end with `unavailable`; what is decided is stored; the store is
 //! closed. All of it within [`DRAIN`].
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,11 +65,14 @@ impl Server {
     async fn start(args: &ServeArgs, dir: &Path) -> Result<Self, Failure> {
         let (store, lock) = open(dir).await?;
         let authority = Arc::new(Authority::load(&dir.join(CA)).map_err(Failure::failed)?);
-        let (agents_tcp, api_tcp) = (listen("agents", args.agents).await?, listen("api", args.api).await?);
+        let (agents_tcp, api_tcp) = (
+            listen("agents", args.agents).await?,
+            listen("api", args.api).await?,
+        );
         let agents = agents_tcp.local_addr().map_err(Failure::failed)?;
         let api = api_tcp.local_addr().map_err(Failure::failed)?;
         let server_file = ServerFile::read(dir).map_err(Failure::failed)?;
-        let (names, join) = public(args, &server_file, agents, &authority);
+        let (names, join) = public(args, &server_file, [agents, api], &authority);
         let tls = Tls::new(authority.clone(), names.clone())?;
 
         let (reader, access) = (store.reader(), store.access());
@@ -87,24 +91,47 @@ impl Server {
             handle: handle.clone(),
             enroller,
         };
-        let state = ApiState { handle, reader, access, join, names, draining: stop_ports.clone() };
+        let state = ApiState {
+            handle,
+            reader,
+            access,
+            join,
+            names,
+            draining: stop_ports.clone(),
+        };
         let plain = api.ip().is_loopback();
         let api_tls = (!plain).then(|| tls.api.clone());
         let ports = vec![
             tokio::spawn(listener.serve(stop_ports.clone())),
-            tokio::spawn(http::serve(api_tcp, api_tls, api::router(state), stop_ports.clone())),
+            tokio::spawn(http::serve(
+                api_tcp,
+                api_tls,
+                api::router(state),
+                stop_ports.clone(),
+            )),
             tokio::spawn(tls.keep_fresh(stop_ports.clone())),
         ];
         let api_scheme = if plain { "http" } else { "https" };
-        Ok(Self { agents, api, api_scheme, driver, ports, stop_ports, stop_driver, _lock: lock })
+        Ok(Self {
+            agents,
+            api,
+            api_scheme,
+            driver,
+            ports,
+            stop_ports,
+            stop_driver,
+            _lock: lock,
+        })
     }
 
     /// Says, in the log and where it was asked for, that both ports listen.
     fn announce(&self, args: &ServeArgs) -> Result<(), Failure> {
         let api = format!("{}://{}", self.api_scheme, self.api);
         info!(agents = %self.agents, api, "listening");
-        let ready = serde_json::json!({ "agents": self.agents.to_string(), "api": api }).to_string();
-        process::announce(&ready, args.ready_file.as_deref(), args.ready_fd).map_err(Failure::failed)
+        let ready =
+            serde_json::json!({ "agents": self.agents.to_string(), "api": api }).to_string();
+        process::announce(&ready, args.ready_file.as_deref(), args.ready_fd)
+            .map_err(Failure::failed)
     }
 
     async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
@@ -137,7 +164,8 @@ impl Server {
 }
 
 fn result_of(ended: Result<Result<(), Fatal>, tokio::task::JoinError>) -> Result<(), Failure> {
-    let result = ended.unwrap_or_else(|error| Err(Fatal(format!("the driver's task ended badly: {error}"))));
+    let result =
+        ended.unwrap_or_else(|error| Err(Fatal(format!("the driver's task ended badly: {error}"))));
     driver::log_end(&result);
     result.map_err(Failure::fatal)
 }
@@ -152,19 +180,24 @@ async fn open(dir: &Path) -> Result<(Sqlite, DirLock), Failure> {
         config::DirError::InUse(_) | config::DirError::NoDefault => Failure::refused(error),
         config::DirError::Io { .. } | config::DirError::Content { .. } => Failure::failed(error),
     })?;
-    let store = Sqlite::open(dir).await.map_err(|error| admin::of_open(&error))?;
+    let store = Sqlite::open(dir)
+        .await
+        .map_err(|error| admin::of_open(&error))?;
     Ok((store, lock))
 }
 
 async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        let advice = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another process listens there; stop it or choose another port",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another port",
-            std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose one it has",
-            _ => "choose another address",
+        let advice = if error.kind() == ErrorKind::AddrInUse {
+            "another process listens there; stop it or choose another port"
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            "ports below 1024 need a privilege; choose another port"
+        } else {
+            "choose an address of this machine"
         };
-        Failure::refused(format!("cannot listen on {address} (--{what}): {error}; {advice}"))
+        Failure::refused(format!(
+            "cannot listen on {address} (--{what}): {error}; {advice}"
+        ))
     })
 }
 
@@ -172,27 +205,38 @@ async fn listen(what: &str, address: SocketAddr) -> Result<TcpListener, Failure>
 fn public(
     args: &ServeArgs,
     file: &ServerFile,
-    agents: SocketAddr,
+    [agents, api]: [SocketAddr; 2],
     authority: &Authority,
 ) -> (Vec<String>, JoinInfo) {
-    let public = args.public_agents.clone().unwrap_or_else(|| match file.names.first() {
-        Some(name) if name.contains(':') => format!("[{name}]:{}", agents.port()),
-        Some(name) => format!("{name}:{}", agents.port()),
-        None if agents.ip().is_unspecified() => format!("127.0.0.1:{}", agents.port()),
-        None => agents.to_string(),
-    });
+    let public = args
+        .public_agents
+        .clone()
+        .unwrap_or_else(|| match file.names.first() {
+            Some(name) if name.contains(':') => format!("[{name}]:{}", agents.port()),
+            Some(name) => format!("{name}:{}", agents.port()),
+            None if agents.ip().is_unspecified() => format!("127.0.0.1:{}", agents.port()),
+            None => agents.to_string(),
+        });
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
     names.extend(file.names.iter().cloned());
-    if !agents.ip().is_unspecified() {
-        names.push(agents.ip().to_string());
-    }
+    let addresses = [agents.ip(), api.ip()]
+        .into_iter()
+        .filter(|address| !address.is_unspecified());
+    names.extend(addresses.map(|address| address.to_string()));
     if let Some((host, _)) = public.rsplit_once(':') {
         names.push(host.trim_matches(['[', ']']).to_owned());
     }
     names.sort();
     names.dedup();
     let trust_domain = authority.trust_domain().to_owned();
-    (names, JoinInfo { agents: public, trust_domain, root_pin: authority.root_pin() })
+    (
+        names,
+        JoinInfo {
+            agents: public,
+            trust_domain,
+            root_pin: authority.root_pin(),
+        },
+    )
 }
 
 /// The server's certificate, on both ports, replaced before it ends.
@@ -209,8 +253,16 @@ type Configs = (Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>);
 impl Tls {
     fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, Failure> {
         let (agents, api) = issue(&authority, &names).map_err(Failure::failed)?;
-        let (agents, api) = (ReloadingServerConfig::new(agents), ReloadingServerConfig::new(api));
-        Ok(Self { authority, names, agents: Arc::new(agents), api: Arc::new(api) })
+        let (agents, api) = (
+            ReloadingServerConfig::new(agents),
+            ReloadingServerConfig::new(api),
+        );
+        Ok(Self {
+            authority,
+            names,
+            agents: Arc::new(agents),
+            api: Arc::new(api),
+        })
     }
 
     async fn keep_fresh(self, stop: CancellationToken) {
@@ -223,7 +275,10 @@ impl Tls {
                     wait = REISSUE;
                 }
                 Err(why) => {
-                    error!(why, "the server's certificate could not be replaced; trying again");
+                    error!(
+                        why,
+                        "the server's certificate could not be replaced; trying again"
+                    );
                     wait = REISSUE_RETRY;
                 }
             }
@@ -232,7 +287,9 @@ impl Tls {
 }
 
 fn issue(authority: &Authority, names: &[String]) -> Result<Configs, String> {
-    let identity = authority.issue_server(names, SystemTime::now(), SERVER_LIFE).map_err(|error| error.to_string())?;
+    let identity = authority
+        .issue_server(names, SystemTime::now(), SERVER_LIFE)
+        .map_err(|error| error.to_string())?;
     let anchors = [authority.agents_anchor().clone()];
     let agents = server_config(&identity, &anchors).map_err(|error| error.to_string())?;
     let api = api_server_config(&identity).map_err(|error| error.to_string())?;

@@ -8,7 +8,8 @@ use outpost_certs::store::{write_private, write_public};
 use outpost_proto::name::TenantName;
 
 use super::{of_open, shown, token};
-use crate::cli::{Failure, InitArgs, Role};
+use crate::auth::Role;
+use crate::cli::{Failure, InitArgs};
 use crate::config::{self, ADMIN_TOKEN, CA, SERVER, ServerFile};
 use crate::driver::clock::wall;
 use crate::output::{self, Output};
@@ -29,7 +30,9 @@ pub(crate) async fn run(args: InitArgs, output: Output) -> Result<(), Failure> {
     check_names(&args.names)?;
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(Failure::failed)?;
-    Sqlite::create(&dir, u64::from_be_bytes(random)).await.map_err(|error| of_open(&error))?;
+    Sqlite::create(&dir, u64::from_be_bytes(random))
+        .await
+        .map_err(|error| of_open(&error))?;
     let made = complete(&dir, &args.names, &args.trust_domain).await;
     if made.is_err() {
         // An orchestrator that is half made would look like one; only what this call made is taken away.
@@ -43,7 +46,10 @@ pub(crate) async fn run(args: InitArgs, output: Output) -> Result<(), Failure> {
         Output::Table => {
             output::line(&format!("directory      {}", shown(&dir)));
             output::line(&format!("root           {}", shown(&ca)));
-            output::line(&format!("admin token    {} (tenant {TENANT}, 90 days)", shown(&token)));
+            output::line(&format!(
+                "admin token    {} (tenant {TENANT}, 90 days)",
+                shown(&token)
+            ));
             output::line("next           outpost-orchestrator serve");
         }
         Output::Json => output::json(&serde_json::json!({
@@ -55,14 +61,27 @@ pub(crate) async fn run(args: InitArgs, output: Output) -> Result<(), Failure> {
 
 async fn complete(dir: &Path, names: &[String], trust_domain: &str) -> Result<(), Failure> {
     make_authority(&dir.join(CA), trust_domain)?;
-    let server = ServerFile { names: names.to_vec() };
-    write_public(&dir.join(SERVER), &server.to_json().map_err(Failure::failed)?).map_err(Failure::failed)?;
+    let server = ServerFile {
+        names: names.to_vec(),
+    };
+    write_public(
+        &dir.join(SERVER),
+        &server.to_json().map_err(Failure::failed)?,
+    )
+    .map_err(Failure::failed)?;
     let tenant: TenantName = TENANT.parse().map_err(Failure::failed)?;
     let access = Access::open(dir).await.map_err(|error| of_open(&error))?;
-    access.create_tenant(&tenant, wall()).await.map_err(Failure::failed)?;
+    access
+        .create_tenant(&tenant, wall())
+        .await
+        .map_err(Failure::failed)?;
     let drawn = token::insert(&access, &tenant, Role::Admin, "made by init", TOKEN_MS).await?;
     access.close().await;
-    write_private(&dir.join(ADMIN_TOKEN), format!("{}\n", drawn.text).as_bytes()).map_err(Failure::failed)
+    write_private(
+        &dir.join(ADMIN_TOKEN),
+        format!("{}\n", drawn.text).as_bytes(),
+    )
+    .map_err(Failure::failed)
 }
 
 /// An authority without a database is one of an `init` that was interrupted: it is used, if it is of the same domain.
@@ -75,7 +94,8 @@ fn make_authority(ca: &Path, trust_domain: &str) -> Result<(), Failure> {
             found.trust_domain()
         ))),
         Err(error) if error.is_not_found() => {
-            let authority = Authority::create(trust_domain, SystemTime::now()).map_err(Failure::refused)?;
+            let authority =
+                Authority::create(trust_domain, SystemTime::now()).map_err(Failure::refused)?;
             authority.save(ca).map_err(Failure::failed)
         }
         Err(error) => Err(Failure::failed(error)),
@@ -83,8 +103,13 @@ fn make_authority(ca: &Path, trust_domain: &str) -> Result<(), Failure> {
 }
 
 fn check_names(names: &[String]) -> Result<(), Failure> {
-    match names.iter().find(|name| rustls::pki_types::ServerName::try_from(name.as_str()).is_err()) {
-        Some(name) => Err(Failure::refused(format!("--name {name:?} is neither a host name nor an address"))),
+    match names
+        .iter()
+        .find(|name| rustls::pki_types::ServerName::try_from(name.as_str()).is_err())
+    {
+        Some(name) => Err(Failure::refused(format!(
+            "--name {name:?} is neither a host name nor an address"
+        ))),
         None => Ok(()),
     }
 }

@@ -20,8 +20,12 @@ async fn open(dir: DirArg) -> Result<Access, Failure> {
 /// Which status an unusable database gives.
 pub(crate) fn of_open(error: &OpenError) -> Failure {
     match error {
-        OpenError::Missing(_) | OpenError::Exists(_) | OpenError::Newer { .. } => Failure::refused(error),
-        OpenError::Io { .. } | OpenError::Sqlite { .. } | OpenError::Migrate { .. } => Failure::failed(error),
+        OpenError::Missing(_) | OpenError::Exists(_) | OpenError::Newer { .. } => {
+            Failure::refused(error)
+        }
+        OpenError::Io { .. } | OpenError::Sqlite { .. } | OpenError::Migrate { .. } => {
+            Failure::failed(error)
+        }
     }
 }
 

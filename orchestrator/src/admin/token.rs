@@ -6,7 +6,8 @@ use outpost_proto::name::TenantName;
 use sha2::{Digest, Sha256};
 
 use super::{open, time};
-use crate::cli::{Failure, Role, TokenCommand, TokenCreateArgs};
+use crate::auth::Role;
+use crate::cli::{Failure, TokenCommand, TokenCreateArgs};
 use crate::driver::clock::wall;
 use crate::output::{self, Output};
 use crate::store::access::{Access, InsertTokenError, TokenRow};
@@ -50,13 +51,19 @@ pub fn draw(
         revoked_at: None,
         id,
     };
-    Ok(Drawn { text: format!("opt_{}_{secret}", row.id), row })
+    Ok(Drawn {
+        text: format!("opt_{}_{secret}", row.id),
+        row,
+    })
 }
 
 /// SHA-256, in hex, of a token's last part as it stands in the token.
 #[must_use]
 pub fn hash(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(secret.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 pub(crate) async fn run(command: TokenCommand, output: Output) -> Result<(), Failure> {
@@ -64,15 +71,24 @@ pub(crate) async fn run(command: TokenCommand, output: Output) -> Result<(), Fai
         TokenCommand::Create(args) => create(args, output).await,
         TokenCommand::List { dir, tenant } => {
             let access = open(dir).await?;
-            let tokens = access.list_tokens(tenant.as_ref()).await.map_err(Failure::failed)?;
+            let tokens = access
+                .list_tokens(tenant.as_ref())
+                .await
+                .map_err(Failure::failed)?;
             list(&tokens, output);
             access.close().await;
             Ok(())
         }
         TokenCommand::Revoke { dir, id } => {
             let access = open(dir).await?;
-            if !access.revoke_token(None, &id, wall()).await.map_err(Failure::failed)? {
-                return Err(Failure::refused(format!("there is no token {id:?} that still holds")));
+            if !access
+                .revoke_token(None, &id, wall())
+                .await
+                .map_err(Failure::failed)?
+            {
+                return Err(Failure::refused(format!(
+                    "there is no token {id:?} that still holds"
+                )));
             }
             output::note(&format!("token {id} revoked"));
             access.close().await;
@@ -82,12 +98,20 @@ pub(crate) async fn run(command: TokenCommand, output: Output) -> Result<(), Fai
 }
 
 async fn create(args: TokenCreateArgs, output: Output) -> Result<(), Failure> {
-    let TokenCreateArgs { dir, tenant, role, ttl, label } = args;
+    let TokenCreateArgs {
+        dir,
+        tenant,
+        role,
+        ttl,
+        label,
+    } = args;
     if ttl == 0 || ttl > MAX_TTL_MS {
         return Err(Failure::refused("--ttl must be between 1ms and 365d"));
     }
     if label.chars().count() > LABEL_CHARS || label.chars().any(char::is_control) {
-        return Err(Failure::refused("--label takes up to 100 characters without control characters"));
+        return Err(Failure::refused(
+            "--label takes up to 100 characters without control characters",
+        ));
     }
     let access = open(dir).await?;
     let drawn = insert(&access, &tenant, role, &label, ttl).await?;
@@ -95,7 +119,11 @@ async fn create(args: TokenCreateArgs, output: Output) -> Result<(), Failure> {
     let TokenRow { id, expires_at, .. } = &drawn.row;
     match output {
         Output::Table => {
-            output::note(&format!("token {id}: {} of {tenant} until {}", role.word(), time(*expires_at)));
+            output::note(&format!(
+                "token {id}: {} of {tenant} until {}",
+                role.word(),
+                time(*expires_at)
+            ));
             output::line(&drawn.text);
         }
         Output::Json => output::json(&serde_json::json!({
@@ -114,10 +142,13 @@ pub(super) async fn insert(
     ttl_ms: u64,
 ) -> Result<Drawn, Failure> {
     let drawn = draw(tenant, role.word(), label, wall(), ttl_ms).map_err(Failure::failed)?;
-    access.insert_token(&drawn.row).await.map_err(|error| match error {
-        InsertTokenError::UnknownTenant(_) => Failure::refused(error),
-        InsertTokenError::Store(_) => Failure::failed(error),
-    })?;
+    access
+        .insert_token(&drawn.row)
+        .await
+        .map_err(|error| match error {
+            InsertTokenError::UnknownTenant(_) => Failure::refused(error),
+            InsertTokenError::Store(_) => Failure::failed(error),
+        })?;
     Ok(drawn)
 }
 
@@ -129,13 +160,27 @@ fn list(tokens: &[TokenRow], output: Output) {
             None if token.expires_at <= now => "expired",
             None => "valid",
         };
-        let tenant = token.tenant.as_ref().map_or("-", TenantName::as_str).to_owned();
+        let tenant = token
+            .tenant
+            .as_ref()
+            .map_or("-", TenantName::as_str)
+            .to_owned();
         let (created, expires) = (time(token.created_at), time(token.expires_at));
-        [token.id.clone(), tenant, token.role.clone(), state.to_owned(), created, expires, token.label.clone()]
+        [
+            token.id.clone(),
+            tenant,
+            token.role.clone(),
+            state.to_owned(),
+            created,
+            expires,
+            token.label.clone(),
+        ]
     };
     match output {
         Output::Table => output::table(
-            ["ID", "TENANT", "ROLE", "STATE", "CREATED", "EXPIRES", "LABEL"],
+            [
+                "ID", "TENANT", "ROLE", "STATE", "CREATED", "EXPIRES", "LABEL",
+            ],
             &tokens.iter().map(row).collect::<Vec<_>>(),
         ),
         Output::Json => output::json(&tokens),

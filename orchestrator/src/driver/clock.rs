@@ -16,7 +16,10 @@ impl Clock {
     /// is stored already.
     #[must_use]
     pub fn starting_at_least_at(floor: u64) -> Self {
-        Self { base: wall().max(floor), started: Instant::now() }
+        Self {
+            base: wall().max(floor),
+            started: Instant::now(),
+        }
     }
 
     /// Now.
@@ -35,7 +38,9 @@ impl Clock {
 /// The wall clock: for what is not decided by the core.
 #[must_use]
 pub fn wall() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let elapsed = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }
 

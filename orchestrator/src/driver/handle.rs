@@ -74,8 +74,19 @@ impl Handle {
     ///
     /// # Errors
     /// [`AskError`]
-    pub async fn enrol(&self, token_hash: String, key_hash: String) -> Result<(TenantName, AgentName), AskError> {
-        match self.call(|call| Event::Enrol { call, token_hash, key_hash }).await? {
+    pub async fn enrol(
+        &self,
+        token_hash: String,
+        key_hash: String,
+    ) -> Result<(TenantName, AgentName), AskError> {
+        match self
+            .call(|call| Event::Enrol {
+                call,
+                token_hash,
+                key_hash,
+            })
+            .await?
+        {
             Answer::Enrolled { tenant, agent } => Ok((tenant, agent)),
             Answer::Applied { .. }
             | Answer::Triggered { .. }
@@ -88,10 +99,23 @@ impl Handle {
     }
 
     /// A stream was accepted. `None` when the orchestrator is stopping.
-    pub async fn opened(&self, tenant: TenantName, agent: AgentName, spiffe_id: String) -> Option<(Conn, Outbox)> {
+    pub async fn opened(
+        &self,
+        tenant: TenantName,
+        agent: AgentName,
+        spiffe_id: String,
+    ) -> Option<(Conn, Outbox)> {
         let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
         let outbox = self.sessions.enter(conn);
-        if self.link(Event::Opened { conn, tenant, agent, spiffe_id }).await {
+        if self
+            .link(Event::Opened {
+                conn,
+                tenant,
+                agent,
+                spiffe_id,
+            })
+            .await
+        {
             return Some((conn, outbox));
         }
         self.sessions.leave(conn);
@@ -147,10 +171,12 @@ impl Handle {
     async fn call(&self, event: impl FnOnce(Call) -> Event) -> Result<Answer, AskError> {
         let call = Call(self.numbers.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
-        self.inbox.try_send(Item::Call(event(call), call, reply)).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AskError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => AskError::Unavailable,
-        })?;
+        self.inbox
+            .try_send(Item::Call(event(call), call, reply))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AskError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => AskError::Unavailable,
+            })?;
         match timeout(PATIENCE, answer).await {
             Ok(Ok(Ok(answer))) => Ok(answer?),
             Ok(Ok(Err(Unavailable)) | Err(_)) | Err(_) => Err(AskError::Unavailable),

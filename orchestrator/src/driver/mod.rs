@@ -83,7 +83,17 @@ impl Driver {
             numbers: Arc::new(AtomicU64::new(1)),
         };
         let (replies, again) = (BTreeMap::new(), Vec::new());
-        let driver = Self { core, store, clock, inbox, sessions, counters, replies, again, failures: 0 };
+        let driver = Self {
+            core,
+            store,
+            clock,
+            inbox,
+            sessions,
+            counters,
+            replies,
+            again,
+            failures: 0,
+        };
         Ok((driver, handle))
     }
 
@@ -102,14 +112,20 @@ impl Driver {
             }
         }
         self.inbox.close();
-        self.store.close().await.map_err(|error| Fatal(format!("the store could not be closed: {error}")))
+        self.store
+            .close()
+            .await
+            .map_err(|error| Fatal(format!("the store could not be closed: {error}")))
     }
 
     /// Waits for the next turn's cause; `false` when there is to be none.
     async fn next(&mut self, items: &mut Vec<Item>, stop: &CancellationToken) -> bool {
         if self.failures > 0 {
             // Events wait in the inbox meanwhile; streams are slowed down by its bound.
-            let wait = RETRY.0.saturating_mul(1 << self.failures.min(10)).min(RETRY.1);
+            let wait = RETRY
+                .0
+                .saturating_mul(1 << self.failures.min(10))
+                .min(RETRY.1);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return false,
@@ -117,13 +133,17 @@ impl Driver {
             }
             while items.len() < BURST
                 && self.again.len() < INBOX
-                && let Ok(item) = self.inbox.try_recv() {
+                && let Ok(item) = self.inbox.try_recv()
+            {
                 items.push(item);
             }
             return true;
         }
         let clock = self.clock;
-        let deadline = self.core.next_deadline().map(|at| Instant::now() + clock.until(at));
+        let deadline = self
+            .core
+            .next_deadline()
+            .map(|at| Instant::now() + clock.until(at));
         tokio::select! {
             biased;
             // First, so that a busy inbox cannot hold up a stop; nothing of it was promised yet.
@@ -149,7 +169,15 @@ impl Driver {
         }
         let (sessions, replies, counters) = (&self.sessions, &mut self.replies, &*self.counters);
         let speak = |speech| speak(sessions, replies, counters, speech);
-        match turn(&mut self.core, &mut self.store, self.clock.now(), &events, speak).await? {
+        match turn(
+            &mut self.core,
+            &mut self.store,
+            self.clock.now(),
+            &events,
+            speak,
+        )
+        .await?
+        {
             Turn::Spoken => self.failures = 0,
             Turn::NotCommitted(why) => self.not_committed(events, &calls, &why),
         }
@@ -161,7 +189,11 @@ impl Driver {
     fn not_committed(&mut self, events: Vec<Event>, calls: &[Call], why: &str) {
         self.failures = self.failures.saturating_add(1);
         self.counters.failed_commits.fetch_add(1, Ordering::Relaxed);
-        error!(why, failures = self.failures, "nothing of this turn was stored; trying again");
+        error!(
+            why,
+            failures = self.failures,
+            "nothing of this turn was stored; trying again"
+        );
         for call in calls {
             if let Some(reply) = self.replies.remove(call) {
                 // Whoever asked may be gone.
@@ -183,7 +215,12 @@ impl Driver {
 }
 
 /// Where each thing said goes. Never waits.
-fn speak(sessions: &Sessions, replies: &mut BTreeMap<Call, Reply>, counters: &Counters, speech: Speech) {
+fn speak(
+    sessions: &Sessions,
+    replies: &mut BTreeMap<Call, Reply>,
+    counters: &Counters,
+    speech: Speech,
+) {
     match speech {
         Speech::Send { conn, messages } => sessions.send(conn, messages),
         Speech::Close { conn, why } => sessions.close(conn, why),
@@ -193,7 +230,11 @@ fn speak(sessions: &Sessions, replies: &mut BTreeMap<Call, Reply>, counters: &Co
                 let _ = reply.send(Ok(answer));
             }
         }
-        Speech::Alarm { tenant, agent, what } => {
+        Speech::Alarm {
+            tenant,
+            agent,
+            what,
+        } => {
             counters.alarms.fetch_add(1, Ordering::Relaxed);
             warn!(%tenant, %agent, alarm = ?what, "an agent did what no honest agent does");
         }

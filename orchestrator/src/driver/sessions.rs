@@ -59,7 +59,10 @@ impl Sessions {
         let mut state = self.lock();
         let (ending, ended) = watch::channel(state.draining.then_some(Ending::Draining));
         state.open.insert(conn, Inlet { messages, ending });
-        Outbox { messages: queue, ending: ended }
+        Outbox {
+            messages: queue,
+            ending: ended,
+        }
     }
 
     /// Takes a stream out, when the task that served it is done.
@@ -70,9 +73,14 @@ impl Sessions {
     /// Hands messages to the stream's task. A stream that is gone already is no error: its end is on its way.
     pub(crate) fn send(&self, conn: Conn, messages: Vec<DownMessage>) {
         let state = self.lock();
-        let Some(inlet) = state.open.get(&conn) else { return };
+        let Some(inlet) = state.open.get(&conn) else {
+            return;
+        };
         if let Err(mpsc::error::TrySendError::Full(_)) = inlet.messages.try_send(messages) {
-            warn!(conn = conn.0, "the agent does not read its stream; ending it");
+            warn!(
+                conn = conn.0,
+                "the agent does not read its stream; ending it"
+            );
             end(inlet, Ending::Slow);
         }
     }
@@ -88,7 +96,10 @@ impl Sessions {
     pub(crate) fn drain(&self) {
         let mut state = self.lock();
         state.draining = true;
-        state.open.values().for_each(|inlet| end(inlet, Ending::Draining));
+        state
+            .open
+            .values()
+            .for_each(|inlet| end(inlet, Ending::Draining));
     }
 
     /// How many are open.
@@ -140,7 +151,14 @@ mod tests {
         let outbox = sessions.enter(Conn(1));
         sessions.close(Conn(1), CloseReason::Removed);
         sessions.drain();
-        assert_eq!(*outbox.ending.borrow(), Some(Ending::Core(CloseReason::Removed)));
-        assert_eq!(*sessions.enter(Conn(2)).ending.borrow(), Some(Ending::Draining), "a late one");
+        assert_eq!(
+            *outbox.ending.borrow(),
+            Some(Ending::Core(CloseReason::Removed))
+        );
+        assert_eq!(
+            *sessions.enter(Conn(2)).ending.borrow(),
+            Some(Ending::Draining),
+            "a late one"
+        );
     }
 }

@@ -46,8 +46,16 @@ impl Enroller {
     /// Issues under `authority` what the core behind `handle` allows.
     #[must_use]
     pub fn new(handle: Handle, authority: Arc<Authority>) -> Self {
-        let rate = Mutex::new(Rate { left: IN_ONE_GO, at: Instant::now() });
-        Self { handle, authority, room: Semaphore::new(AT_ONCE), rate }
+        let rate = Mutex::new(Rate {
+            left: IN_ONE_GO,
+            at: Instant::now(),
+        });
+        Self {
+            handle,
+            authority,
+            room: Semaphore::new(AT_ONCE),
+            rate,
+        }
     }
 
     /// Answers one Enrol call: a request and the certificate it gets, both as they stand on the wire.
@@ -57,30 +65,53 @@ impl Enroller {
     /// token that does not hold, `resource_exhausted` and `unavailable` for "try again".
     pub async fn enrol(&self, request: &[u8]) -> Result<Bytes, Status> {
         self.pass()?;
-        let Ok(_room) = self.room.try_acquire() else { return Err(busy()) };
-        let request = EnrolRequest::decode(request)
-            .map_err(|error| Status::invalid_argument(format!("the request cannot be accepted: {error}")))?;
-        let key = CsrKey::from_csr(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let Ok(_room) = self.room.try_acquire() else {
+            return Err(busy());
+        };
+        let request = EnrolRequest::decode(request).map_err(|error| {
+            Status::invalid_argument(format!("the request cannot be accepted: {error}"))
+        })?;
+        let key = CsrKey::from_csr(&request.csr)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let token_hash = hex(&secret_hash(&request.token));
         let enrolled = self.handle.enrol(token_hash, hex(&key.sha256)).await;
         let (tenant, agent) = enrolled.map_err(|error| status_of(&error))?;
-        let issued = self.authority.issue_agent(&tenant, &agent, &request.csr, SystemTime::now(), AGENT_LIFE);
+        let issued = self.authority.issue_agent(
+            &tenant,
+            &agent,
+            &request.csr,
+            SystemTime::now(),
+            AGENT_LIFE,
+        );
         let issued = issued.map_err(|error| {
             error!(%tenant, %agent, %error, "an invitation was taken, but no certificate could be issued");
             Status::unavailable(format!("no certificate could be issued: {error}; the same token may be tried again"))
         })?;
         info!(%tenant, %agent, serial = %issued.serial, "an agent enrolled");
-        let reply = Issued { chain: issued.chain, roots: issued.roots, spiffe_id: issued.spiffe_id };
-        let bytes = reply.encode().map_err(|error| Status::internal(format!("the answer has no wire form: {error}")))?;
+        let reply = Issued {
+            chain: issued.chain,
+            roots: issued.roots,
+            spiffe_id: issued.spiffe_id,
+        };
+        let bytes = reply
+            .encode()
+            .map_err(|error| Status::internal(format!("the answer has no wire form: {error}")))?;
         Ok(bytes.into())
     }
 
     fn pass(&self) -> Result<(), Status> {
         let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let refilled = now.duration_since(rate.at).as_secs_f64().mul_add(PER_SECOND, rate.left).min(IN_ONE_GO);
+        let refilled = now
+            .duration_since(rate.at)
+            .as_secs_f64()
+            .mul_add(PER_SECOND, rate.left)
+            .min(IN_ONE_GO);
         let passes = refilled >= 1.0;
-        *rate = Rate { left: if passes { refilled - 1.0 } else { refilled }, at: now };
+        *rate = Rate {
+            left: if passes { refilled - 1.0 } else { refilled },
+            at: now,
+        };
         if passes { Ok(()) } else { Err(busy()) }
     }
 }

@@ -21,8 +21,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::limits::{
-    ACCEPT_PAUSE, CONNECTION_WINDOW, GOODBYE, HEADER_BYTES, HTTP_FRAME_BYTES, IDLE, KEEPALIVE, KEEPALIVE_TIMEOUT,
-    LOCAL_RESETS, PENDING_RESETS, SEND_BUFFER, STRANGERS, STRANGERS_PER_ADDRESS, STREAM_WINDOW, STREAMS,
+    ACCEPT_PAUSE, CONNECTION_WINDOW, GOODBYE, HEADER_BYTES, HTTP_FRAME_BYTES, IDLE, KEEPALIVE,
+    KEEPALIVE_TIMEOUT, LOCAL_RESETS, PENDING_RESETS, SEND_BUFFER, STRANGERS, STRANGERS_PER_ADDRESS,
+    STREAM_WINDOW, STREAMS,
 };
 use super::service::{Caller, Calls, Services};
 use crate::driver::Handle;
@@ -59,7 +60,11 @@ impl Listener {
         let context = Context {
             tls: self.tls,
             trust_domain: self.trust_domain.into(),
-            services: Services { handle: self.handle, enroller: self.enroller, tasks: tasks.clone() },
+            services: Services {
+                handle: self.handle,
+                enroller: self.enroller,
+                tasks: tasks.clone(),
+            },
             strangers: Strangers::default(),
             stop: stop.clone(),
         };
@@ -79,11 +84,17 @@ impl Listener {
 async fn accept(tcp: &TcpListener, context: &Context, tasks: &TaskTracker) {
     loop {
         // Before accepting: what is not accepted waits in the kernel's queue and costs nothing here.
-        let Some(room) = context.strangers.room().await else { return };
+        let Some(room) = context.strangers.room().await else {
+            return;
+        };
         match tcp.accept().await {
             Ok((stream, address)) => match context.strangers.enter(address.ip(), room) {
-                Some(stranger) => drop(tasks.spawn(connection(stream, address, stranger, context.clone()))),
-                None => debug!(%address, "too many connections from this address that do not say who they are"),
+                Some(stranger) => {
+                    drop(tasks.spawn(connection(stream, address, stranger, context.clone())))
+                }
+                None => {
+                    debug!(%address, "too many connections from this address that do not say who they are")
+                }
             },
             Err(error) if is_of_the_connection(&error) => {}
             Err(error) => {
@@ -97,7 +108,9 @@ async fn accept(tcp: &TcpListener, context: &Context, tasks: &TaskTracker) {
 fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
     )
 }
 
@@ -124,23 +137,32 @@ enum HandshakeError {
     Peer(#[from] PeerError),
 }
 
-async fn handshake(stream: TcpStream, context: &Context) -> Result<(TlsStream<TcpStream>, Peer), HandshakeError> {
+async fn handshake(
+    stream: TcpStream,
+    context: &Context,
+) -> Result<(TlsStream<TcpStream>, Peer), HandshakeError> {
     stream.set_nodelay(true)?;
     let acceptor = TlsAcceptor::from(context.tls.current());
-    let tls = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| HandshakeError::Slow)??;
+    let tls = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+        .await
+        .map_err(|_| HandshakeError::Slow)??;
     let peer = peer(tls.get_ref().1, &context.trust_domain)?;
     Ok((tls, peer))
 }
 
 async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, context: &Context) {
     let (calls, mut count) = Calls::new();
-    let caller = Caller { peer: Arc::new(peer), calls };
+    let caller = Caller {
+        peer: Arc::new(peer),
+        calls,
+    };
     let services = context.services.clone();
     let service = hyper::service::service_fn(move |request| {
         let call = services.clone().call(caller.clone(), request);
         async move { Ok::<_, std::convert::Infallible>(call.await) }
     });
-    let connection = http2_limits(&context.services.tasks).serve_connection(TokioIo::new(tls), service);
+    let connection =
+        http2_limits(&context.services.tasks).serve_connection(TokioIo::new(tls), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         biased;
@@ -183,7 +205,10 @@ fn http2_limits(tasks: &TaskTracker) -> http2::Builder<Tracked> {
 
 /// Ends when no call was open for so long.
 async fn idle(calls: &mut watch::Receiver<usize>, patience: Duration) {
-    while timeout(patience, calls.wait_for(|open| *open > 0)).await.is_ok_and(|open| open.is_ok()) {
+    while timeout(patience, calls.wait_for(|open| *open > 0))
+        .await
+        .is_ok_and(|open| open.is_ok())
+    {
         if calls.wait_for(|open| *open == 0).await.is_err() {
             return;
         }
@@ -219,7 +244,10 @@ struct Stranger {
 
 impl Default for Strangers {
     fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(STRANGERS)), by_address: Arc::default() }
+        Self {
+            room: Arc::new(Semaphore::new(STRANGERS)),
+            by_address: Arc::default(),
+        }
     }
 }
 
@@ -229,19 +257,29 @@ impl Strangers {
     }
 
     fn enter(&self, address: IpAddr, room: OwnedSemaphorePermit) -> Option<Stranger> {
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_address = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let count = by_address.entry(address).or_insert(0);
         if *count >= STRANGERS_PER_ADDRESS {
             return None;
         }
         *count += 1;
-        Some(Stranger { address, by_address: self.by_address.clone(), _room: room })
+        Some(Stranger {
+            address,
+            by_address: self.by_address.clone(),
+            _room: room,
+        })
     }
 }
 
 impl Drop for Stranger {
     fn drop(&mut self) {
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_address = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(&self.address) {
             *count -= 1;
             if *count == 0 {
@@ -281,7 +319,11 @@ mod tests {
         let patience = Duration::from_millis(10);
         let (calls, mut count) = Calls::new();
         let call = calls.begin();
-        assert!(timeout(patience * 10, idle(&mut count, patience)).await.is_err());
+        assert!(
+            timeout(patience * 10, idle(&mut count, patience))
+                .await
+                .is_err()
+        );
         drop(call);
         idle(&mut count, patience).await;
     }

@@ -17,7 +17,10 @@ impl Chain {
     /// Adds a frame as it arrived.
     pub(super) fn push(&mut self, frame: &[u8]) {
         let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-        let digest = Sha256::new().chain_update(self.head).chain_update(length.to_be_bytes()).chain_update(frame);
+        let digest = Sha256::new()
+            .chain_update(self.head)
+            .chain_update(length.to_be_bytes())
+            .chain_update(frame);
         self.head = digest.finalize().into();
         self.frames += 1;
     }

@@ -41,6 +41,12 @@ pub(super) const IDENTITY_BYTES: usize = 16 * 1024;
 /// For one identity call, from its first header to its answer.
 pub(super) const IDENTITY_PATIENCE: Duration = Duration::from_secs(30);
 
-const _: () = assert!(STRANGERS_PER_ADDRESS * 2 <= STRANGERS, "one address must not use up all");
-const _: () = assert!(UP_FRAME_BYTES <= STREAM_WINDOW as usize, "a frame fits into the window");
+const _: () = assert!(
+    STRANGERS_PER_ADDRESS * 2 <= STRANGERS,
+    "one address must not use up all"
+);
+const _: () = assert!(
+    UP_FRAME_BYTES <= STREAM_WINDOW as usize,
+    "a frame fits into the window"
+);
 const _: () = assert!(HELLO_TIMEOUT.as_secs() <= 30, "a silent stream ends soon");

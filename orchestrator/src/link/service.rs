@@ -60,7 +60,9 @@ impl Calls {
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
+        self.0
+            .0
+            .send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
@@ -79,13 +81,19 @@ impl Services {
                 let mut grpc = Grpc::new(Opaque)
                     .max_decoding_message_size(UP_FRAME_BYTES)
                     .max_encoding_message_size(DOWN_FRAME_BYTES);
-                let connect =
-                    tower::service_fn(move |request| self.clone().connect(caller.peer.clone(), call.clone(), request));
+                let connect = tower::service_fn(move |request| {
+                    self.clone()
+                        .connect(caller.peer.clone(), call.clone(), request)
+                });
                 grpc.streaming(connect, request).await
             }
             "/outpost.identity.v1.Identity/Enrol" => {
                 let enroller = self.enroller;
-                unary(request, move |bytes| async move { enroller.enrol(&bytes).await }).await
+                unary(
+                    request,
+                    move |bytes| async move { enroller.enrol(&bytes).await },
+                )
+                .await
             }
             "/outpost.identity.v1.Identity/Renew" | "/outpost.identity.v1.Identity/Recover" => {
                 unary(request, |_| std::future::ready(Err(not_offered()))).await
@@ -101,16 +109,31 @@ impl Services {
         request: Request<Streaming<Bytes>>,
     ) -> Result<Response<Frames>, Status> {
         let identity = admitted(&peer)?;
-        let AgentIdentity { tenant, agent, spiffe_id, .. } = identity.clone();
+        let AgentIdentity {
+            tenant,
+            agent,
+            spiffe_id,
+            ..
+        } = identity.clone();
         let opened = self.handle.opened(tenant, agent, spiffe_id).await;
         let Some((conn, outbox)) = opened else {
-            return Err(Status::unavailable("the orchestrator is stopping; connect again"));
+            return Err(Status::unavailable(
+                "the orchestrator is stopping; connect again",
+            ));
         };
         info!(tenant = %identity.tenant, agent = %identity.agent, conn = conn.0, "session begins");
         // One frame under way at a time: what waits, waits in the bounded outbox.
         let (out, frames) = mpsc::channel(1);
         let inbound = request.into_inner();
-        let session = Session { identity, conn, handle: self.handle, outbox, inbound, out, _call: call };
+        let session = Session {
+            identity,
+            conn,
+            handle: self.handle,
+            outbox,
+            inbound,
+            out,
+            _call: call,
+        };
         self.tasks.spawn(session.run());
         Ok(Response::new(ReceiverStream::new(frames)))
     }
@@ -120,11 +143,16 @@ impl Services {
 fn admitted(peer: &Peer) -> Result<AgentIdentity, Status> {
     match peer {
         Peer::Agent(identity) => Ok(identity.clone()),
-        Peer::Anonymous => Err(Status::unauthenticated("this call needs an agent's certificate; enrol first")),
+        Peer::Anonymous => Err(Status::unauthenticated(
+            "this call needs an agent's certificate; enrol first",
+        )),
     }
 }
 
-async fn unary<F, R>(request: http::Request<hyper::body::Incoming>, answer: F) -> http::Response<Body>
+async fn unary<F, R>(
+    request: http::Request<hyper::body::Incoming>,
+    answer: F,
+) -> http::Response<Body>
 where
     F: FnOnce(Bytes) -> R + Clone,
     R: Future<Output = Result<Bytes, Status>>,
@@ -137,9 +165,13 @@ where
         .max_decoding_message_size(IDENTITY_BYTES)
         .max_encoding_message_size(IDENTITY_BYTES);
     let answered = timeout(IDENTITY_PATIENCE, grpc.unary(answer, request)).await;
-    answered.unwrap_or_else(|_| Status::deadline_exceeded("the call took longer than allowed").into_http())
+    answered.unwrap_or_else(|_| {
+        Status::deadline_exceeded("the call took longer than allowed").into_http()
+    })
 }
 
 fn not_offered() -> Status {
-    Status::unimplemented("certificates are not renewed by this orchestrator; enrol again with a new join token")
+    Status::unimplemented(
+        "certificates are not renewed by this orchestrator; enrol again with a new join token",
+    )
 }

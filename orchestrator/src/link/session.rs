@@ -46,9 +46,20 @@ pub(super) struct Session {
 impl Session {
     /// Serves the stream to its end.
     pub(super) async fn run(self) {
-        let Self { identity, conn, handle, outbox, mut inbound, out, _call } = self;
+        let Self {
+            identity,
+            conn,
+            handle,
+            outbox,
+            mut inbound,
+            out,
+            _call,
+        } = self;
         let mut chain = Chain::default();
-        let Outbox { messages, mut ending } = outbox;
+        let Outbox {
+            messages,
+            mut ending,
+        } = outbox;
         let end = tokio::select! {
             biased;
             // First: what the core or the operator decided is not to be delayed by traffic.
@@ -64,9 +75,14 @@ impl Session {
                 %tenant, %agent, conn = conn.0, frames = chain.frames, head, code = ?status.code(),
                 why = status.message(), "session ended"
             ),
-            None => info!(%tenant, %agent, conn = conn.0, frames = chain.frames, head, "session ended by the agent"),
+            None => {
+                info!(%tenant, %agent, conn = conn.0, frames = chain.frames, head, "session ended by the agent")
+            }
         }
-        if end.as_ref().is_some_and(|status| status.code() == Code::InvalidArgument) {
+        if end
+            .as_ref()
+            .is_some_and(|status| status.code() == Code::InvalidArgument)
+        {
             handle.counters().alarms.fetch_add(1, Ordering::Relaxed);
         }
         handle.closed(conn).await;
@@ -78,12 +94,21 @@ impl Session {
 }
 
 /// Takes frames until the agent ends the stream (`None`) or has to be told why it ends.
-async fn read(inbound: &mut Streaming<Bytes>, conn: Conn, handle: &Handle, chain: &mut Chain) -> Option<Status> {
+async fn read(
+    inbound: &mut Streaming<Bytes>,
+    conn: Conn,
+    handle: &Handle,
+    chain: &mut Chain,
+) -> Option<Status> {
     loop {
         let next = if chain.frames == 0 {
             match timeout(HELLO_TIMEOUT, inbound.message()).await {
                 Ok(next) => next,
-                Err(_) => return Some(Status::deadline_exceeded("no Hello within the time allowed")),
+                Err(_) => {
+                    return Some(Status::deadline_exceeded(
+                        "no Hello within the time allowed",
+                    ));
+                }
             }
         } else {
             inbound.message().await
@@ -98,7 +123,9 @@ async fn read(inbound: &mut Streaming<Bytes>, conn: Conn, handle: &Handle, chain
             Ok(messages) => messages,
             Err(error) => {
                 warn!(conn = conn.0, %error, "a frame that no honest agent sends");
-                return Some(Status::invalid_argument(format!("the frame cannot be accepted: {error}")));
+                return Some(Status::invalid_argument(format!(
+                    "the frame cannot be accepted: {error}"
+                )));
             }
         };
         if !handle.frame(conn, messages).await {
@@ -109,7 +136,10 @@ async fn read(inbound: &mut Streaming<Bytes>, conn: Conn, handle: &Handle, chain
 
 /// Frames that are too large or compressed are nonsense; everything else is the line.
 fn broken(status: Status) -> Option<Status> {
-    if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented) {
+    if matches!(
+        status.code(),
+        Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented
+    ) {
         return Some(Status::invalid_argument(status.message().to_owned()));
     }
     debug!(%status, "the stream broke");
@@ -163,14 +193,18 @@ async fn expired(not_after: SystemTime) -> Status {
 /// Why the stream ends, as the agent is told.
 fn status_of(why: Ending) -> Status {
     match why {
-        Ending::Core(CloseReason::Replaced) => Status::aborted("a newer stream of this agent took over"),
-        Ending::Core(CloseReason::Removed) => {
-            Status::permission_denied("this agent was removed or is not known; enrol again under a new name")
+        Ending::Core(CloseReason::Replaced) => {
+            Status::aborted("a newer stream of this agent took over")
         }
+        Ending::Core(CloseReason::Removed) => Status::permission_denied(
+            "this agent was removed or is not known; enrol again under a new name",
+        ),
         Ending::Core(CloseReason::Version) => {
             Status::failed_precondition("no protocol version in common; upgrade the older side")
         }
-        Ending::Core(CloseReason::Protocol) => Status::invalid_argument("the agent broke the protocol"),
+        Ending::Core(CloseReason::Protocol) => {
+            Status::invalid_argument("the agent broke the protocol")
+        }
         Ending::Core(CloseReason::Cloned) => Status::permission_denied(
             "another holder of this identity exists: the machine or its state was copied; \
              remove the agent and enrol each copy under a name of its own",
@@ -200,10 +234,22 @@ mod tests {
     fn every_reason_has_its_status() {
         let code = |why| status_of(why).code();
         assert_eq!(code(Ending::Core(CloseReason::Replaced)), Code::Aborted);
-        assert_eq!(code(Ending::Core(CloseReason::Removed)), Code::PermissionDenied);
-        assert_eq!(code(Ending::Core(CloseReason::Version)), Code::FailedPrecondition);
-        assert_eq!(code(Ending::Core(CloseReason::Protocol)), Code::InvalidArgument);
-        assert_eq!(code(Ending::Core(CloseReason::Cloned)), Code::PermissionDenied);
+        assert_eq!(
+            code(Ending::Core(CloseReason::Removed)),
+            Code::PermissionDenied
+        );
+        assert_eq!(
+            code(Ending::Core(CloseReason::Version)),
+            Code::FailedPrecondition
+        );
+        assert_eq!(
+            code(Ending::Core(CloseReason::Protocol)),
+            Code::InvalidArgument
+        );
+        assert_eq!(
+            code(Ending::Core(CloseReason::Cloned)),
+            Code::PermissionDenied
+        );
         assert_eq!(code(Ending::Slow), Code::ResourceExhausted);
         assert_eq!(code(Ending::Draining), Code::Unavailable);
         let text = |why| status_of(Ending::Core(why)).message().to_owned();

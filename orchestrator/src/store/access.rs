@@ -70,7 +70,9 @@ impl Access {
     }
 
     pub(super) fn on(path: &Path) -> Self {
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(sqlite::options(path));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_lazy_with(sqlite::options(path));
         Self { pool }
     }
 
@@ -79,8 +81,13 @@ impl Access {
     /// # Errors
     /// [`StoreError`]
     pub async fn create_tenant(&self, tenant: &TenantName, now: u64) -> Result<bool, StoreError> {
-        const SQL: &str = "INSERT INTO tenant(tenant, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
-        let done = sqlx::query(SQL).bind(tenant.as_str()).bind(signed(now)).execute(&self.pool).await?;
+        const SQL: &str =
+            "INSERT INTO tenant(tenant, created_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING";
+        let done = sqlx::query(SQL)
+            .bind(tenant.as_str())
+            .bind(signed(now))
+            .execute(&self.pool)
+            .await?;
         Ok(done.rows_affected() == 1)
     }
 
@@ -99,7 +106,11 @@ impl Access {
     /// [`StoreError`]
     pub async fn tenant_exists(&self, tenant: &TenantName) -> Result<bool, StoreError> {
         const SQL: &str = "SELECT 1 FROM tenant WHERE tenant = ?1";
-        Ok(sqlx::query(SQL).bind(tenant.as_str()).fetch_optional(&self.pool).await?.is_some())
+        Ok(sqlx::query(SQL)
+            .bind(tenant.as_str())
+            .fetch_optional(&self.pool)
+            .await?
+            .is_some())
     }
 
     /// Stores a new token.
@@ -136,27 +147,44 @@ impl Access {
     pub async fn token_by_hash(&self, hash: &str) -> Result<Option<TokenRow>, StoreError> {
         const SQL: &str = "SELECT id, hash, tenant, role, label, created_at, expires_at, revoked_at \
                            FROM token WHERE hash = ?1";
-        Ok(sqlx::query_as(SQL).bind(hash).fetch_optional(&self.pool).await?)
+        Ok(sqlx::query_as(SQL)
+            .bind(hash)
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
     /// The tokens of a tenant, or with `None` all tokens; newest first.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn list_tokens(&self, tenant: Option<&TenantName>) -> Result<Vec<TokenRow>, StoreError> {
+    pub async fn list_tokens(
+        &self,
+        tenant: Option<&TenantName>,
+    ) -> Result<Vec<TokenRow>, StoreError> {
         const SQL: &str = "SELECT id, hash, tenant, role, label, created_at, expires_at, revoked_at FROM token \
                            WHERE ?1 IS NULL OR tenant = ?1 ORDER BY created_at DESC, id LIMIT 10000";
-        Ok(sqlx::query_as(SQL).bind(tenant.map(TenantName::as_str)).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(SQL)
+            .bind(tenant.map(TenantName::as_str))
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// Ends a token of a tenant, or with `None` any token; `false` when there is no such token that still holds.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn revoke_token(&self, tenant: Option<&TenantName>, id: &str, now: u64) -> Result<bool, StoreError> {
+    pub async fn revoke_token(
+        &self,
+        tenant: Option<&TenantName>,
+        id: &str,
+        now: u64,
+    ) -> Result<bool, StoreError> {
         const SQL: &str = "UPDATE token SET revoked_at = ?3 \
                            WHERE id = ?2 AND (?1 IS NULL OR tenant = ?1) AND revoked_at IS NULL";
-        let query = sqlx::query(SQL).bind(tenant.map(TenantName::as_str)).bind(id).bind(signed(now));
+        let query = sqlx::query(SQL)
+            .bind(tenant.map(TenantName::as_str))
+            .bind(id)
+            .bind(signed(now));
         Ok(query.execute(&self.pool).await?.rows_affected() == 1)
     }
 
@@ -168,7 +196,10 @@ impl Access {
 
 impl FromRow<'_, SqliteRow> for TenantRow {
     fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
-        Ok(Self { tenant: tenant(row.try_get("tenant")?)?, created_at: unsigned(row.try_get("created_at")?) })
+        Ok(Self {
+            tenant: tenant(row.try_get("tenant")?)?,
+            created_at: unsigned(row.try_get("created_at")?),
+        })
     }
 }
 
@@ -177,7 +208,10 @@ impl FromRow<'_, SqliteRow> for TokenRow {
         Ok(Self {
             id: row.try_get("id")?,
             hash: row.try_get("hash")?,
-            tenant: row.try_get::<Option<&str>, _>("tenant")?.map(tenant).transpose()?,
+            tenant: row
+                .try_get::<Option<&str>, _>("tenant")?
+                .map(tenant)
+                .transpose()?,
             role: row.try_get("role")?,
             label: row.try_get("label")?,
             created_at: unsigned(row.try_get("created_at")?),
@@ -188,7 +222,8 @@ impl FromRow<'_, SqliteRow> for TokenRow {
 }
 
 fn tenant(text: &str) -> sqlx::Result<TenantName> {
-    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    text.parse()
+        .map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 /// SQLite's integers are signed; times fit for 292,000 years.

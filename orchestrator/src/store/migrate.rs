@@ -11,38 +11,67 @@ use super::{OpenError, sqlite};
 /// The newest schema this program knows.
 pub const SCHEMA_VERSION: i64 = 1;
 
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
 
 const FOUND: &str = "SELECT max(version) FROM _sqlx_migrations";
 const HAS_SCHEMA: &str = "SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
 
 /// Looks, through a connection that cannot write, whether this program may use the database.
 pub(super) async fn check(path: &Path) -> Result<(), OpenError> {
-    let refused = |error| OpenError::Sqlite { path: path.to_owned(), error };
+    let refused = |error| OpenError::Sqlite {
+        path: path.to_owned(),
+        error,
+    };
     let options = sqlite::options(path).read_only(true);
-    let mut connection = SqliteConnection::connect_with(&options).await.map_err(refused)?;
+    let mut connection = SqliteConnection::connect_with(&options)
+        .await
+        .map_err(refused)?;
     let found = version(&mut connection).await.map_err(refused)?;
     connection.close().await.map_err(refused)?;
     if found > SCHEMA_VERSION {
-        return Err(OpenError::Newer { path: path.to_owned(), found, known: SCHEMA_VERSION });
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        });
     }
     Ok(())
 }
 
 async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    if sqlx::query(HAS_SCHEMA).fetch_optional(&mut *connection).await?.is_none() {
+    if sqlx::query(HAS_SCHEMA)
+        .fetch_optional(&mut *connection)
+        .await?
+        .is_none()
+    {
         return Ok(0);
     }
-    Ok(sqlx::query_scalar::<_, Option<i64>>(FOUND).fetch_one(connection).await?.unwrap_or(0))
+    Ok(sqlx::query_scalar::<_, Option<i64>>(FOUND)
+        .fetch_one(connection)
+        .await?
+        .unwrap_or(0))
 }
 
 /// Applies what is missing, each migration in a transaction of its own.
 pub(super) async fn run(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
     let migrations = MIGRATIONS.map(|(version, name, sql)| {
-        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
+        Migration::new(
+            version,
+            Cow::Borrowed(name),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
     });
     let migrator = Migrator::with_migrations(migrations.into());
-    migrator.run(connection).await.map_err(|error| OpenError::Migrate { path: path.to_owned(), error })
+    migrator
+        .run(connection)
+        .await
+        .map_err(|error| OpenError::Migrate {
+            path: path.to_owned(),
+            error,
+        })
 }
 
 #[cfg(test)]

@@ -21,7 +21,10 @@ impl Hub {
     #[must_use]
     pub fn watch(&self, tenant: &TenantName) -> watch::Receiver<u64> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.entry(tenant.clone()).or_insert_with(|| watch::channel(0).0).subscribe()
+        tenants
+            .entry(tenant.clone())
+            .or_insert_with(|| watch::channel(0).0)
+            .subscribe()
     }
 
     /// Tells the tenant's watchers, after the commit.

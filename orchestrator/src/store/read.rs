@@ -95,23 +95,29 @@ const RUNS_IN_STATE: &str = runs_sql!("AND state = ?6");
 const RUNS_OF_WORKFLOW_IN_STATE: &str = runs_sql!("AND workflow = ?5 AND state = ?6");
 const RUN: &str = "SELECT record FROM run WHERE run = ?2 AND tenant = ?1";
 const TASKS_OF_RUN: &str = "SELECT record FROM task WHERE run = ?1 ORDER BY task";
-const ATTEMPTS_OF_RUN: &str = "SELECT record FROM attempt WHERE run = ?1 ORDER BY assigned_at, attempt";
+const ATTEMPTS_OF_RUN: &str =
+    "SELECT record FROM attempt WHERE run = ?1 ORDER BY assigned_at, attempt";
 const ATTEMPT: &str = "SELECT record FROM attempt WHERE attempt = ?2 AND tenant = ?1";
 const WORKFLOWS: &str = "SELECT record FROM workflow AS w WHERE tenant = ?1 AND workflow > ?2 AND version = \
                          (SELECT max(version) FROM workflow AS v WHERE v.tenant = ?1 AND v.workflow = w.workflow) \
                          ORDER BY workflow LIMIT ?3";
-const WORKFLOW_VERSION: &str = "SELECT record FROM workflow WHERE tenant = ?1 AND workflow = ?2 AND version = ?3";
+const WORKFLOW_VERSION: &str =
+    "SELECT record FROM workflow WHERE tenant = ?1 AND workflow = ?2 AND version = ?3";
 const WORKFLOW_CURRENT: &str =
     "SELECT record FROM workflow WHERE tenant = ?1 AND workflow = ?2 ORDER BY version DESC LIMIT 1";
-const NOTICES: &str = "SELECT seq, record FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-const NOTICES_OF_RUN: &str =
-    "SELECT seq, record FROM notice WHERE run = ?4 AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+const NOTICES: &str =
+    "SELECT seq, record FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+const NOTICES_OF_RUN: &str = "SELECT seq, record FROM notice WHERE run = ?4 AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 const NEWEST_NOTICE: &str = "SELECT max(seq) FROM notice WHERE tenant = ?1";
 
 impl Reader {
     pub(super) fn on(path: &Path) -> Self {
         let options = sqlite::options(path).read_only(true);
-        Self { pool: SqlitePoolOptions::new().max_connections(CONNECTIONS).connect_lazy_with(options) }
+        Self {
+            pool: SqlitePoolOptions::new()
+                .max_connections(CONNECTIONS)
+                .connect_lazy_with(options),
+        }
     }
 
     /// Runs, newest first; at most [`PAGE`] at once. `cursor` is an earlier page's `next`.
@@ -141,23 +147,48 @@ impl Reader {
             .bind(filter.workflow.as_ref().map(WorkflowName::as_str))
             .bind(filter.state.map(state_word));
         let items = parse_all("run", query.fetch_all(&self.pool).await?)?;
-        Ok(page(items, limit, |run: &RunRecord| format!("{:x}-{}", run.created_at, run.run)))
+        Ok(page(items, limit, |run: &RunRecord| {
+            format!("{:x}-{}", run.created_at, run.run)
+        }))
     }
 
     /// A run with its workflow version, tasks and attempts, all of one moment.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn run(&self, tenant: &TenantName, run: RunId) -> Result<Option<RunTree>, StoreError> {
+    pub async fn run(
+        &self,
+        tenant: &TenantName,
+        run: RunId,
+    ) -> Result<Option<RunTree>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let id = run.to_string();
-        let found = sqlx::query_scalar(RUN).bind(tenant.as_str()).bind(&id).fetch_optional(&mut *tx).await?;
-        let Some(run) = parse_one::<RunRecord>("run", found)? else { return Ok(None) };
-        let Some(workflow) = version_of(&mut tx, &run).await? else { return Ok(None) };
-        let tasks = sqlx::query_scalar(TASKS_OF_RUN).bind(&id).fetch_all(&mut *tx).await?;
-        let attempts = sqlx::query_scalar(ATTEMPTS_OF_RUN).bind(&id).fetch_all(&mut *tx).await?;
+        let found = sqlx::query_scalar(RUN)
+            .bind(tenant.as_str())
+            .bind(&id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(run) = parse_one::<RunRecord>("run", found)? else {
+            return Ok(None);
+        };
+        let Some(workflow) = version_of(&mut tx, &run).await? else {
+            return Ok(None);
+        };
+        let tasks = sqlx::query_scalar(TASKS_OF_RUN)
+            .bind(&id)
+            .fetch_all(&mut *tx)
+            .await?;
+        let attempts = sqlx::query_scalar(ATTEMPTS_OF_RUN)
+            .bind(&id)
+            .fetch_all(&mut *tx)
+            .await?;
         let (tasks, attempts) = (parse_all("task", tasks)?, parse_all("attempt", attempts)?);
-        Ok(Some(RunTree { run, workflow, tasks, attempts }))
+        Ok(Some(RunTree {
+            run,
+            workflow,
+            tasks,
+            attempts,
+        }))
     }
 
     /// A run without its tasks.
@@ -179,16 +210,34 @@ impl Reader {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn attempt(&self, tenant: &TenantName, attempt: AttemptId) -> Result<Option<AttemptTree>, StoreError> {
+    pub async fn attempt(
+        &self,
+        tenant: &TenantName,
+        attempt: AttemptId,
+    ) -> Result<Option<AttemptTree>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let query = sqlx::query_scalar(ATTEMPT).bind(tenant.as_str()).bind(attempt.to_string());
+        let query = sqlx::query_scalar(ATTEMPT)
+            .bind(tenant.as_str())
+            .bind(attempt.to_string());
         let found = query.fetch_optional(&mut *tx).await?;
-        let Some(attempt) = parse_one::<AttemptRecord>("attempt", found)? else { return Ok(None) };
-        let query = sqlx::query_scalar(RUN).bind(tenant.as_str()).bind(attempt.run.to_string());
+        let Some(attempt) = parse_one::<AttemptRecord>("attempt", found)? else {
+            return Ok(None);
+        };
+        let query = sqlx::query_scalar(RUN)
+            .bind(tenant.as_str())
+            .bind(attempt.run.to_string());
         let found = query.fetch_optional(&mut *tx).await?;
-        let Some(run) = parse_one::<RunRecord>("run", found)? else { return Ok(None) };
-        let Some(workflow) = version_of(&mut tx, &run).await? else { return Ok(None) };
-        Ok(Some(AttemptTree { attempt, run, workflow }))
+        let Some(run) = parse_one::<RunRecord>("run", found)? else {
+            return Ok(None);
+        };
+        let Some(workflow) = version_of(&mut tx, &run).await? else {
+            return Ok(None);
+        };
+        Ok(Some(AttemptTree {
+            attempt,
+            run,
+            workflow,
+        }))
     }
 
     /// The current version of each workflow, by name; at most [`PAGE`] at once.
@@ -202,13 +251,22 @@ impl Reader {
         limit: u32,
     ) -> Result<Page<WorkflowRecord>, StoreError> {
         let after = match cursor {
-            Some(text) => text.parse::<WorkflowName>().map_err(|_| StoreError::BadCursor)?.as_str().to_owned(),
+            Some(text) => text
+                .parse::<WorkflowName>()
+                .map_err(|_| StoreError::BadCursor)?
+                .as_str()
+                .to_owned(),
             None => String::new(),
         };
         let limit = limit.clamp(1, PAGE);
-        let query = sqlx::query_scalar(WORKFLOWS).bind(tenant.as_str()).bind(after).bind(i64::from(limit) + 1);
+        let query = sqlx::query_scalar(WORKFLOWS)
+            .bind(tenant.as_str())
+            .bind(after)
+            .bind(i64::from(limit) + 1);
         let items = parse_all("workflow", query.fetch_all(&self.pool).await?)?;
-        Ok(page(items, limit, |workflow: &WorkflowRecord| workflow.spec.name.to_string()))
+        Ok(page(items, limit, |workflow: &WorkflowRecord| {
+            workflow.spec.name.to_string()
+        }))
     }
 
     /// One version of a workflow, or the current one.
@@ -221,8 +279,15 @@ impl Reader {
         name: &WorkflowName,
         version: Option<u32>,
     ) -> Result<Option<WorkflowRecord>, StoreError> {
-        let sql = if version.is_some() { WORKFLOW_VERSION } else { WORKFLOW_CURRENT };
-        let query = sqlx::query_scalar(sql).bind(tenant.as_str()).bind(name.as_str()).bind(version);
+        let sql = if version.is_some() {
+            WORKFLOW_VERSION
+        } else {
+            WORKFLOW_CURRENT
+        };
+        let query = sqlx::query_scalar(sql)
+            .bind(tenant.as_str())
+            .bind(name.as_str())
+            .bind(version);
         parse_one("workflow", query.fetch_optional(&self.pool).await?)
     }
 
@@ -237,7 +302,11 @@ impl Reader {
         after: u64,
         limit: u32,
     ) -> Result<Vec<NumberedNotice>, StoreError> {
-        let sql = if run.is_some() { NOTICES_OF_RUN } else { NOTICES };
+        let sql = if run.is_some() {
+            NOTICES_OF_RUN
+        } else {
+            NOTICES
+        };
         let query = sqlx::query_as::<_, (i64, String)>(sql)
             .bind(tenant.as_str())
             .bind(signed(after))
@@ -245,7 +314,10 @@ impl Reader {
             .bind(run.map(|run| run.to_string()));
         let rows = query.fetch_all(&self.pool).await?;
         let numbered = |(seq, json): (i64, String)| {
-            Ok(NumberedNotice { seq: unsigned(seq), notice: parse("notice", &json)? })
+            Ok(NumberedNotice {
+                seq: unsigned(seq),
+                notice: parse("notice", &json)?,
+            })
         };
         rows.into_iter().map(numbered).collect()
     }
@@ -316,11 +388,17 @@ pub(super) fn parse<T: DeserializeOwned>(table: &'static str, json: &str) -> Res
     serde_json::from_str(json).map_err(|error| StoreError::Record { table, error })
 }
 
-pub(super) fn parse_all<T: DeserializeOwned>(table: &'static str, rows: Vec<String>) -> Result<Vec<T>, StoreError> {
+pub(super) fn parse_all<T: DeserializeOwned>(
+    table: &'static str,
+    rows: Vec<String>,
+) -> Result<Vec<T>, StoreError> {
     rows.iter().map(|json| parse(table, json)).collect()
 }
 
-fn parse_one<T: DeserializeOwned>(table: &'static str, row: Option<String>) -> Result<Option<T>, StoreError> {
+fn parse_one<T: DeserializeOwned>(
+    table: &'static str,
+    row: Option<String>,
+) -> Result<Option<T>, StoreError> {
     row.map(|json| parse(table, &json)).transpose()
 }
 
@@ -337,8 +415,20 @@ mod tests {
         Sqlite::create(dir.path(), 1).await.unwrap();
         let reader = Sqlite::open(dir.path()).await.unwrap().reader();
         let lists = [
-            RUNS, RUNS_OF_WORKFLOW, RUNS_IN_STATE, RUNS_OF_WORKFLOW_IN_STATE, RUN, TASKS_OF_RUN, ATTEMPTS_OF_RUN,
-            ATTEMPT, WORKFLOWS, WORKFLOW_VERSION, WORKFLOW_CURRENT, NOTICES, NOTICES_OF_RUN, NEWEST_NOTICE,
+            RUNS,
+            RUNS_OF_WORKFLOW,
+            RUNS_IN_STATE,
+            RUNS_OF_WORKFLOW_IN_STATE,
+            RUN,
+            TASKS_OF_RUN,
+            ATTEMPTS_OF_RUN,
+            ATTEMPT,
+            WORKFLOWS,
+            WORKFLOW_VERSION,
+            WORKFLOW_CURRENT,
+            NOTICES,
+            NOTICES_OF_RUN,
+            NEWEST_NOTICE,
         ];
         for sql in lists {
             let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));

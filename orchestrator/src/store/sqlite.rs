@@ -97,19 +97,40 @@ impl Sqlite {
     /// When there is one already, or the directory is not ours to write.
     pub async fn create(dir: &Path, database: u64) -> Result<(), OpenError> {
         let path = dir.join(FILE);
-        let failed = |error| OpenError::Io { path: path.clone(), error };
-        make_private_dir(dir).map_err(|error| OpenError::Io { path: dir.to_owned(), error })?;
+        let failed = |error| OpenError::Io {
+            path: path.clone(),
+            error,
+        };
+        make_private_dir(dir).map_err(|error| OpenError::Io {
+            path: dir.to_owned(),
+            error,
+        })?;
         // SQLite gives its other files the mode of this one.
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        match OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+        {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Err(OpenError::Exists(path)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return Err(OpenError::Exists(path));
+            }
             Err(error) => return Err(failed(error)),
         }
-        let refused = |error| OpenError::Sqlite { path: path.clone(), error };
+        let refused = |error| OpenError::Sqlite {
+            path: path.clone(),
+            error,
+        };
         let mut connection = open_writer(&path).await.map_err(refused)?;
         migrate::run(&path, &mut connection).await?;
-        let epoch = RecoveryEpoch { counter: 1, database };
-        write_recovery(&mut connection, epoch).await.map_err(refused)?;
+        let epoch = RecoveryEpoch {
+            counter: 1,
+            database,
+        };
+        write_recovery(&mut connection, epoch)
+            .await
+            .map_err(refused)?;
         connection.close().await.map_err(refused)
     }
 
@@ -120,13 +141,25 @@ impl Sqlite {
     pub async fn open(dir: &Path) -> Result<Self, OpenError> {
         let path = existing(dir)?;
         migrate::check(&path).await?;
-        let refused = |error| OpenError::Sqlite { path: path.clone(), error };
+        let refused = |error| OpenError::Sqlite {
+            path: path.clone(),
+            error,
+        };
         let mut connection = open_writer(&path).await.map_err(refused)?;
         migrate::run(&path, &mut connection).await?;
-        let newest: i64 = sqlx::query_scalar(NEWEST_TIME).fetch_one(&mut connection).await.map_err(refused)?;
+        let newest: i64 = sqlx::query_scalar(NEWEST_TIME)
+            .fetch_one(&mut connection)
+            .await
+            .map_err(refused)?;
         let recovery = read_recovery(&mut connection).await.map_err(refused)?;
         let clock = Clock::starting_at_least_at(super::access::unsigned(newest));
-        Ok(Self { path, connection: Some(connection), clock, recovery, hub: Hub::default() })
+        Ok(Self {
+            path,
+            connection: Some(connection),
+            clock,
+            recovery,
+            hub: Hub::default(),
+        })
     }
 
     /// The clock everything in this database is told by.
@@ -183,14 +216,27 @@ impl Sqlite {
         let now = self.clock.now().0;
         let connection = self.connection().await?;
         for (sql, before) in [
-            ("DELETE FROM notice WHERE seq IN (SELECT seq FROM notice ORDER BY seq LIMIT ?2) AND at < ?1 \
-              AND seq < (SELECT max(seq) FROM notice)", now.saturating_sub(NOTICE_LIFE_US)),
-            ("DELETE FROM idempotency_key WHERE (tenant, key) IN \
-              (SELECT tenant, key FROM idempotency_key WHERE at < ?1 LIMIT ?2)", now.saturating_sub(KEY_LIFE_US)),
-            ("DELETE FROM invite WHERE token_hash IN \
-              (SELECT token_hash FROM invite WHERE expires_at < ?1 LIMIT ?2)", now),
+            (
+                "DELETE FROM notice WHERE seq IN (SELECT seq FROM notice ORDER BY seq LIMIT ?2) AND at < ?1 \
+              AND seq < (SELECT max(seq) FROM notice)",
+                now.saturating_sub(NOTICE_LIFE_US),
+            ),
+            (
+                "DELETE FROM idempotency_key WHERE (tenant, key) IN \
+              (SELECT tenant, key FROM idempotency_key WHERE at < ?1 LIMIT ?2)",
+                now.saturating_sub(KEY_LIFE_US),
+            ),
+            (
+                "DELETE FROM invite WHERE token_hash IN \
+              (SELECT token_hash FROM invite WHERE expires_at < ?1 LIMIT ?2)",
+                now,
+            ),
         ] {
-            sqlx::query(sql).bind(signed(before)).bind(PRUNE_ROWS).execute(&mut *connection).await?;
+            sqlx::query(sql)
+                .bind(signed(before))
+                .bind(PRUNE_ROWS)
+                .execute(&mut *connection)
+                .await?;
         }
         Ok(())
     }
@@ -216,7 +262,11 @@ impl Sqlite {
 
     async fn write(&mut self, writes: &[Write]) -> sqlx::Result<()> {
         let batch = Batch::new(writes);
-        let mut tx = self.connection().await?.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self
+            .connection()
+            .await?
+            .begin_with("BEGIN IMMEDIATE")
+            .await?;
         let newest = batch.write(&mut tx).await?;
         tx.commit().await?;
         for (tenant, seq) in newest {
@@ -231,7 +281,9 @@ impl Store<Orchestrator> for Sqlite {
         if effects.writes.is_empty() {
             return Ok(());
         }
-        let Err(error) = self.write(&effects.writes).await else { return Ok(()) };
+        let Err(error) = self.write(&effects.writes).await else {
+            return Ok(());
+        };
         // What state the connection is in is anybody's guess: the next load takes a new one.
         drop(self.connection.take());
         Err(classified(&error))
@@ -239,16 +291,23 @@ impl Store<Orchestrator> for Sqlite {
 
     async fn load(&mut self) -> Result<Snapshot, LoadError> {
         let now = self.clock.now().0;
-        self.snapshot(now).await.map_err(|error| LoadError(error.to_string()))
+        self.snapshot(now)
+            .await
+            .map_err(|error| LoadError(error.to_string()))
     }
 }
 
 /// After a failed fsync nobody knows what of the kernel's pages reached the disk; trying again would lie.
 fn classified(error: &sqlx::Error) -> CommitError {
-    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .and_then(|code| code.parse::<i32>().ok());
     match code {
         Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => CommitError::Fatal(error.to_string()),
-        Some(code) if matches!(code & 0xff, SQLITE_CORRUPT | SQLITE_NOTADB) => CommitError::Fatal(error.to_string()),
+        Some(code) if matches!(code & 0xff, SQLITE_CORRUPT | SQLITE_NOTADB) => {
+            CommitError::Fatal(error.to_string())
+        }
         Some(_) | None => CommitError::Failed(error.to_string()),
     }
 }
@@ -256,7 +315,8 @@ fn classified(error: &sqlx::Error) -> CommitError {
 const TENANTS: &str = "SELECT record FROM tenant WHERE record IS NOT NULL ORDER BY tenant";
 const AGENTS: &str = "SELECT record FROM agent ORDER BY tenant, agent";
 const INVITES: &str = "SELECT record FROM invite WHERE expires_at > ?1 ORDER BY token_hash";
-const KEYS: &str = "SELECT record FROM idempotency_key WHERE at > ?1 - 86400000000 ORDER BY tenant, key";
+const KEYS: &str =
+    "SELECT record FROM idempotency_key WHERE at > ?1 - 86400000000 ORDER BY tenant, key";
 const ATTEMPTS: &str = "SELECT record FROM attempt WHERE unsettled = 1 ORDER BY attempt";
 const RUNS: &str = live!("SELECT record FROM run WHERE run IN live ORDER BY run");
 const TASKS: &str = live!("SELECT record FROM task WHERE run IN live ORDER BY run, task");
@@ -273,16 +333,26 @@ async fn rows<T: DeserializeOwned>(
     sql: &'static str,
     now: u64,
 ) -> Result<Vec<T>, StoreError> {
-    parse_all(table, sqlx::query_scalar(sql).bind(signed(now)).fetch_all(tx).await?)
+    parse_all(
+        table,
+        sqlx::query_scalar(sql)
+            .bind(signed(now))
+            .fetch_all(tx)
+            .await?,
+    )
 }
 
 async fn open_writer(path: &Path) -> sqlx::Result<SqliteConnection> {
     SqliteConnection::connect_with(&options(path).journal_mode(SqliteJournalMode::Wal)).await
 }
 
-async fn write_recovery(connection: &mut SqliteConnection, epoch: RecoveryEpoch) -> sqlx::Result<()> {
+async fn write_recovery(
+    connection: &mut SqliteConnection,
+    epoch: RecoveryEpoch,
+) -> sqlx::Result<()> {
     const SQL: &str = "INSERT INTO meta(key, value) VALUES ('recovery', ?1)";
-    let json = serde_json::to_string(&epoch).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    let json =
+        serde_json::to_string(&epoch).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
     sqlx::query(SQL).bind(json).execute(connection).await?;
     Ok(())
 }

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use outpost_orchestrator_core::record::{
-    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, RunRecord, TaskRecord, TenantRecord, WorkflowRecord,
-    Write,
+    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, RunRecord, TaskRecord,
+    TenantRecord, WorkflowRecord, Write,
 };
 use outpost_proto::name::TenantName;
 use serde::Serialize;
@@ -83,11 +83,16 @@ impl<'a> Batch<'a> {
                 self.tenants.insert(record.tenant.as_str(), record);
             }
             Write::Workflow(record) => {
-                let key = (record.tenant.as_str(), record.spec.name.as_str(), record.version);
+                let key = (
+                    record.tenant.as_str(),
+                    record.spec.name.as_str(),
+                    record.version,
+                );
                 self.workflows.insert(key, record);
             }
             Write::Agent(record) => {
-                self.agents.insert((record.tenant.as_str(), record.agent.as_str()), record);
+                self.agents
+                    .insert((record.tenant.as_str(), record.agent.as_str()), record);
             }
             Write::Invite(record) => {
                 self.invites.insert(&record.token_hash, record);
@@ -102,14 +107,18 @@ impl<'a> Batch<'a> {
                 self.attempts.insert(record.attempt.0, record);
             }
             Write::Key(record) => {
-                self.keys.insert((record.tenant.as_str(), &record.key), record);
+                self.keys
+                    .insert((record.tenant.as_str(), &record.key), record);
             }
             Write::Notice(notice) => self.notices.push(notice),
         }
     }
 
     /// Writes everything; what is referred to comes before what refers to it. Answers the newest notice of each tenant.
-    pub(super) async fn write(self, tx: &mut Transaction<'_, Sqlite>) -> sqlx::Result<Vec<(TenantName, u64)>> {
+    pub(super) async fn write(
+        self,
+        tx: &mut Transaction<'_, Sqlite>,
+    ) -> sqlx::Result<Vec<(TenantName, u64)>> {
         upsert(tx, TENANT, self.tenants.values()).await?;
         upsert(tx, WORKFLOW, self.workflows.values()).await?;
         upsert(tx, AGENT, self.agents.values()).await?;
@@ -130,18 +139,26 @@ async fn upsert<R: Serialize>(
     if records.len() == 0 {
         return Ok(());
     }
-    sqlx::query(sql).bind(json(records.collect())?).execute(&mut **tx).await?;
+    sqlx::query(sql)
+        .bind(json(records.collect())?)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 
-async fn number(tx: &mut Transaction<'_, Sqlite>, notices: &[&Notice]) -> sqlx::Result<Vec<(TenantName, u64)>> {
+async fn number(
+    tx: &mut Transaction<'_, Sqlite>,
+    notices: &[&Notice],
+) -> sqlx::Result<Vec<(TenantName, u64)>> {
     if notices.is_empty() {
         return Ok(Vec::new());
     }
     let query = sqlx::query_as::<_, (String, i64)>(NOTICE).bind(json(notices.to_vec())?);
     let mut newest: BTreeMap<TenantName, u64> = BTreeMap::new();
     for (tenant, seq) in query.fetch_all(&mut **tx).await? {
-        let tenant = tenant.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+        let tenant = tenant
+            .parse()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
         let known = newest.entry(tenant).or_default();
         *known = unsigned(seq).max(*known);
     }

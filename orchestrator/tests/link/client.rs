@@ -45,12 +45,17 @@ pub(crate) struct Call {
 
 impl Client {
     /// Shakes hands, with a certificate or without one.
-    pub(crate) async fn connect(address: SocketAddr, root: &[u8], credentials: Option<&Credentials>) -> Self {
+    pub(crate) async fn connect(
+        address: SocketAddr,
+        root: &[u8],
+        credentials: Option<&Credentials>,
+    ) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config(root, credentials)));
         let name = ServerName::try_from("localhost").unwrap();
         let tls = connector.connect(name, stream).await.unwrap();
-        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls));
+        let handshake =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tls));
         let (sender, connection) = handshake.await.unwrap();
         tokio::spawn(connection);
         Self(sender)
@@ -61,10 +66,17 @@ impl Client {
         let (send, queue) = mpsc::channel(16);
         send.send(Ok(framed(first))).await.unwrap();
         let call = self.begin(path, queue).await;
-        Call { _send: Some(send), ..call }
+        Call {
+            _send: Some(send),
+            ..call
+        }
     }
 
-    async fn begin(&mut self, path: &str, queue: mpsc::Receiver<Result<Frame<Bytes>, Infallible>>) -> Call {
+    async fn begin(
+        &mut self,
+        path: &str,
+        queue: mpsc::Receiver<Result<Frame<Bytes>, Infallible>>,
+    ) -> Call {
         let request = http::Request::post(format!("https://localhost{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
@@ -72,7 +84,12 @@ impl Client {
             .unwrap();
         let response = self.0.send_request(request).await.unwrap();
         let ended = ended(response.headers());
-        Call { _send: None, body: response.into_body(), buffer: BytesMut::new(), ended }
+        Call {
+            _send: None,
+            body: response.into_body(),
+            buffer: BytesMut::new(),
+            ended,
+        }
     }
 
     /// A call with one message each way.
@@ -104,8 +121,18 @@ impl Call {
                     Ok(data) => self.buffer.put(data),
                     Err(frame) => self.ended = ended(frame.trailers_ref().unwrap()),
                 },
-                Some(Err(error)) => self.ended = Some(Ended { code: -1, message: error.to_string() }),
-                None => self.ended = Some(Ended { code: -1, message: "no status".into() }),
+                Some(Err(error)) => {
+                    self.ended = Some(Ended {
+                        code: -1,
+                        message: error.to_string(),
+                    })
+                }
+                None => {
+                    self.ended = Some(Ended {
+                        code: -1,
+                        message: "no status".into(),
+                    })
+                }
             }
         }
     }
@@ -131,7 +158,10 @@ fn config(root: &[u8], credentials: Option<&Credentials>) -> ClientConfig {
     let mut config = match credentials {
         None => builder.with_no_client_auth(),
         Some(Credentials { chain, key }) => {
-            let chain = chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+            let chain = chain
+                .iter()
+                .map(|der| CertificateDer::from(der.clone()))
+                .collect();
             let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.clone()));
             builder.with_client_auth_cert(chain, key).unwrap()
         }
@@ -158,7 +188,15 @@ fn unframed(buffer: &mut BytesMut) -> Option<Bytes> {
 }
 
 fn ended(headers: &http::HeaderMap) -> Option<Ended> {
-    let code = headers.get("grpc-status")?.to_str().unwrap().parse().unwrap();
-    let message = headers.get("grpc-message").map_or("", |text| text.to_str().unwrap()).to_owned();
+    let code = headers
+        .get("grpc-status")?
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let message = headers
+        .get("grpc-message")
+        .map_or("", |text| text.to_str().unwrap())
+        .to_owned();
     Some(Ended { code, message })
 }

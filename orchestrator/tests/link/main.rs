@@ -1,23 +1,32 @@
 //! The agents' port over real TLS, with the real core and store behind it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use outpost_certs::ca::Authority;
 use outpost_certs::tls::{ReloadingServerConfig, server_config};
 use outpost_driver::Fatal;
-use outpost_orchestrator::driver::{Driver, Handle};
+use outpost_orchestrator::driver::{AskError, Driver, Handle};
 use outpost_orchestrator::identity::Enroller;
 use outpost_orchestrator::link::Listener;
-use outpost_orchestrator::store::sqlite::Sqlite;
+use outpost_orchestrator::store::sqlite::{FILE, Sqlite};
 use outpost_orchestrator_core::event::{Answer, Ask};
 use outpost_orchestrator_core::{Orchestrator, Settings};
 use outpost_proto::ids::{Incarnation, Nonce};
-use outpost_proto::message::{Containment, DownMessage, Hello, Level, Reporting, UpMessage, Welcome};
+use outpost_proto::message::{
+    Containment, DownMessage, Hello, Level, Reporting, UpMessage, Welcome,
+};
 use outpost_proto::name::TenantName;
 use outpost_proto::wire::{EnrolRequest, Issued, decode_down, encode_up, schema_hash};
 use sha2::{Digest, Sha256};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -38,7 +47,7 @@ const UNAVAILABLE: i32 = 14;
 const UNAUTHENTICATED: i32 = 16;
 
 struct Fixture {
-    _dir: TempDir,
+    dir: TempDir,
     address: SocketAddr,
     authority: Arc<Authority>,
     handle: Handle,
@@ -65,7 +74,9 @@ impl Fixture {
 
         let authority = Arc::new(Authority::create("test.internal", SystemTime::now()).unwrap());
         let names = ["localhost".to_owned()];
-        let server = authority.issue_server(&names, SystemTime::now(), Duration::from_secs(3600)).unwrap();
+        let server = authority
+            .issue_server(&names, SystemTime::now(), Duration::from_secs(3600))
+            .unwrap();
         let tls = server_config(&server, &[authority.agents_anchor().clone()]).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
@@ -77,7 +88,16 @@ impl Fixture {
             enroller: Arc::new(Enroller::new(handle.clone(), authority.clone())),
         };
         let link = tokio::spawn(listener.serve(stop.child_token()));
-        Self { _dir: dir, address, authority, handle, stop, stop_driver, link, driver }
+        Self {
+            dir,
+            address,
+            authority,
+            handle,
+            stop,
+            stop_driver,
+            link,
+            driver,
+        }
     }
 
     async fn client(&self, credentials: Option<&Credentials>) -> Client {
@@ -86,7 +106,11 @@ impl Fixture {
 
     async fn invite(&self, agent: &str, secret: [u8; 32]) {
         let token_hash = hex(&Sha256::digest(secret));
-        let ask = Ask::Invite { agent: agent.parse().unwrap(), token_hash, ttl_ms: 60_000 };
+        let ask = Ask::Invite {
+            agent: agent.parse().unwrap(),
+            token_hash,
+            ttl_ms: 60_000,
+        };
         let answer = self.handle.ask(tenant(), ask).await.unwrap();
         assert!(matches!(answer, Answer::Invited { .. }));
     }
@@ -96,19 +120,40 @@ impl Fixture {
         self.invite(agent, secret).await;
         let key = rcgen::KeyPair::generate().unwrap();
         let issued = self.enrol(secret, &key).await.unwrap();
-        assert_eq!(issued.spiffe_id, format!("spiffe://test.internal/tenant/default/agent/{agent}"));
-        Credentials { chain: issued.chain, key: key.serialize_der() }
+        assert_eq!(
+            issued.spiffe_id,
+            format!("spiffe://test.internal/tenant/default/agent/{agent}")
+        );
+        Credentials {
+            chain: issued.chain,
+            key: key.serialize_der(),
+        }
     }
 
     async fn enrol(&self, secret: [u8; 32], key: &rcgen::KeyPair) -> Result<Issued, Ended> {
-        let csr = rcgen::CertificateParams::default().serialize_request(key).unwrap().der().to_vec();
+        let csr = rcgen::CertificateParams::default()
+            .serialize_request(key)
+            .unwrap()
+            .der()
+            .to_vec();
         let request = EnrolRequest { token: secret, csr }.encode().unwrap();
         let reply = self.client(None).await.unary(ENROL, &request).await?;
         Ok(Issued::decode(&reply).unwrap())
     }
 
+    /// Changes the database behind everybody's back.
+    async fn sql(&self, sql: &'static str) {
+        let path = self.dir.path().join(FILE);
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+        let mut connection = sqlx::SqliteConnection::connect_with(&options)
+            .await
+            .unwrap();
+        sqlx::query(sql).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     fn alarms(&self) -> u64 {
-        self.handle.counters().alarms.load(std::sync::atomic::Ordering::Relaxed)
+        self.handle.counters().alarms.load(Ordering::Relaxed)
     }
 }
 
@@ -140,10 +185,11 @@ fn hello(protocol: (u8, u8), session_nonce: Nonce) -> Vec<u8> {
 async fn welcomed(client: &mut Client, nonce: Nonce) -> (Call, Welcome) {
     let mut call = client.call(CONNECT, &hello((1, 1), nonce)).await;
     let frame = call.next().await.unwrap();
-    match decode_down(&frame).unwrap().remove(0) {
-        DownMessage::Welcome(welcome) => (call, welcome),
-        other => panic!("{other:?} instead of Welcome"),
-    }
+    let first = decode_down(&frame).unwrap().remove(0);
+    let DownMessage::Welcome(welcome) = first else {
+        panic!("{first:?} instead of Welcome");
+    };
+    (call, welcome)
 }
 
 #[tokio::test]
@@ -157,14 +203,27 @@ async fn an_agent_enrols_connects_is_replaced_and_removed() {
     // On the same connection and on another one, the newest stream takes over.
     let (mut second, _) = welcomed(&mut client, welcome.next_nonce).await;
     assert_eq!(first.end().await.code, ABORTED);
-    let remove = Ask::RemoveAgent { agent: "site-1".parse().unwrap() };
-    assert_eq!(fixture.handle.ask(tenant(), remove).await, Ok(Answer::Removed));
+    let remove = Ask::RemoveAgent {
+        agent: "site-1".parse().unwrap(),
+    };
+    assert_eq!(
+        fixture.handle.ask(tenant(), remove).await,
+        Ok(Answer::Removed)
+    );
     let ended = second.end().await;
     assert_eq!(ended.code, PERMISSION_DENIED, "{ended:?}");
 
     // Its certificate is still in time; the core does not let it in any more.
     let mut again = fixture.client(Some(&credentials)).await;
-    assert_eq!(again.call(CONNECT, &hello((1, 1), Nonce(0))).await.end().await.code, PERMISSION_DENIED);
+    assert_eq!(
+        again
+            .call(CONNECT, &hello((1, 1), Nonce(0)))
+            .await
+            .end()
+            .await
+            .code,
+        PERMISSION_DENIED
+    );
     assert_eq!(fixture.alarms(), 0);
 }
 
@@ -173,14 +232,25 @@ async fn a_token_enrols_one_key_and_no_other() {
     let fixture = Fixture::new().await;
     let secret = rand("one");
     fixture.invite("site-1", secret).await;
-    let (key, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+    let (key, other) = (
+        rcgen::KeyPair::generate().unwrap(),
+        rcgen::KeyPair::generate().unwrap(),
+    );
     let unknown = fixture.enrol(rand("another"), &key).await.unwrap_err();
     assert_eq!(unknown.code, PERMISSION_DENIED, "{unknown:?}");
     fixture.enrol(secret, &key).await.unwrap();
     fixture.enrol(secret, &key).await.unwrap();
-    assert_eq!(fixture.enrol(secret, &other).await.unwrap_err().code, PERMISSION_DENIED);
+    assert_eq!(
+        fixture.enrol(secret, &other).await.unwrap_err().code,
+        PERMISSION_DENIED
+    );
     for nonsense in [&b""[..], b"\xff\xff\xff", &[0x12; 4000]] {
-        let ended = fixture.client(None).await.unary(ENROL, nonsense).await.unwrap_err();
+        let ended = fixture
+            .client(None)
+            .await
+            .unary(ENROL, nonsense)
+            .await
+            .unwrap_err();
         assert_eq!(ended.code, INVALID_ARGUMENT, "{ended:?}");
     }
 }
@@ -189,10 +259,23 @@ async fn a_token_enrols_one_key_and_no_other() {
 async fn without_a_certificate_there_is_no_stream() {
     let fixture = Fixture::new().await;
     let mut client = fixture.client(None).await;
-    let ended = client.call(CONNECT, &hello((1, 1), Nonce(0))).await.end().await;
+    let ended = client
+        .call(CONNECT, &hello((1, 1), Nonce(0)))
+        .await
+        .end()
+        .await;
     assert_eq!(ended.code, UNAUTHENTICATED, "{ended:?}");
-    for path in ["/outpost.identity.v1.Identity/Renew", "/outpost.identity.v1.Identity/Recover", "/x/y", "/"] {
-        assert_eq!(client.unary(path, b"").await.unwrap_err().code, UNIMPLEMENTED, "{path}");
+    for path in [
+        "/outpost.identity.v1.Identity/Renew",
+        "/outpost.identity.v1.Identity/Recover",
+        "/x/y",
+        "/",
+    ] {
+        assert_eq!(
+            client.unary(path, b"").await.unwrap_err().code,
+            UNIMPLEMENTED,
+            "{path}"
+        );
     }
     assert!(fixture.handle.sessions().is_empty());
 }
@@ -200,7 +283,10 @@ async fn without_a_certificate_there_is_no_stream() {
 #[tokio::test]
 async fn nonsense_ends_its_own_session_only() {
     let fixture = Fixture::new().await;
-    let (honest, hostile) = (fixture.enrolled("honest").await, fixture.enrolled("hostile").await);
+    let (honest, hostile) = (
+        fixture.enrolled("honest").await,
+        fixture.enrolled("hostile").await,
+    );
     let mut client = fixture.client(Some(&honest)).await;
     let (mut stays, _) = welcomed(&mut client, Nonce(0)).await;
     for (alarms, nonsense) in [vec![0xff; 10], vec![0; 70_000]].into_iter().enumerate() {
@@ -210,7 +296,11 @@ async fn nonsense_ends_its_own_session_only() {
         assert_eq!(fixture.alarms(), alarms as u64 + 1);
     }
     let mut client = fixture.client(Some(&hostile)).await;
-    let ended = client.call(CONNECT, &hello((9, 9), Nonce(0))).await.end().await;
+    let ended = client
+        .call(CONNECT, &hello((9, 9), Nonce(0)))
+        .await
+        .end()
+        .await;
     assert_eq!(ended.code, FAILED_PRECONDITION, "{ended:?}");
 
     // The honest one is still there: stopping is the first thing it hears.
@@ -231,7 +321,9 @@ async fn a_connection_without_a_call_is_closed() {
         let mut byte = [0];
         while silent.readable().await.is_ok() && silent.try_read(&mut byte).is_err() {}
     };
-    tokio::time::timeout(Duration::from_secs(30), closed).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), closed)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -245,8 +337,44 @@ async fn stopping_ends_streams_and_stores_everything() {
     fixture.link.await.unwrap();
     fixture.stop_driver.cancel();
     fixture.driver.await.unwrap().unwrap();
-    let mut store = Sqlite::open(fixture._dir.path()).await.unwrap();
+    let mut store = Sqlite::open(fixture.dir.path()).await.unwrap();
     let snapshot = store.snapshot(0).await.unwrap();
     assert_eq!(snapshot.agents.len(), 1);
     assert_eq!(snapshot.agents[0].session_epoch.0, 1);
+}
+
+#[tokio::test]
+async fn what_a_failed_commit_undid_is_said_or_done_again() {
+    let fixture = Fixture::new().await;
+    let credentials = fixture.enrolled("site-1").await;
+    let mut client = fixture.client(Some(&credentials)).await;
+    fixture
+        .sql(
+            "CREATE TRIGGER broken BEFORE UPDATE ON agent \
+             BEGIN SELECT RAISE(ABORT, 'no space'); END",
+        )
+        .await;
+
+    // The agent's Hello needs a commit; whoever asks meanwhile is told to try again.
+    let mut call = client.call(CONNECT, &hello((1, 1), Nonce(0))).await;
+    let failed = || {
+        let counters = fixture.handle.counters();
+        counters.failed_commits.load(Ordering::Relaxed)
+    };
+    while failed() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = fixture.handle.ask(tenant(), Ask::Agents).await;
+    assert_eq!(answer, Err(AskError::Unavailable));
+
+    // Once the database takes it, the agent is welcomed on the same stream, and questions are answered.
+    fixture.sql("DROP TRIGGER broken").await;
+    let frame = call.next().await.unwrap();
+    let first = decode_down(&frame).unwrap().remove(0);
+    assert!(matches!(first, DownMessage::Welcome(_)), "{first:?}");
+    let Answer::Agents(agents) = fixture.handle.ask(tenant(), Ask::Agents).await.unwrap() else {
+        panic!("another answer");
+    };
+    assert_eq!(agents.len(), 1);
+    assert_eq!(fixture.alarms(), 0);
 }

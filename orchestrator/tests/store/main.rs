@@ -1,4 +1,5 @@
 //! The store against the memory it must equal: random bursts, reopened files, other versions, pages.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,7 +28,10 @@ async fn made() -> (TempDir, Sqlite) {
 }
 
 async fn commit(store: &mut Sqlite, writes: &[Write]) {
-    let effects = Effects { writes: writes.to_vec(), speech: Vec::new() };
+    let effects = Effects {
+        writes: writes.to_vec(),
+        speech: Vec::new(),
+    };
     store.commit(&effects).await.unwrap();
 }
 
@@ -35,8 +39,14 @@ async fn commit(store: &mut Sqlite, writes: &[Write]) {
 async fn what_is_read_back_is_what_a_mirror_holds() {
     for seed in 1..=8 {
         let (dir, mut store) = made().await;
-        let recovery = RecoveryEpoch { counter: 1, database: DATABASE };
-        let mut mirror = Mirror { recovery, ..Mirror::default() };
+        let recovery = RecoveryEpoch {
+            counter: 1,
+            database: DATABASE,
+        };
+        let mut mirror = Mirror {
+            recovery,
+            ..Mirror::default()
+        };
         let mut writes = Writes::new(seed);
         for burst in 0..40 {
             let batch = writes.burst();
@@ -46,12 +56,23 @@ async fn what_is_read_back_is_what_a_mirror_holds() {
                 store.close().await.unwrap();
                 store = Sqlite::open(dir.path()).await.unwrap();
             }
-            for now in [0, writes.now, writes.now + 86_400_000_000, writes.now + 90_000_000_000] {
-                let (stored, mirrored) = (store.snapshot(now).await.unwrap(), mirror.snapshot(Micros(now)));
+            for now in [
+                0,
+                writes.now,
+                writes.now + 86_400_000_000,
+                writes.now + 90_000_000_000,
+            ] {
+                let (stored, mirrored) = (
+                    store.snapshot(now).await.unwrap(),
+                    mirror.snapshot(Micros(now)),
+                );
                 assert_eq!(stored, mirrored, "seed {seed}, burst {burst}, now {now}");
             }
         }
-        assert!(!mirror.attempts.is_empty() && !mirror.keys.is_empty(), "seed {seed} tries too little");
+        assert!(
+            !mirror.attempts.is_empty() && !mirror.keys.is_empty(),
+            "seed {seed} tries too little"
+        );
     }
 }
 
@@ -64,7 +85,10 @@ async fn a_burst_is_stored_whole_or_not_at_all() {
     // The second write refers to a workflow that does not exist.
     let mut burst = writes.tenants();
     burst.push(Write::Run(writes.orphan()));
-    let effects = Effects { writes: burst, speech: Vec::new() };
+    let effects = Effects {
+        writes: burst,
+        speech: Vec::new(),
+    };
     store.commit(&effects).await.unwrap_err();
     assert_eq!(store.snapshot(0).await.unwrap(), before);
     // And the store goes on afterwards.
@@ -95,7 +119,10 @@ async fn a_newer_database_is_refused_and_not_touched() {
     let path = dir.path().join(FILE);
     let before = std::fs::read(&path).unwrap();
     let error = Sqlite::open(dir.path()).await.unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 9999, .. }), "{error}");
+    assert!(
+        matches!(error, OpenError::Newer { found: 9999, .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("nothing was changed"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
@@ -103,7 +130,9 @@ async fn a_newer_database_is_refused_and_not_touched() {
 async fn pretend_newer(dir: &Path) {
     use sqlx::Connection as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.join(FILE));
-    let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    let mut connection = sqlx::SqliteConnection::connect_with(&options)
+        .await
+        .unwrap();
     let sql = "INSERT INTO _sqlx_migrations(version, description, success, checksum, execution_time) \
                VALUES (9999, 'later', 1, x'00', 0)";
     sqlx::query(sql).execute(&mut connection).await.unwrap();
@@ -126,10 +155,16 @@ async fn making_it_twice_is_refused() {
     let (dir, store) = made().await;
     store.close().await.unwrap();
     let before = std::fs::read(dir.path().join(FILE)).unwrap();
-    assert!(matches!(Sqlite::create(dir.path(), 1).await, Err(OpenError::Exists(_))));
+    assert!(matches!(
+        Sqlite::create(dir.path(), 1).await,
+        Err(OpenError::Exists(_))
+    ));
     assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), before);
     let empty = tempfile::tempdir().unwrap();
-    assert!(matches!(Sqlite::open(empty.path()).await, Err(OpenError::Missing(_))));
+    assert!(matches!(
+        Sqlite::open(empty.path()).await,
+        Err(OpenError::Missing(_))
+    ));
 }
 
 #[tokio::test]
@@ -139,18 +174,28 @@ async fn pages_are_stable_and_complete() {
     commit(&mut store, &writes.tenants()).await;
     commit(&mut store, &writes.workflows()).await;
     let runs: Vec<RunRecord> = (0..57).map(|_| writes.new_run()).collect();
-    commit(&mut store, &runs.iter().cloned().map(Write::Run).collect::<Vec<_>>()).await;
+    commit(
+        &mut store,
+        &runs.iter().cloned().map(Write::Run).collect::<Vec<_>>(),
+    )
+    .await;
     let reader = store.reader();
     for tenant in writes.tenant_names() {
         for state in [None, Some(RunState::Running)] {
             for workflow in [None, Some("build".parse().unwrap())] {
                 let filter = RunFilter { workflow, state };
-                let mut expected: Vec<&RunRecord> = runs.iter().filter(|run| fits(run, &tenant, &filter)).collect();
+                let mut expected: Vec<&RunRecord> = runs
+                    .iter()
+                    .filter(|run| fits(run, &tenant, &filter))
+                    .collect();
                 expected.sort_by_key(|run| std::cmp::Reverse((run.created_at, run.run)));
                 let mut found: Vec<RunRecord> = Vec::new();
                 let mut cursor: Option<String> = None;
                 loop {
-                    let page = reader.runs(&tenant, &filter, cursor.as_deref(), 10).await.unwrap();
+                    let page = reader
+                        .runs(&tenant, &filter, cursor.as_deref(), 10)
+                        .await
+                        .unwrap();
                     assert!(page.items.len() <= 10);
                     found.extend(page.items);
                     // What is added between two pages is newer: it changes no page after the first.
@@ -163,20 +208,33 @@ async fn pages_are_stable_and_complete() {
                     }
                 }
                 found.retain(|run| run.created_at < 1_000_000_000_000);
-                assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{tenant} {filter:?}");
+                assert_eq!(
+                    found.iter().collect::<Vec<_>>(),
+                    expected,
+                    "{tenant} {filter:?}"
+                );
             }
         }
     }
     let tenant = writes.tenant_names().remove(0);
     for cursor in ["", "x", "1-", "-1", "1-zz", "ffffffffffffffffffff-0"] {
-        assert!(reader.runs(&tenant, &RunFilter::default(), Some(cursor), 10).await.is_err(), "{cursor:?}");
+        assert!(
+            reader
+                .runs(&tenant, &RunFilter::default(), Some(cursor), 10)
+                .await
+                .is_err(),
+            "{cursor:?}"
+        );
     }
 }
 
 fn fits(run: &RunRecord, tenant: &outpost_proto::name::TenantName, filter: &RunFilter) -> bool {
     run.tenant == *tenant
         && filter.state.is_none_or(|state| run.state == state)
-        && filter.workflow.as_ref().is_none_or(|workflow| run.workflow == *workflow)
+        && filter
+            .workflow
+            .as_ref()
+            .is_none_or(|workflow| run.workflow == *workflow)
 }
 
 #[tokio::test]
@@ -214,9 +272,15 @@ async fn a_tenant_sees_its_own_things_only() {
         let page = reader.workflows(&tenant, None, 1000).await.unwrap();
         for workflow in page.items {
             assert_eq!(workflow.tenant, tenant);
-            let current = reader.workflow(&tenant, &workflow.spec.name, None).await.unwrap();
+            let current = reader
+                .workflow(&tenant, &workflow.spec.name, None)
+                .await
+                .unwrap();
             assert_eq!(current.unwrap(), workflow);
-            let first = reader.workflow(&tenant, &workflow.spec.name, Some(1)).await.unwrap();
+            let first = reader
+                .workflow(&tenant, &workflow.spec.name, Some(1))
+                .await
+                .unwrap();
             assert_eq!(first.unwrap().version, 1);
         }
     }
@@ -230,27 +294,58 @@ async fn notices_are_numbered_in_commit_order_and_wake_their_tenant() {
     let (seen_a, seen_b) = (hub.watch(&a), hub.watch(&b));
     let notice = |tenant: &outpost_proto::name::TenantName, run: u128, at| {
         let workflow = "w".parse().unwrap();
-        let what = NoticeKind::Run { run: RunId(run), workflow, state: RunState::Running };
-        Write::Notice(Notice { tenant: tenant.clone(), at, what })
+        let what = NoticeKind::Run {
+            run: RunId(run),
+            workflow,
+            state: RunState::Running,
+        };
+        Write::Notice(Notice {
+            tenant: tenant.clone(),
+            at,
+            what,
+        })
     };
-    commit(&mut store, &[notice(&a, 1, 10), notice(&a, 2, 11), notice(&a, 1, 12)]).await;
+    commit(
+        &mut store,
+        &[notice(&a, 1, 10), notice(&a, 2, 11), notice(&a, 1, 12)],
+    )
+    .await;
     assert!(seen_a.has_changed().unwrap() && !seen_b.has_changed().unwrap());
     commit(&mut store, &[notice(&b, 1, 13)]).await;
     assert!(seen_b.has_changed().unwrap());
 
     let reader = store.reader();
     let all = reader.notices(&a, None, 0, 100).await.unwrap();
-    assert_eq!(all.iter().map(|one| one.notice.at).collect::<Vec<_>>(), [10, 11, 12]);
+    assert_eq!(
+        all.iter().map(|one| one.notice.at).collect::<Vec<_>>(),
+        [10, 11, 12]
+    );
     assert!(all.windows(2).all(|two| two[0].seq < two[1].seq));
     assert_eq!(reader.newest_notice(&a).await.unwrap(), all[2].seq);
     assert_eq!(*seen_a.borrow(), all[2].seq);
-    let of_run = reader.notices(&a, Some(RunId(1)), all[0].seq, 100).await.unwrap();
-    assert_eq!(of_run.iter().map(|one| one.notice.at).collect::<Vec<_>>(), [12]);
-    assert!(reader.notices(&b, Some(RunId(2)), 0, 100).await.unwrap().is_empty());
+    let of_run = reader
+        .notices(&a, Some(RunId(1)), all[0].seq, 100)
+        .await
+        .unwrap();
+    assert_eq!(
+        of_run.iter().map(|one| one.notice.at).collect::<Vec<_>>(),
+        [12]
+    );
+    assert!(
+        reader
+            .notices(&b, Some(RunId(2)), 0, 100)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
     // The clock begins no earlier than the newest thing stored, and what is old goes in the end.
     store.prune().await.unwrap();
-    assert_eq!(reader.notices(&b, None, 0, 100).await.unwrap().len(), 1, "the newest notice stays");
+    assert_eq!(
+        reader.notices(&b, None, 0, 100).await.unwrap().len(),
+        1,
+        "the newest notice stays"
+    );
     assert!(reader.notices(&a, None, 0, 100).await.unwrap().is_empty());
 }
 
@@ -258,8 +353,16 @@ async fn notices_are_numbered_in_commit_order_and_wake_their_tenant() {
 async fn the_clock_never_begins_before_what_is_stored() {
     let (dir, mut store) = made().await;
     let ahead = store.clock().now().0 + 3_600_000_000;
-    let what = NoticeKind::Run { run: RunId(1), workflow: "w".parse().unwrap(), state: RunState::Running };
-    let notice = Notice { tenant: "a".parse().unwrap(), at: ahead, what };
+    let what = NoticeKind::Run {
+        run: RunId(1),
+        workflow: "w".parse().unwrap(),
+        state: RunState::Running,
+    };
+    let notice = Notice {
+        tenant: "a".parse().unwrap(),
+        at: ahead,
+        what,
+    };
     commit(&mut store, &[Write::Notice(notice)]).await;
     store.close().await.unwrap();
     let store = Sqlite::open(dir.path()).await.unwrap();
@@ -287,17 +390,43 @@ async fn tokens_are_found_listed_and_revoked() {
     access.insert_token(&first).await.unwrap();
     access.insert_token(&second).await.unwrap();
     access.insert_token(&first).await.unwrap_err();
-    let unknown = access.insert_token(&token("000000000003", &b)).await.unwrap_err();
-    assert!(matches!(unknown, InsertTokenError::UnknownTenant(_)), "{unknown}");
+    let unknown = access
+        .insert_token(&token("000000000003", &b))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(unknown, InsertTokenError::UnknownTenant(_)),
+        "{unknown}"
+    );
 
-    assert_eq!(access.token_by_hash(&first.hash).await.unwrap(), Some(first.clone()));
+    assert_eq!(
+        access.token_by_hash(&first.hash).await.unwrap(),
+        Some(first.clone())
+    );
     assert_eq!(access.token_by_hash("").await.unwrap(), None);
-    assert_eq!(access.list_tokens(Some(&a)).await.unwrap(), [first.clone(), second]);
+    assert_eq!(
+        access.list_tokens(Some(&a)).await.unwrap(),
+        [first.clone(), second]
+    );
     assert!(access.list_tokens(Some(&b)).await.unwrap().is_empty());
     assert_eq!(access.list_tokens(None).await.unwrap().len(), 2);
 
-    assert!(!access.revoke_token(Some(&b), &first.id, 9).await.unwrap(), "another tenant's");
+    assert!(
+        !access.revoke_token(Some(&b), &first.id, 9).await.unwrap(),
+        "another tenant's"
+    );
     assert!(access.revoke_token(Some(&a), &first.id, 9).await.unwrap());
-    assert!(!access.revoke_token(None, &first.id, 10).await.unwrap(), "revoked already");
-    assert_eq!(access.token_by_hash(&first.hash).await.unwrap().unwrap().revoked_at, Some(9));
+    assert!(
+        !access.revoke_token(None, &first.id, 10).await.unwrap(),
+        "revoked already"
+    );
+    assert_eq!(
+        access
+            .token_by_hash(&first.hash)
+            .await
+            .unwrap()
+            .unwrap()
+            .revoked_at,
+        Some(9)
+    );
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use outpost_orchestrator_core::record::{
-    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, NoticeKind, Phase, Presence, RunRecord, RunState,
-    TaskRecord, TaskState, TenantRecord, WorkflowRecord, Write,
+    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, NoticeKind, Phase, Presence,
+    RunRecord, RunState, TaskRecord, TaskState, TenantRecord, WorkflowRecord, Write,
 };
 use outpost_orchestrator_core::spec::{Retry, TaskSpec, WorkflowSpec};
 use outpost_proto::ids::{
-    AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, Incarnation, Nonce, RunId, SessionEpoch, TaskIndex,
+    AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, Incarnation, Nonce, RunId,
+    SessionEpoch, TaskIndex,
 };
 use outpost_proto::message::{Catalogue, CatalogueEntry, OnDisconnect, ParamValue};
 use outpost_proto::name::{EntryHash, TenantName};
@@ -16,8 +17,13 @@ use outpost_proto::outcome::{Outcome, Report};
 
 const TENANTS: [&str; 3] = ["a", "b-2", "c.d"];
 const WORKFLOWS: [&str; 3] = ["build", "report", "x"];
-const STATES: [RunState; 5] =
-    [RunState::Running, RunState::Cancelling, RunState::Succeeded, RunState::Failed, RunState::Cancelled];
+const STATES: [RunState; 5] = [
+    RunState::Running,
+    RunState::Cancelling,
+    RunState::Succeeded,
+    RunState::Failed,
+    RunState::Cancelled,
+];
 
 /// Draws writes from a seed.
 pub(crate) struct Writes {
@@ -77,7 +83,12 @@ impl Writes {
     }
 
     pub(crate) fn tenants(&mut self) -> Vec<Write> {
-        let record = |tenant| Write::Tenant(TenantRecord { tenant, next_fence: Fence(self.draw()) });
+        let record = |tenant| {
+            Write::Tenant(TenantRecord {
+                tenant,
+                next_fence: Fence(self.draw()),
+            })
+        };
         TENANTS.map(|name| name.parse().unwrap()).map(record).into()
     }
 
@@ -95,7 +106,11 @@ impl Writes {
         let version = self.workflows.entry((tenant.clone(), name)).or_insert(0);
         *version += 1;
         let version = *version;
-        let retry = Retry { retries: 2, delay_ms: 500, max_delay_ms: 60_000 };
+        let retry = Retry {
+            retries: 2,
+            delay_ms: 500,
+            max_delay_ms: 60_000,
+        };
         let task = |name: &str| TaskSpec {
             name: name.parse().unwrap(),
             entry: "list-packages".parse().unwrap(),
@@ -111,7 +126,13 @@ impl Writes {
             tasks: vec![task("one"), task("two")],
         };
         let source = format!("name: {name}\n# \u{0}\u{7f}\u{2028}");
-        Write::Workflow(WorkflowRecord { tenant, version, spec, source, applied_at: self.tick() })
+        Write::Workflow(WorkflowRecord {
+            tenant,
+            version,
+            spec,
+            source,
+            applied_at: self.tick(),
+        })
     }
 
     /// A run of a workflow that was written before, or first of one that is written now.
@@ -125,15 +146,32 @@ impl Writes {
             ("all", ParamValue::Flag(true)),
             ("text", ParamValue::Text("'; DROP TABLE run; --".into())),
         ];
-        let params = params.map(|(name, value)| (name.parse().unwrap(), value)).into();
+        let params = params
+            .map(|(name, value)| (name.parse().unwrap(), value))
+            .into();
         let agent = self.flag().then(|| "site-1".parse().unwrap());
-        let (run, state, created_at) = (RunId(self.id()), STATES[self.below(STATES.len())], self.tick());
-        RunRecord { tenant, run, workflow, version, params, state, agent, created_at, finished_at: None }
+        let (run, state, created_at) = (
+            RunId(self.id()),
+            STATES[self.below(STATES.len())],
+            self.tick(),
+        );
+        RunRecord {
+            tenant,
+            run,
+            workflow,
+            version,
+            params,
+            state,
+            agent,
+            created_at,
+            finished_at: None,
+        }
     }
 
     /// A run of a workflow that nobody wrote.
     pub(crate) fn orphan(&mut self) -> RunRecord {
-        self.workflows.insert((self.tenant_names().remove(0), "build"), 1);
+        self.workflows
+            .insert((self.tenant_names().remove(0), "build"), 1);
         let orphan = self.new_run();
         self.workflows.clear();
         orphan
@@ -161,7 +199,10 @@ impl Writes {
             }
             2 => self.run_with_tasks(writes),
             3 if !self.runs.is_empty() => {
-                let (at, state) = (self.below(self.runs.len()), STATES[self.below(STATES.len())]);
+                let (at, state) = (
+                    self.below(self.runs.len()),
+                    STATES[self.below(STATES.len())],
+                );
                 let finished_at = Some(self.tick());
                 let run = &mut self.runs[at];
                 (run.state, run.finished_at) = (state, finished_at);
@@ -191,7 +232,14 @@ impl Writes {
         writes.push(Write::Run(run.clone()));
         for task in 0..2 {
             let state = self.task_state();
-            let task = TaskRecord { run: run.run, task: TaskIndex(task), state, attempts: 0, spent: 0, requeued: 0 };
+            let task = TaskRecord {
+                run: run.run,
+                task: TaskIndex(task),
+                state,
+                attempts: 0,
+                spent: 0,
+                requeued: 0,
+            };
             writes.push(Write::Task(task.clone()));
             self.tasks.push(task);
         }
@@ -202,10 +250,17 @@ impl Writes {
         match self.below(8) {
             0 => TaskState::Waiting,
             1 => TaskState::Queued { since: self.now },
-            2 => TaskState::Backoff { until: u64::MAX, last: Outcome::TimedOut },
-            3 => TaskState::Active { attempt: AttemptId(self.id()) },
+            2 => TaskState::Backoff {
+                until: u64::MAX,
+                last: Outcome::TimedOut,
+            },
+            3 => TaskState::Active {
+                attempt: AttemptId(self.id()),
+            },
             4 => TaskState::Succeeded,
-            5 => TaskState::Failed { outcome: Outcome::Failed },
+            5 => TaskState::Failed {
+                outcome: Outcome::Failed,
+            },
             6 => TaskState::UpstreamFailed,
             _ => TaskState::Cancelled,
         }
@@ -217,15 +272,25 @@ impl Writes {
             1 => Phase::Accepted,
             2 => Phase::Starting,
             3 => Phase::Running,
-            4 => Phase::Finished { report: report(Outcome::Succeeded) },
-            _ => Phase::Lost { may_have_started: self.flag() },
+            4 => Phase::Finished {
+                report: report(Outcome::Succeeded),
+            },
+            _ => Phase::Lost {
+                may_have_started: self.flag(),
+            },
         }
     }
 
     fn new_attempt(&mut self, writes: &mut Vec<Write>) {
         let at = self.below(self.tasks.len());
         let (run, task) = (self.tasks[at].run, self.tasks[at].task);
-        let tenant = self.runs.iter().find(|known| known.run == run).unwrap().tenant.clone();
+        let tenant = self
+            .runs
+            .iter()
+            .find(|known| known.run == run)
+            .unwrap()
+            .tenant
+            .clone();
         let attempt = AttemptRecord {
             tenant,
             attempt: AttemptId(self.id()),
@@ -254,7 +319,10 @@ impl Writes {
             on_disconnect: OnDisconnect::StopAfter(300),
             grace_s: 10,
         };
-        let catalogue = self.flag().then(|| Catalogue { version: CatalogueVersion(3), entries: vec![entry] });
+        let catalogue = self.flag().then(|| Catalogue {
+            version: CatalogueVersion(3),
+            entries: vec![entry],
+        });
         Write::Agent(AgentRecord {
             tenant: self.tenant(),
             agent: format!("site-{}", self.below(4)).parse().unwrap(),
@@ -285,15 +353,38 @@ impl Writes {
     fn key_and_notice(&mut self, writes: &mut Vec<Write>) {
         let (tenant, at) = (self.tenant(), self.tick());
         if !self.runs.is_empty() {
-            let (index, key) = (self.below(self.runs.len()), format!("key \"{}\"", self.below(30)));
-            let RunRecord { run, workflow, tenant, .. } = self.runs[index].clone();
-            writes.push(Write::Key(KeyRecord { tenant, key, run, workflow, at }));
+            let (index, key) = (
+                self.below(self.runs.len()),
+                format!("key \"{}\"", self.below(30)),
+            );
+            let RunRecord {
+                run,
+                workflow,
+                tenant,
+                ..
+            } = self.runs[index].clone();
+            writes.push(Write::Key(KeyRecord {
+                tenant,
+                key,
+                run,
+                workflow,
+                at,
+            }));
         }
-        let what = NoticeKind::Agent { agent: "site-1".parse().unwrap(), presence: Presence::Live };
+        let what = NoticeKind::Agent {
+            agent: "site-1".parse().unwrap(),
+            presence: Presence::Live,
+        };
         writes.push(Write::Notice(Notice { tenant, at, what }));
     }
 }
 
 fn report(outcome: Outcome) -> Report {
-    Report { outcome, may_have_started: true, duration_ms: (1 << 36) - 1, exit_code: Some(255), count: Some(0) }
+    Report {
+        outcome,
+        may_have_started: true,
+        duration_ms: (1 << 36) - 1,
+        exit_code: Some(255),
+        count: Some(0),
+    }
 }
