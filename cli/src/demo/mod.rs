@@ -1,0 +1,230 @@
+//! `outpost demo`: a real workflow on this machine, from enrolment to report, and the proof of what left the site.
+//!
+//! Uses the same programs, commands and API as anybody: nothing here reaches into the orchestrator or the agent, except
+//! that the ledger is read with the agent's own reader.
+
+pub(crate) mod example;
+mod ledger;
+mod search;
+mod summary;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use self::ledger::Left;
+use self::summary::Whereabouts;
+use crate::args::DemoArgs;
+use crate::client::api::{Applied, RunTree};
+use crate::client::http::{Ask, parse};
+use crate::client::tree::took_duration;
+use crate::client::{self, interrupted};
+use crate::dev::{Place, Server, Supervisor, pair};
+use crate::failure::Failure;
+use crate::output::{Out, Tone};
+
+/// Tasks at a time: as many as ever wait for nothing.
+const SLOTS: u16 = 8;
+/// How long the agent's catalogue may take to be known.
+const ANNOUNCED: Duration = Duration::from_secs(30);
+
+/// What the demo did.
+struct Done {
+    server: Server,
+    tree: RunTree,
+    value: Value,
+}
+
+/// Runs it, and ends everything that it started.
+pub(crate) async fn run(args: &DemoArgs, out: Out) -> Result<(), Failure> {
+    let begun = Instant::now();
+    step(
+        out,
+        "An orchestrator, an agent and a workflow about this machine; everything on loopback.",
+    );
+    let place = Place::create("demo", args.dir.as_deref())?;
+    let mut supervisor = Supervisor::new()?;
+    let done = tokio::select! {
+        biased;
+        stopped = interrupted() => stopped.and(Err(Failure::Interrupted("the demo was stopped".to_owned()))),
+        done = all(args, &place, &mut supervisor, out) => done,
+    };
+    let restarts = supervisor.restarts();
+    let done = match done {
+        Ok(done) if args.keep => {
+            let told = tell(&done, &place, restarts, out);
+            keep(&place, &done.server, out).await?;
+            let killed = supervisor.end().await;
+            return told.and(ended(killed));
+        }
+        Ok(done) => done,
+        Err(failure) => {
+            supervisor.end().await;
+            // Ours is removed by the fifth demo after this one; until then it says what happened.
+            out.note(&format!("what there is of it: {}", place.root().display()));
+            return Err(failure);
+        }
+    };
+    let killed = supervisor.end().await;
+    let told = tell(&done, &place, restarts, out);
+    if !out.is_json() {
+        out.line("");
+        out.line(&Tone::Faint.paint(&format!(
+            "took {}; nothing is left running",
+            took_duration(begun.elapsed())
+        )));
+    }
+    told.and(ended(killed))
+}
+
+/// From nothing to the end of the run.
+async fn all(
+    args: &DemoArgs,
+    place: &Place,
+    supervisor: &mut Supervisor,
+    out: Out,
+) -> Result<Done, Failure> {
+    let user = rustix::process::geteuid().is_root().then_some("nobody");
+    example::install(&place.catalogue(), user)?;
+    good(out, &format!("directory     {}", place.root().display()));
+
+    let server = pair::orchestrator(place, supervisor).await?;
+    good(
+        out,
+        &format!(
+            "orchestrator  {}, agents at {}",
+            server.ready.api, server.ready.agents
+        ),
+    );
+    pair::agent(place, supervisor, &server, &place.catalogue(), SLOTS).await?;
+    good(
+        out,
+        &format!(
+            "agent         {} enrolled with a one-time token and dialled out",
+            pair::AGENT
+        ),
+    );
+
+    let applied = apply(&server).await?;
+    good(
+        out,
+        &format!(
+            "workflow      {} version {} {}",
+            applied.name, applied.version, applied.result
+        ),
+    );
+    let key = format!("demo-{}", std::process::id());
+    let params = json!({ "top": args.top });
+    let answer = client::start(&server.client, example::NAME, &params, Some(&key)).await?;
+    let run = client::run_of(&answer)?;
+    good(
+        out,
+        &format!("run           {run}, with top = {}", args.top),
+    );
+    let tree = client::watch(&server.client, &run, out).await?;
+    let value = server.client.ask(&Ask::get(&["runs", &run])).await?;
+    Ok(Done {
+        server,
+        tree,
+        value,
+    })
+}
+
+/// The agent may be in touch a moment before its catalogue is known.
+async fn apply(server: &Server) -> Result<Applied, Failure> {
+    let until = Instant::now() + ANNOUNCED;
+    loop {
+        let ask = Ask::apply(example::WORKFLOW.as_bytes().to_vec(), false);
+        match server.client.ask(&ask).await {
+            Err(Failure::Problem(problem))
+                if problem.code == "unknown_entry" && Instant::now() < until =>
+            {
+                sleep(Duration::from_millis(50)).await;
+            }
+            other => return parse(other?),
+        }
+    }
+}
+
+/// The summary. What is said in it decides how the demo ends.
+fn tell(done: &Done, place: &Place, restarts: u32, out: Out) -> Result<(), Failure> {
+    let at = Whereabouts::of(place, &done.tree.run);
+    let succeeded = done.tree.state == "succeeded";
+    let examined = if succeeded {
+        Some(ledger::examine(&at.ledger, &at.run_dir))
+    } else {
+        None
+    };
+    if out.is_json() {
+        let left = examined.as_ref().and_then(|left| left.as_ref().ok());
+        out.json(&summary::json(&done.value, &at, left, restarts));
+    } else {
+        summary::run(&done.tree, &at, out);
+        if let Some(Ok(left)) = &examined {
+            summary::left(left, &at, out);
+        }
+        if restarts > 0 {
+            out.line("");
+            out.line(&format!(
+                "{restarts} times one of the daemons was gone and was started again"
+            ));
+        }
+    }
+    verdict(&done.tree, examined)
+}
+
+fn verdict(tree: &RunTree, examined: Option<Result<Left, Failure>>) -> Result<(), Failure> {
+    let Some(left) = examined else {
+        return Err(Failure::Unsuccessful(format!("the run {}", tree.state)));
+    };
+    match left?.search.found.len() {
+        0 => Ok(()),
+        n => Err(Failure::Unsuccessful(format!(
+            "{n} strings of the report left the site"
+        ))),
+    }
+}
+
+fn ended(killed: usize) -> Result<(), Failure> {
+    match killed {
+        0 => Ok(()),
+        n => Err(Failure::Unsuccessful(format!(
+            "{n} processes did not end by themselves and were killed"
+        ))),
+    }
+}
+
+/// Leaves everything running until somebody says otherwise.
+async fn keep(place: &Place, server: &Server, out: Out) -> Result<(), Failure> {
+    if !out.is_json() {
+        out.line("");
+        summary::to_try(place, &server.ready.api, out);
+        out.line("");
+        out.line("Ctrl-C ends it.");
+    }
+    interrupted().await
+}
+
+/// Says what `dev` offers to try.
+pub(crate) fn to_try(place: &Place, api: &str, out: Out) {
+    summary::to_try(place, api, out);
+}
+
+/// One line of progress.
+pub(crate) fn step(out: Out, text: &str) {
+    if !out.is_json() {
+        out.line(text);
+    }
+}
+
+/// One line about something that stands now.
+pub(crate) fn good(out: Out, text: &str) {
+    step(
+        out,
+        &format!(
+            "{} {text}",
+            Tone::Good.paint(if out.is_unicode() { "✔" } else { "+" })
+        ),
+    );
+}
