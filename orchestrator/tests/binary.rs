@@ -61,6 +61,10 @@ impl Orchestrator {
     }
 
     fn serve(&self) -> Server {
+        self.serve_api("127.0.0.1:0")
+    }
+
+    fn serve_api(&self, api: &str) -> Server {
         let ready = self.dir.join("ready.json");
         let _ = std::fs::remove_file(&ready);
         let args = [
@@ -68,7 +72,7 @@ impl Orchestrator {
             "--agents",
             "127.0.0.1:0",
             "--api",
-            "127.0.0.1:0",
+            api,
             "--ready-file",
         ];
         let mut child = command(&self.dir, &args)
@@ -373,4 +377,23 @@ fn wrong_use_is_explained() {
     );
     assert!(stdout(&run(&dir, &["completions", "bash"])).contains("outpost-orchestrator"));
     stdout(&run(&dir, &["init"]));
+}
+
+#[test]
+fn off_loopback_the_api_speaks_tls_only() {
+    let orchestrator = Orchestrator::init();
+    let server = orchestrator.serve_api("0.0.0.0:0");
+    let port = server.api.strip_prefix("https://0.0.0.0:").unwrap();
+    let root = std::fs::read(orchestrator.dir.join("ca/root.crt")).unwrap();
+    let client = reqwest::blocking::Client::builder()
+        .tls_certs_only([reqwest::Certificate::from_pem(&root).unwrap()])
+        .no_proxy()
+        .build()
+        .unwrap();
+    let answer = |scheme: &str| {
+        let url = format!("{scheme}://127.0.0.1:{port}/healthz");
+        client.get(url).send().map(|answer| answer.status())
+    };
+    assert_eq!(answer("https").unwrap(), 200);
+    assert!(answer("http").is_err(), "plaintext was answered");
 }

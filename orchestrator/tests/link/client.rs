@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -13,8 +14,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, Infallible>>>;
 
@@ -116,7 +121,8 @@ impl Call {
             if let Some(ended) = &self.ended {
                 return Err(ended.clone());
             }
-            match self.body.frame().await {
+            let frame = timeout(PATIENCE, self.body.frame()).await;
+            match frame.expect("the other side says nothing") {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.buffer.put(data),
                     Err(frame) => self.ended = ended(frame.trailers_ref().unwrap()),

@@ -1,6 +1,7 @@
 //! The agents' port over real TLS, with the real core and store behind it.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
@@ -361,9 +362,13 @@ async fn what_a_failed_commit_undid_is_said_or_done_again() {
         let counters = fixture.handle.counters();
         counters.failed_commits.load(Ordering::Relaxed)
     };
-    while failed() < 2 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let failing = async {
+        while failed() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let tried_again = tokio::time::timeout(Duration::from_secs(30), failing).await;
+    tried_again.unwrap();
     let answer = fixture.handle.ask(tenant(), Ask::Agents).await;
     assert_eq!(answer, Err(AskError::Unavailable));
 
