@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use outpost_agent_core::Found;
 use outpost_agent_core::event::{Event, KeeperSaid};
@@ -28,6 +29,9 @@ use crate::state_dir::StateDir;
 
 /// The catalogue in force; replaced as a whole.
 pub(super) type Current = Rc<RefCell<std::sync::Arc<Catalogue>>>;
+
+/// Between two tries to reach a keeper that is about to be dead: ending a process takes the kernel milliseconds.
+const REACH_AGAIN: Duration = Duration::from_millis(20);
 
 /// Starts attempts and listens to them.
 pub(super) struct Tasks {
@@ -127,40 +131,33 @@ impl Tasks {
     }
 
     fn listen(&self, keeper: KeeperClient, assign: Assign) -> io::Result<()> {
-        keeper.set_nonblocking(true)?;
-        let attempt = assign.attempt;
-        let fd = Rc::new(watch(keeper)?);
-        self.keepers.borrow_mut().insert(attempt, Rc::clone(&fd));
-        let listener = Listener {
+        let listener = self.listener(assign);
+        let fd = listener.take(keeper)?;
+        tokio::task::spawn_local(listener.run(fd));
+        Ok(())
+    }
+
+    fn listener(&self, assign: Assign) -> Listener {
+        Listener {
             assign,
             state: self.state.clone(),
             catalogue: Rc::clone(&self.catalogue),
             inbox: self.inbox.clone(),
             keepers: Rc::clone(&self.keepers),
-        };
-        tokio::task::spawn_local(listener.run(fd));
-        Ok(())
+        }
     }
 
     /// Takes over an attempt whose keeper lives.
     pub(super) fn adopt(&self, assign: Assign) {
-        let attempt = assign.attempt;
-        let connected = KeeperClient::connect(&self.state.attempt(attempt));
-        let Err(error) = connected.and_then(|keeper| self.listen(keeper, assign.clone())) else {
-            return;
-        };
-        tracing::warn!(%attempt, "its keeper went away while it was looked for: {error}");
-        let (state, catalogue, inbox) = (
-            self.state.clone(),
-            Rc::clone(&self.catalogue),
-            self.inbox.clone(),
-        );
+        let dir = self.state.attempt(assign.attempt);
+        let listener = self.listener(assign);
+        // Connected at once, so that a cancel finds it; only a keeper that cannot be reached is worth waiting for.
+        let connected = KeeperClient::connect(&dir).and_then(|keeper| listener.take(keeper));
         tokio::task::spawn_local(async move {
-            let said = resolve(&state, &assign, &catalogue).await;
-            inbox
-                .send(Happened::Core(Event::Keeper { attempt, said }))
-                .await
-                .ok();
+            match connected {
+                Ok(keeper) => listener.run(keeper).await,
+                Err(_) => listener.adopt().await,
+            }
         });
     }
 
@@ -281,7 +278,8 @@ impl Listener {
                 Ok(Some(FromKeeper::Finished(record))) => {
                     break said(&record, &self.assign, &self.state, &self.catalogue);
                 }
-                Ok(None) | Err(_) => match self.silent().await {
+                // The keeper is dead, or took another runner for a newer one.
+                Ok(None) | Err(_) => match self.reach().await {
                     Ok(next) => keeper = next,
                     Err(said) => break said,
                 },
@@ -295,26 +293,42 @@ impl Listener {
         self.say(last).await;
     }
 
-    /// The connection ended without a final word: the keeper is dead, or took another runner for a newer one.
-    async fn silent(&self) -> Result<Rc<AsyncFd<KeeperClient>>, KeeperSaid> {
-        let attempt = self.assign.attempt;
-        let said = resolve(&self.state, &self.assign, &self.catalogue).await;
-        if said != KeeperSaid::Running {
-            return Err(said);
+    async fn adopt(self) {
+        match self.reach().await {
+            Ok(keeper) => self.run(keeper).await,
+            Err(said) => self.say(said).await,
         }
-        let again = || {
-            let keeper = KeeperClient::connect(&self.state.attempt(attempt))?;
-            keeper.set_nonblocking(true)?;
-            watch(keeper)
-        };
-        match again() {
-            Ok(fd) => {
-                let fd = Rc::new(fd);
-                self.keepers.borrow_mut().insert(attempt, Rc::clone(&fd));
-                Ok(fd)
+    }
+
+    /// A new connection to the keeper, or what became of the attempt.
+    ///
+    /// A process that is being ended closes its sockets before it counts as dead: for a moment there can be a keeper
+    /// that lives and cannot be reached.
+    async fn reach(&self) -> Result<Rc<AsyncFd<KeeperClient>>, KeeperSaid> {
+        let dir = self.state.attempt(self.assign.attempt);
+        loop {
+            let said = resolve(&self.state, &self.assign, &self.catalogue).await;
+            if said != KeeperSaid::Running {
+                return Err(said);
             }
-            Err(_) => Err(resolve(&self.state, &self.assign, &self.catalogue).await),
+            match KeeperClient::connect(&dir).and_then(|keeper| self.take(keeper)) {
+                Ok(keeper) => return Ok(keeper),
+                Err(error) => {
+                    tracing::debug!(attempt = %self.assign.attempt, "its keeper cannot be reached: {error}");
+                }
+            }
+            tokio::time::sleep(REACH_AGAIN).await;
         }
+    }
+
+    /// Makes the connection the one that the attempt's keeper is talked to through.
+    fn take(&self, keeper: KeeperClient) -> io::Result<Rc<AsyncFd<KeeperClient>>> {
+        keeper.set_nonblocking(true)?;
+        let fd = Rc::new(watch(keeper)?);
+        self.keepers
+            .borrow_mut()
+            .insert(self.assign.attempt, Rc::clone(&fd));
+        Ok(fd)
     }
 
     async fn say(&self, said: KeeperSaid) {
@@ -360,7 +374,7 @@ async fn resolve(state: &StateDir, assign: &Assign, catalogue: &Current) -> Keep
             }
         }
         // Nothing may be said of it before its tree is surely gone; what stands in the way is not ours to change.
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
