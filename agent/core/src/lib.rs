@@ -28,6 +28,8 @@ pub mod state;
 mod view;
 mod work;
 
+use std::collections::BTreeMap;
+
 use outpost_driver::{Core, Effects, Micros};
 use outpost_proto::ids::{AttemptId, Conn, EventSeq, RecoveryEpoch};
 use outpost_proto::message::{Catalogue, Flags, Health};
@@ -67,6 +69,8 @@ pub struct Agent {
     trouble: Option<Trouble>,
     due: Due,
     turn: Marks,
+    /// What the runner found of the attempts begun before, until the turn that writes it is committed.
+    found: Option<BTreeMap<AttemptId, Found>>,
 }
 
 /// The catalogue, and what is announced of it.
@@ -202,6 +206,7 @@ impl Agent {
     fn begin_turn(&mut self) {
         if self.turn.over {
             self.turn = Marks::default();
+            self.found = None;
         }
     }
 

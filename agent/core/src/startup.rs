@@ -49,10 +49,11 @@ impl Agent {
             trouble: None,
             due: Due::default(),
             turn: Marks::default(),
+            found: Some(found),
         };
         agent.restore(now, snapshot);
         agent.next_event = agent.counters.event_seq_reserved.0.saturating_add(1);
-        agent.adopt(now, &found);
+        agent.adopt(now);
         agent.cancel_again();
         agent
     }
@@ -69,7 +70,12 @@ impl Agent {
         }
     }
 
-    fn adopt(&mut self, now: Micros, found: &BTreeMap<AttemptId, Found>) {
+    /// Looks once at each attempt that the journal holds. Done again when the turn that writes it was not committed:
+    /// no keeper says a second time what was found.
+    fn adopt(&mut self, now: Micros) {
+        let Some(found) = &self.found else {
+            return;
+        };
         let mut ends = Vec::new();
         for held in self.attempts.iter() {
             let attempt = held.record.assign.attempt;
@@ -120,6 +126,7 @@ impl Agent {
         let before = std::mem::take(&mut self.attempts);
         self.restore(now, snapshot);
         self.attempts.carry_over(before);
+        self.adopt(now);
         self.gates.done = false;
         for attempt in &marks.starts {
             // Journalled, perhaps, but its start was never spoken: nobody else can have begun it.

@@ -321,3 +321,41 @@ fn a_compacted_journal_is_the_same_journal() {
     assert_eq!(compacted.snapshot().memories.len(), 1);
     assert_eq!(crate::mirror::Mirror::from(mirror.snapshot()), *mirror);
 }
+
+/// What was found is said by nobody again: it must outlive a first turn that was not committed.
+#[test]
+fn what_was_found_at_the_start_outlives_a_commit_that_failed() {
+    for applied in [false, true] {
+        let mut stage = three();
+        let over = report(Outcome::Succeeded);
+        stage.restart(
+            Settings {
+                incarnation: Incarnation(6),
+                ..settings()
+            },
+            &[(AttemptId(1), Found::Finished(over))],
+        );
+        stage.journal.fail = Some(applied);
+        assert_eq!(stage.turn(&[]), Turn::NotCommitted("told to".into()));
+        stage.spoken(&[]);
+        let reboot = |may| interrupted(Interruption::Reboot, may);
+        assert_eq!(states(&stage), [reboot(true), reboot(true), reboot(false)]);
+
+        let mut stage = three();
+        stage.restart(
+            settings(),
+            &[
+                (AttemptId(1), Found::Finished(over)),
+                (AttemptId(2), Found::NeverStarted),
+            ],
+        );
+        stage.journal.fail = Some(applied);
+        assert_eq!(stage.turn(&[]), Turn::NotCommitted("told to".into()));
+        stage.spoken(&[]);
+        let gone = interrupted(Interruption::AgentStateLost, false);
+        assert_eq!(
+            states(&stage),
+            [AttemptState::Finished(over), gone, AttemptState::Assigned]
+        );
+    }
+}
