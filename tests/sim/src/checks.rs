@@ -1,0 +1,225 @@
+//! Invariants of one turn: what a core believes durable against what is, the ledger against the network, what an agent
+//! lets go of, and, once faults have stopped, that everything ends.
+
+use std::rc::Rc;
+
+use outpost_agent_core::record::Write;
+use outpost_driver::Core;
+use outpost_orchestrator_core::event::{Answer, Ask, Explanation, Speech};
+use outpost_orchestrator_core::record::{Phase, RunState, TaskState};
+use outpost_proto::ids::{Conn, RunId};
+use outpost_proto::message::UpMessage;
+use outpost_proto::wire;
+
+use crate::center::database_time;
+use crate::disk::Change;
+use crate::invariants::{Checked, broken, outcome_of};
+use crate::shop;
+use crate::world::World;
+
+impl World {
+    /// After a turn of an agent.
+    pub(crate) fn check_site(&mut self, index: usize, spoken: bool) -> Checked {
+        let written = std::mem::take(&mut self.sites[index].disk.written);
+        for write in &written {
+            if let Write::Settled(memory) = write {
+                self.invariant_an_outcome_is_kept_until_it_is_durable_upstream(memory.attempt)?;
+            }
+        }
+        let site = &self.sites[index];
+        let Some(process) = site.process.as_ref().filter(|_| spoken) else {
+            return Ok(());
+        };
+        let at = site.clock.shows(self.now);
+        if process.core.next_deadline().is_some_and(|deadline| deadline.0 <= at) {
+            return Err(broken("no deadline is left behind", format!("s{index} at {at}")));
+        }
+        if process.core.durable() != site.disk.snapshot() {
+            let what = format!("s{index}: {:?} and {:?}", process.core.durable(), site.disk.snapshot());
+            return Err(broken("what the agent believes durable is durable", what));
+        }
+        Ok(())
+    }
+
+    fn invariant_an_outcome_is_kept_until_it_is_durable_upstream(
+        &self,
+        attempt: outpost_proto::ids::AttemptId,
+    ) -> Checked {
+        let known = self.center.disk.mirror.attempts.get(&attempt);
+        if known.and_then(outcome_of).is_some() {
+            return Ok(());
+        }
+        let what = format!("{attempt} is {:?}", known.map(|known| known.phase));
+        Err(broken("an outcome is kept at the agent until it is durable upstream", what))
+    }
+
+    /// After a turn of the orchestrator.
+    pub(crate) fn check_center(&mut self, spoken: bool) -> Checked {
+        for change in std::mem::take(&mut self.center.disk.changes) {
+            match &change {
+                Change::Run(before, after) => self.run_change(before.as_ref(), after)?,
+                Change::Task(before, after) => self.task_change(before.as_ref(), after)?,
+                Change::Attempt(before, after) => {
+                    if before.is_none() {
+                        self.trace.count("attempt made");
+                    }
+                    if matches!(after.phase, Phase::Lost { .. }) {
+                        self.trace.count("attempt given up");
+                    }
+                    self.attempt_change(before.as_ref(), after)?;
+                }
+            }
+        }
+        let now = database_time(self.now);
+        let Some(process) = self.center.process.as_ref().filter(|_| spoken) else {
+            return Ok(());
+        };
+        if process.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+            return Err(broken("no deadline is left behind", "at the orchestrator"));
+        }
+        // A turn that wrote nothing should have changed nothing durable either: looked at now and then.
+        self.turns += 1;
+        if self.center.disk.wrote || self.turns.is_multiple_of(16) {
+            let (believed, durable) = (process.core.durable(), self.center.disk.mirror.snapshot(now));
+            if believed != durable {
+                let what = format!("{believed:?} and {durable:?}");
+                return Err(broken("what the orchestrator believes durable is durable", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// The exact bytes of a frame that is about to be handed to the network, from the ledger. `recorded`: how many frames
+    /// the ledger held when this one was spoken of.
+    pub(crate) fn recorded(
+        &self,
+        index: usize,
+        frame: usize,
+        recorded: usize,
+        conn: Conn,
+        messages: &[UpMessage],
+    ) -> Result<Rc<[u8]>, crate::invariants::Violation> {
+        let sentence = "every frame sent has an earlier ledger record";
+        let ledger = self.sites[index].disk.ledger.borrow();
+        let Some((process, on, bytes)) = ledger.get(frame).filter(|_| frame < recorded) else {
+            return Err(broken(sentence, format!("s{index}, frame {frame} of {recorded}")));
+        };
+        let same = *process == self.sites[index].processes
+            && *on == conn
+            && wire::decode_up(bytes).is_ok_and(|recorded| recorded == messages);
+        if !same {
+            return Err(broken(sentence, format!("s{index}, frame {frame} is another one")));
+        }
+        Ok(Rc::clone(bytes))
+    }
+
+    // --- the end
+
+    pub(crate) fn run_over(state: RunState) -> bool {
+        match state {
+            RunState::Running | RunState::Cancelling => false,
+            RunState::Succeeded | RunState::Failed | RunState::Cancelled => true,
+        }
+    }
+
+    /// Whether nothing is left to happen: every run is over, or waits for a person, and every outcome was told.
+    pub(crate) fn all_is_over(&self) -> bool {
+        let mirror = &self.center.disk.mirror;
+        let told = |site: &crate::site::Site| {
+            site.enrolled && site.process.is_some() && site.disk.snapshot().attempts.is_empty()
+        };
+        self.center.process.is_some()
+            && self.sites.iter().all(told)
+            && mirror.runs.values().all(|run| Self::run_over(run.state) || self.waits_for_a_person(run.run))
+    }
+
+    /// Whether an attempt of this run has an end that nobody knows, and nothing else of it goes on.
+    fn waits_for_a_person(&self, run: RunId) -> bool {
+        let tasks = self.center.disk.mirror.tasks.range((run, outpost_proto::ids::TaskIndex(0))..);
+        let mut unknown = false;
+        for (_, task) in tasks.take_while(|((of, _), _)| *of == run) {
+            match task.state {
+                TaskState::Active { attempt } if self.is_unknown(attempt) => unknown = true,
+                TaskState::Active { .. } | TaskState::Queued { .. } | TaskState::Backoff { .. } => {
+                    return false;
+                }
+                TaskState::Waiting
+                | TaskState::Succeeded
+                | TaskState::Failed { .. }
+                | TaskState::UpstreamFailed
+                | TaskState::Cancelled => {}
+            }
+        }
+        unknown
+    }
+
+    /// Given up, with no word of its end, and not to be run twice.
+    fn is_unknown(&self, attempt: outpost_proto::ids::AttemptId) -> bool {
+        let mirror = &self.center.disk.mirror;
+        let Some(known) = mirror.attempts.get(&attempt) else {
+            return false;
+        };
+        let entry = mirror.runs.get(&known.run).and_then(|run| {
+            let key = (run.tenant.clone(), run.workflow.clone(), run.version);
+            let task = mirror.workflows.get(&key)?.spec.tasks.get(usize::from(known.task.0))?;
+            shop::entry(&task.entry)
+        });
+        matches!(known.phase, Phase::Lost { .. })
+            && known.late.is_none()
+            && entry.is_some_and(|entry| !entry.retry_safe)
+    }
+
+    /// Once faults have stopped: what is not over waits for a person, and `explain` says so.
+    pub(crate) fn invariant_when_faults_stop_everything_ends(&mut self) -> Checked {
+        let sentence = "when faults stop, everything reaches a terminal state within a bound";
+        if !self.all_is_over() {
+            return Err(broken(sentence, self.what_goes_on()));
+        }
+        self.invariant_what_was_acknowledged_is_in_the_store(usize::MAX)?;
+        let open = |run: &&outpost_orchestrator_core::record::RunRecord| !Self::run_over(run.state);
+        let runs: Vec<_> = self.center.disk.mirror.runs.values().filter(open).cloned().collect();
+        for run in runs {
+            self.trace.count("run left to a person");
+            let explained = self.explain(&run.tenant, run.run);
+            if !explained.iter().any(|task| task.code == "unknown_end") {
+                let sentence = "what waits for a person is explained";
+                return Err(broken(sentence, format!("{}: {explained:?}", run.run)));
+            }
+        }
+        Ok(())
+    }
+
+    fn explain(&mut self, tenant: &outpost_proto::name::TenantName, run: RunId) -> Vec<Explanation> {
+        match self.peek(tenant, Ask::Explain { run }) {
+            Some(Speech::Answer { answer: Ok(Answer::Explained(tasks)), .. }) => tasks,
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    fn what_goes_on(&mut self) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::new();
+        let mirror = &self.center.disk.mirror;
+        let open: Vec<_> = mirror
+            .runs
+            .values()
+            .filter(|run| !Self::run_over(run.state) && !self.waits_for_a_person(run.run))
+            .map(|run| (run.tenant.clone(), run.run, run.agent.clone()))
+            .collect();
+        for (tenant, run, agent) in open {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n  run {run} of {tenant} on {agent:?}:");
+            for task in self.explain(&tenant, run) {
+                let _ = write!(text, "\n    {} {}: {} {}", task.task, task.state, task.code, task.reason);
+            }
+        }
+        for (index, site) in self.sites.iter().enumerate() {
+            let held = site.disk.snapshot().attempts;
+            let view = site.process.as_ref().map(|process| process.core.view());
+            if view.is_none() || !held.is_empty() {
+                let _ = write!(text, "\n  s{index} enrolled {} holds {held:?} {view:?}", site.enrolled);
+            }
+        }
+        text
+    }
+}

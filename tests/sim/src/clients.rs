@@ -1,0 +1,287 @@
+//! People and programs that use the orchestrator: they ask, are sometimes not answered, and ask again.
+
+use std::collections::BTreeMap;
+
+use outpost_orchestrator_core::event::{Answer, Ask, Denied, Event};
+use outpost_orchestrator_core::record::RunState;
+use outpost_orchestrator_core::spec::WorkflowSpec;
+use outpost_proto::ids::RunId;
+use outpost_proto::message::ParamValue;
+use outpost_proto::name::{ParamName, TenantName, WorkflowName};
+
+use crate::invariants::{Checked, broken};
+use crate::queue::{MS, SECOND};
+use crate::trace::note;
+use crate::world::{Happening, World};
+
+/// Most times that one thing is asked for.
+const TRIES: u32 = 200;
+
+/// What somebody wants.
+#[derive(Debug, Clone)]
+pub(crate) enum Want {
+    Apply(WorkflowSpec),
+    Trigger {
+        workflow: WorkflowName,
+        params: BTreeMap<ParamName, ParamValue>,
+        key: Option<String>,
+        /// The parameters are outside the workflow's bounds.
+        refused: bool,
+        /// Milliseconds after which the run is to be cancelled.
+        cancel_ms: Option<u64>,
+    },
+    Cancel(RunId),
+    Explain(RunId),
+    Invite(usize),
+    Enrol(usize),
+    Remove(usize),
+}
+
+#[derive(Debug)]
+struct Request {
+    tenant: TenantName,
+    want: Want,
+    tries: u32,
+    done: bool,
+}
+
+/// Everybody who asked.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    requests: BTreeMap<u64, Request>,
+    next: u64,
+    /// What the same key made.
+    keys: BTreeMap<(TenantName, String), RunId>,
+    /// All runs that somebody was told of.
+    pub(crate) runs: BTreeMap<RunId, TenantName>,
+}
+
+/// What an answer promised, to be found in the store from then on.
+#[derive(Debug, Clone)]
+pub(crate) enum Fact {
+    Applied(TenantName, WorkflowName, u32),
+    Run(RunId),
+    Cancelled(RunId),
+    Invited(String),
+    /// A key that was enrolled with an invitation.
+    Enrolled(String, String),
+    Removed(usize, String),
+}
+
+impl World {
+    pub(crate) fn want(&mut self, tenant: &TenantName, want: Want) {
+        let want = match want {
+            Want::Cancel(RunId(0)) => match self.foreign_run(tenant) {
+                Some(run) => Want::Cancel(run),
+                None => return,
+            },
+            Want::Apply(_)
+            | Want::Trigger { .. }
+            | Want::Cancel(_)
+            | Want::Explain(_)
+            | Want::Invite(_)
+            | Want::Enrol(_)
+            | Want::Remove(_) => want,
+        };
+        self.clients.next += 1;
+        let id = self.clients.next;
+        let request = Request { tenant: tenant.clone(), want, tries: 0, done: false };
+        self.clients.requests.insert(id, request);
+        self.ask(id);
+    }
+
+    /// Sends a request, unless it was answered.
+    pub(crate) fn ask(&mut self, id: u64) {
+        let Some(request) = self.clients.requests.get_mut(&id) else {
+            return;
+        };
+        if request.done || request.tries >= TRIES {
+            return;
+        }
+        // Without a key a second try might make a second run: nobody tries that.
+        let once = matches!(request.want, Want::Trigger { key: None, .. });
+        if once && request.tries > 0 {
+            return;
+        }
+        request.tries += 1;
+        if request.tries > 1 {
+            self.trace.count("request sent again");
+        }
+        let at = self.now + self.dice.span(100, 50 * MS);
+        self.queue.put(at, Happening::Asked { request: id });
+        let again = self.now + self.dice.between(5 * SECOND, 15 * SECOND);
+        self.queue.put(again, Happening::AskAgain { request: id });
+    }
+
+    pub(crate) fn ask_again_later(&mut self, id: u64) {
+        let at = self.now + self.dice.span(100 * MS, 3 * SECOND);
+        self.queue.put(at, Happening::AskAgain { request: id });
+    }
+
+    /// A request arrived at the orchestrator's port.
+    pub(crate) fn asked(&mut self, id: u64) {
+        let Some(request) = self.clients.requests.get(&id) else {
+            return;
+        };
+        let (tenant, want) = (request.tenant.clone(), request.want.clone());
+        let ask = match want {
+            Want::Apply(spec) => Ask::Apply { source: spec.description.clone(), spec, allow_unknown_entries: true },
+            Want::Trigger { workflow, params, key, .. } => Ask::Trigger { workflow, params, key },
+            Want::Cancel(run) => Ask::Cancel { run },
+            Want::Explain(run) => Ask::Explain { run },
+            Want::Invite(site) => Ask::Invite {
+                agent: self.sites[site].identity.agent.clone(),
+                token_hash: self.token(site),
+                ttl_ms: 600_000,
+            },
+            Want::Remove(site) => Ask::RemoveAgent { agent: self.sites[site].identity.agent.clone() },
+            Want::Enrol(site) => {
+                let (token_hash, key_hash) = (self.token(site), self.key(site));
+                return self.center_is_asked(id, |call| Event::Enrol { call, token_hash, key_hash });
+            }
+        };
+        self.center_is_asked(id, |call| Event::Asked { call, tenant, ask });
+    }
+
+    fn token(&self, site: usize) -> String {
+        format!("token-{site}-{:016x}", self.sites[site].identity.key)
+    }
+
+    fn key(&self, site: usize) -> String {
+        format!("key-{site}-{:016x}", self.sites[site].identity.key)
+    }
+
+    /// The orchestrator answers: what it says must be durable now, whether or not the answer arrives.
+    pub(crate) fn answered(&mut self, id: u64, answer: Result<Answer, Denied>) -> Checked {
+        let Some(request) = self.clients.requests.get(&id) else {
+            return Ok(());
+        };
+        let (tenant, want) = (request.tenant.clone(), request.want.clone());
+        self.judge_answer(&tenant, &want, &answer)?;
+        if let Some(fact) = self.fact(&tenant, &want, &answer) {
+            self.truth.facts.push(fact);
+            self.invariant_what_was_acknowledged_is_in_the_store(1)?;
+        }
+        if self.now < self.plan.quiet_from && self.dice.percent(8) {
+            self.trace.count("answer lost");
+            return Ok(());
+        }
+        let at = self.now + self.dice.span(100, 50 * MS);
+        self.queue.put(at, Happening::Answered { request: id, answer: Box::new(answer) });
+        Ok(())
+    }
+
+    /// Whether this is an answer that can be given.
+    fn judge_answer(&mut self, tenant: &TenantName, want: &Want, answer: &Result<Answer, Denied>) -> Checked {
+        let foreign = |run: &RunId| self.clients.runs.get(run).is_some_and(|owner| owner != tenant);
+        match (want, answer) {
+            (Want::Trigger { refused: true, .. }, Ok(_)) => {
+                return Err(broken("parameters outside their bounds make no run", format!("{want:?}")));
+            }
+            (Want::Trigger { key: Some(key), .. }, Ok(Answer::Triggered { run, .. })) => {
+                let made = self.clients.keys.entry((tenant.clone(), key.clone())).or_insert(*run);
+                if made != run {
+                    return Err(broken("one key makes one run", key));
+                }
+            }
+            (Want::Cancel(run) | Want::Explain(run), Ok(_)) if foreign(run) => {
+                return Err(broken("nothing crosses tenants", format!("{tenant} reaches run {run}")));
+            }
+            (Want::Enrol(_), Err(denied)) => {
+                // An invitation may run out while nobody answers; a new one is made then.
+                note!(self, "enrolment denied: {denied}");
+            }
+            (
+                Want::Apply(_)
+                | Want::Trigger { .. }
+                | Want::Cancel(_)
+                | Want::Explain(_)
+                | Want::Invite(_)
+                | Want::Enrol(_)
+                | Want::Remove(_),
+                _,
+            ) => {}
+        }
+        Ok(())
+    }
+
+    fn fact(&self, tenant: &TenantName, want: &Want, answer: &Result<Answer, Denied>) -> Option<Fact> {
+        match (want, answer.as_ref().ok()?) {
+            (Want::Apply(spec), Answer::Applied { version, .. }) => {
+                Some(Fact::Applied(tenant.clone(), spec.name.clone(), *version))
+            }
+            (Want::Trigger { .. }, Answer::Triggered { run, .. }) => Some(Fact::Run(*run)),
+            (Want::Cancel(run), Answer::Cancelled { .. }) => Some(Fact::Cancelled(*run)),
+            (Want::Invite(site), Answer::Invited { .. }) => Some(Fact::Invited(self.token(*site))),
+            (Want::Enrol(site), Answer::Enrolled { .. }) => {
+                Some(Fact::Enrolled(self.token(*site), self.key(*site)))
+            }
+            (Want::Remove(site), Answer::Removed) => Some(Fact::Removed(*site, self.key(*site))),
+            (
+                Want::Apply(_)
+                | Want::Trigger { .. }
+                | Want::Cancel(_)
+                | Want::Explain(_)
+                | Want::Invite(_)
+                | Want::Enrol(_)
+                | Want::Remove(_),
+                _,
+            ) => None,
+        }
+    }
+
+    /// An answer arrived.
+    pub(crate) fn told(&mut self, id: u64, answer: Result<Answer, Denied>) {
+        let Some(request) = self.clients.requests.get_mut(&id) else {
+            return;
+        };
+        if std::mem::replace(&mut request.done, true) {
+            return;
+        }
+        let (tenant, want) = (request.tenant.clone(), request.want.clone());
+        match (want, answer) {
+            (Want::Trigger { cancel_ms, .. }, Ok(Answer::Triggered { run, .. })) => {
+                self.clients.runs.insert(run, tenant);
+                if let Some(later_ms) = cancel_ms {
+                    self.queue.put(self.now + later_ms * MS, Happening::Cancel { run });
+                }
+            }
+            (Want::Invite(site), Ok(_)) => self.want(&tenant, Want::Enrol(site)),
+            (Want::Enrol(site), Ok(_)) => {
+                self.sites[site].enrolled = true;
+                self.start_site(site);
+            }
+            (Want::Enrol(site), Err(_)) => self.want(&tenant, Want::Invite(site)),
+            (Want::Remove(site), _) => self.removed(site),
+            (
+                Want::Apply(_)
+                | Want::Trigger { .. }
+                | Want::Cancel(_)
+                | Want::Explain(_)
+                | Want::Invite(_),
+                _,
+            ) => {}
+        }
+    }
+
+    /// An agent was removed: some time later its host is set up anew and enrols again under the same name.
+    fn removed(&mut self, site: usize) {
+        self.trace.count("agent removed");
+        let at = self.now + self.dice.span(30 * SECOND, 200 * SECOND);
+        self.queue.put(at, Happening::SetUpAnew { site });
+    }
+
+    pub(crate) fn cancel(&mut self, run: RunId) {
+        if let Some(tenant) = self.clients.runs.get(&run).cloned() {
+            self.want(&tenant, Want::Cancel(run));
+        }
+    }
+
+    /// Whether what a cancel promised holds.
+    pub(crate) fn is_ending(state: RunState) -> bool {
+        match state {
+            RunState::Running => false,
+            RunState::Cancelling | RunState::Succeeded | RunState::Failed | RunState::Cancelled => true,
+        }
+    }
+}

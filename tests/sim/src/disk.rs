@@ -1,0 +1,198 @@
+//! What is durable on both sides: the cores' own mirrors, commits that fail when told to, and writes that only a power
+//! cut loses.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use outpost_agent_core as agent;
+use outpost_driver::{CommitError, Effects, LoadError, Micros, Store};
+use outpost_orchestrator_core as center;
+use outpost_orchestrator_core::record::{AttemptRecord, RunRecord, TaskRecord};
+use outpost_proto::ids::Conn;
+use outpost_proto::wire;
+
+/// How the next commit with something to write goes wrong.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CommitFault {
+    /// Whether the transaction was durable all the same.
+    pub(crate) applied: bool,
+    /// Whether the process ends instead of loading again.
+    pub(crate) fatal: bool,
+}
+
+impl CommitFault {
+    fn error(self) -> CommitError {
+        let why = "told to".to_owned();
+        if self.fatal {
+            CommitError::Fatal(why)
+        } else {
+            CommitError::Failed(why)
+        }
+    }
+}
+
+/// One frame as the ledger holds it: the exact bytes, and on which connection of which process.
+pub(crate) type Frame = (u64, Conn, Rc<[u8]>);
+
+/// An agent's state directory.
+#[derive(Debug, Default)]
+pub(crate) struct SiteDisk {
+    journal: agent::mirror::Mirror,
+    /// What a power cut leaves.
+    synced: agent::mirror::Mirror,
+    /// Bursts since then.
+    unsynced: VecDeque<Vec<agent::record::Write>>,
+    /// All frames, synced.
+    pub(crate) ledger: Rc<RefCell<Vec<Frame>>>,
+    /// Frames of this turn, to be handed to the network.
+    pub(crate) encoded: Rc<RefCell<VecDeque<Rc<[u8]>>>>,
+    pub(crate) fault: Option<CommitFault>,
+    /// Which process writes.
+    pub(crate) process: u64,
+    /// Writes since this was last taken.
+    pub(crate) written: Vec<agent::record::Write>,
+    /// A frame that could not be encoded.
+    pub(crate) refused: Option<String>,
+}
+
+impl SiteDisk {
+    pub(crate) fn snapshot(&self) -> agent::record::Snapshot {
+        self.journal.snapshot()
+    }
+
+    /// The host loses power: of the bursts that were not synced the first `kept` survive.
+    pub(crate) fn power_cut(&mut self, kept: usize) {
+        for write in self.unsynced.drain(..).take(kept).flatten() {
+            self.synced.apply(&write);
+        }
+        self.journal = self.synced.clone();
+    }
+
+    pub(crate) fn unsynced_bursts(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    fn apply(&mut self, writes: &[agent::record::Write]) {
+        writes.iter().for_each(|write| self.journal.apply(write));
+        self.written.extend_from_slice(writes);
+        self.unsynced.push_back(writes.to_vec());
+        if writes.iter().any(agent::record::Write::needs_sync) {
+            for write in self.unsynced.drain(..).flatten() {
+                self.synced.apply(&write);
+            }
+        }
+    }
+
+    fn encode(&mut self, speech: &[agent::event::Speech]) -> Result<(), CommitError> {
+        let mut encoded = self.encoded.borrow_mut();
+        encoded.clear();
+        for said in speech {
+            let agent::event::Speech::Send { conn, messages } = said else {
+                continue;
+            };
+            let frame: Rc<[u8]> = match wire::encode_up(messages) {
+                Ok(frame) => frame.into(),
+                Err(error) => {
+                    self.refused = Some(error.to_string());
+                    return Err(CommitError::Fatal(error.to_string()));
+                }
+            };
+            let mut ledger = self.ledger.borrow_mut();
+            ledger.push((self.process, *conn, Rc::clone(&frame)));
+            encoded.push_back(frame);
+        }
+        Ok(())
+    }
+}
+
+impl Store<agent::Agent> for SiteDisk {
+    async fn commit(
+        &mut self,
+        effects: &Effects<agent::record::Write, agent::event::Speech>,
+    ) -> Result<(), CommitError> {
+        std::future::ready(()).await;
+        let fault = if effects.writes.is_empty() { None } else { self.fault.take() };
+        if fault.is_none_or(|fault| fault.applied) {
+            self.encode(&effects.speech)?;
+            if !effects.writes.is_empty() {
+                self.apply(&effects.writes);
+            }
+        }
+        fault.map_or(Ok(()), |fault| Err(fault.error()))
+    }
+
+    async fn load(&mut self) -> Result<agent::record::Snapshot, LoadError> {
+        std::future::ready(()).await;
+        Ok(self.journal.snapshot())
+    }
+}
+
+/// One record of the orchestrator before and after a write.
+#[derive(Debug)]
+pub(crate) enum Change {
+    Run(Option<RunRecord>, RunRecord),
+    Task(Option<TaskRecord>, TaskRecord),
+    Attempt(Option<AttemptRecord>, Box<AttemptRecord>),
+}
+
+/// The orchestrator's database.
+#[derive(Debug, Default)]
+pub(crate) struct CenterDisk {
+    pub(crate) mirror: center::mirror::Mirror,
+    pub(crate) fault: Option<CommitFault>,
+    /// The database host's clock, for the turn at hand.
+    pub(crate) now: Micros,
+    /// Changes since this was last taken, each with what the database held just before it.
+    pub(crate) changes: Vec<Change>,
+    /// Whether anything was written since this was last reset.
+    pub(crate) wrote: bool,
+}
+
+impl CenterDisk {
+    fn apply(&mut self, write: &center::record::Write) {
+        use center::record::Write;
+        let mirror = &self.mirror;
+        let change = match write {
+            Write::Run(run) => Some(Change::Run(mirror.runs.get(&run.run).cloned(), run.clone())),
+            Write::Task(task) => {
+                let before = mirror.tasks.get(&(task.run, task.task)).cloned();
+                Some(Change::Task(before, task.clone()))
+            }
+            Write::Attempt(attempt) => {
+                let before = mirror.attempts.get(&attempt.attempt).cloned();
+                Some(Change::Attempt(before, Box::new(attempt.clone())))
+            }
+            Write::Workflow(_)
+            | Write::Agent(_)
+            | Write::Invite(_)
+            | Write::Tenant(_)
+            | Write::Key(_)
+            | Write::Notice(_) => None,
+        };
+        self.changes.extend(change);
+        self.mirror.apply(write);
+    }
+}
+
+impl Store<center::Orchestrator> for CenterDisk {
+    async fn commit(
+        &mut self,
+        effects: &Effects<center::record::Write, center::event::Speech>,
+    ) -> Result<(), CommitError> {
+        std::future::ready(()).await;
+        let fault = if effects.writes.is_empty() { None } else { self.fault.take() };
+        if fault.is_none_or(|fault| fault.applied) {
+            self.wrote |= !effects.writes.is_empty();
+            effects.writes.iter().for_each(|write| self.apply(write));
+            // Nobody in the simulation reads old notices, and a snapshot does not hold them.
+            self.mirror.notices.clear();
+        }
+        fault.map_or(Ok(()), |fault| Err(fault.error()))
+    }
+
+    async fn load(&mut self) -> Result<center::record::Snapshot, LoadError> {
+        std::future::ready(()).await;
+        Ok(self.mirror.snapshot(self.now))
+    }
+}

@@ -1,0 +1,333 @@
+//! Fake spawner, keepers and tasks of one host: what really ran is counted here, not by the code under test.
+//!
+//! The order is that of the real keeper: forked, record written, lease looked at, claim made, executed. A runner that
+//! comes back looks in the order of the real one: exit record, living keeper, claim.
+
+use outpost_agent_core::Found;
+use outpost_agent_core::event::{Event, KeeperSaid, NotStarted};
+use outpost_proto::ids::{AttemptId, Incarnation};
+use outpost_proto::message::Assign;
+use outpost_proto::outcome::{KillReason, Outcome, Report, StartFailure};
+
+use crate::invariants::{Checked, broken};
+use crate::queue::{At, MS, SECOND};
+use crate::shop::{Entry, entry};
+use crate::trace::note;
+use crate::world::{Happening, World};
+
+/// One keeper, its task and its files.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) assign: Assign,
+    pub(crate) entry: Option<&'static Entry>,
+    lease_until: u64,
+    pub(crate) phase: Phase,
+    claim: Option<Claimant>,
+    /// The exit record.
+    record: Option<KeeperSaid>,
+    /// Why the task is being ended.
+    cause: Option<Outcome>,
+    began: At,
+    /// When the runner was last heard to be in touch.
+    in_touch: At,
+    /// When its newest word arrives.
+    last_word: At,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Asked for; nothing exists.
+    Requested,
+    /// The keeper's process exists.
+    Forked,
+    /// The task's process exists.
+    Running,
+    /// Both are gone, and left a record.
+    Over,
+    /// Both are gone without a record.
+    Dead,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claimant {
+    Keeper,
+    Runner,
+}
+
+/// What a keeper does by itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    Fork,
+    Exec,
+    /// The task ends; how it would have ended by itself.
+    End(Outcome),
+    TimedOut,
+    /// Looks whether the runner was in touch.
+    DeadMan,
+}
+
+impl World {
+    /// The runner asks for a start.
+    pub(crate) fn start_task(&mut self, site: usize, assign: Assign, lease_until: u64) -> Checked {
+        let attempt = assign.attempt;
+        if self.sites[site].keepers.contains_key(&attempt) {
+            return Err(broken("a start is asked for once", attempt));
+        }
+        let keeper = Keeper {
+            entry: entry(&assign.entry),
+            assign,
+            lease_until,
+            phase: Phase::Requested,
+            claim: None,
+            record: None,
+            cause: None,
+            began: 0,
+            in_touch: self.now,
+            last_word: 0,
+        };
+        self.sites[site].keepers.insert(attempt, keeper);
+        // A busy host takes long now and then, longer than a lease.
+        let slow = self.dice.percent(3);
+        let takes = if slow { 60 * SECOND } else { 20 * MS };
+        let at = self.now + self.dice.span(MS, takes);
+        self.keeper_later(site, attempt, at, Step::Fork);
+        Ok(())
+    }
+
+    fn keeper_later(&mut self, site: usize, attempt: AttemptId, at: At, step: Step) {
+        let life = self.sites[site].incarnation;
+        self.queue.put(at, Happening::Keeper { site, life, attempt, step });
+    }
+
+    pub(crate) fn keeper_step(
+        &mut self,
+        site: usize,
+        life: Incarnation,
+        attempt: AttemptId,
+        step: Step,
+    ) -> Checked {
+        if self.sites[site].incarnation != life {
+            return Ok(());
+        }
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            return Ok(());
+        };
+        match (keeper.phase, step) {
+            (Phase::Requested, Step::Fork) => {
+                if keeper.claim.is_some() {
+                    keeper.phase = Phase::Over;
+                    return Ok(());
+                }
+                keeper.phase = Phase::Forked;
+                let slow = self.dice.percent(3);
+                let takes = if slow { 60 * SECOND } else { 20 * MS };
+                let at = self.now + self.dice.span(MS, takes);
+                self.keeper_later(site, attempt, at, Step::Exec);
+            }
+            (Phase::Forked, Step::Exec) => return self.exec(site, attempt),
+            (Phase::Running, Step::End(outcome)) => {
+                let outcome = keeper.cause.unwrap_or(outcome);
+                self.task_ends(site, attempt, outcome);
+            }
+            (Phase::Running, Step::TimedOut) => self.end_task(site, attempt, Outcome::TimedOut),
+            (Phase::Running, Step::DeadMan) => self.dead_man(site, attempt),
+            (
+                Phase::Requested | Phase::Forked | Phase::Running | Phase::Over | Phase::Dead,
+                Step::Fork | Step::Exec | Step::End(_) | Step::TimedOut | Step::DeadMan,
+            ) => {}
+        }
+        Ok(())
+    }
+
+    fn exec(&mut self, site: usize, attempt: AttemptId) -> Checked {
+        let shown = self.sites[site].clock.shows(self.now);
+        let fails = self.dice.percent(2);
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            return Ok(());
+        };
+        let stopped = if shown >= keeper.lease_until {
+            Some(NotStarted::LeaseOver)
+        } else if fails {
+            Some(NotStarted::Failed(StartFailure::Resources))
+        } else if keeper.cause.is_some() {
+            Some(NotStarted::Cancelled)
+        } else {
+            None
+        };
+        if let Some(why) = stopped {
+            self.trace.count("keeper did not start its task");
+            let said = KeeperSaid::NotStarted(why);
+            keeper.phase = Phase::Over;
+            keeper.record = Some(said);
+            self.keeper_says(site, attempt, said);
+            return Ok(());
+        }
+        if keeper.claim.is_some() {
+            keeper.phase = Phase::Over;
+            return Ok(());
+        }
+        keeper.claim = Some(Claimant::Keeper);
+        keeper.phase = Phase::Running;
+        keeper.began = self.now;
+        keeper.in_touch = self.now;
+        let (lease_until, assign, entry) = (keeper.lease_until, keeper.assign.clone(), keeper.entry);
+        note!(self, "s{site} runs {attempt} ({} {} of {})", assign.entry, assign.task, assign.run);
+        self.started(site, &assign, shown, lease_until)?;
+        self.keeper_says(site, attempt, KeeperSaid::Running);
+        let Some(entry) = entry else {
+            return Err(broken("nothing runs that the catalogue does not have", attempt));
+        };
+        let runs = self.dice.span(entry.runs_ms.0, entry.runs_ms.1) * MS;
+        let fails = self.dice.percent(entry.fails);
+        let outcome = if fails { Outcome::Failed } else { Outcome::Succeeded };
+        self.keeper_later(site, attempt, self.now + runs, Step::End(outcome));
+        let limit = assign.deadline_ms.unwrap_or(u64::MAX).min(entry.timeout_ms);
+        self.keeper_later(site, attempt, self.now + limit * MS, Step::TimedOut);
+        if let Some(seconds) = entry.stop_after_s {
+            let at = self.now + u64::from(seconds) * SECOND;
+            self.keeper_later(site, attempt, at, Step::DeadMan);
+        }
+        Ok(())
+    }
+
+    fn dead_man(&mut self, site: usize, attempt: AttemptId) {
+        let Some(keeper) = self.sites[site].keepers.get(&attempt) else {
+            return;
+        };
+        let seconds = keeper.entry.and_then(|entry| entry.stop_after_s).unwrap_or(0);
+        let due = keeper.in_touch + u64::from(seconds) * SECOND;
+        if due > self.now {
+            self.keeper_later(site, attempt, due, Step::DeadMan);
+        } else {
+            self.trace.count("dead-man timer fired");
+            self.end_task(site, attempt, Outcome::Killed(KillReason::Lease));
+        }
+    }
+
+    /// TERM; the tree is gone within the grace.
+    fn end_task(&mut self, site: usize, attempt: AttemptId, cause: Outcome) {
+        let obeys = self.dice.percent(70);
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            return;
+        };
+        if keeper.cause.is_some() {
+            return;
+        }
+        keeper.cause = Some(cause);
+        if keeper.phase != Phase::Running {
+            return;
+        }
+        let grace = keeper.entry.map_or(0, |entry| u64::from(entry.grace_s)) * SECOND;
+        let takes = if obeys { self.dice.span(MS, SECOND).min(grace) } else { grace };
+        self.keeper_later(site, attempt, self.now + takes, Step::End(cause));
+    }
+
+    fn task_ends(&mut self, site: usize, attempt: AttemptId, outcome: Outcome) {
+        let now = self.now;
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            return;
+        };
+        let report = Report {
+            outcome,
+            may_have_started: true,
+            duration_ms: (now - keeper.began) / MS,
+            exit_code: None,
+            count: None,
+        };
+        keeper.phase = Phase::Over;
+        keeper.record = Some(KeeperSaid::Finished(report));
+        note!(self, "s{site} {attempt} ends: {outcome}");
+        self.truth.ends.insert(attempt, outcome);
+        self.keeper_says(site, attempt, KeeperSaid::Finished(report));
+    }
+
+    /// A keeper's word is on its way to the runner that lives now.
+    fn keeper_says(&mut self, site: usize, attempt: AttemptId, said: KeeperSaid) {
+        let takes = self.dice.between(100, 2 * MS);
+        let Some(process) = self.sites[site].process.as_ref().map(|process| process.number) else {
+            return;
+        };
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            return;
+        };
+        let at = (self.now + takes).max(keeper.last_word);
+        keeper.last_word = at;
+        let event = Event::Keeper { attempt, said };
+        self.queue.put(at, Happening::Heard { site, process, event });
+    }
+
+    pub(crate) fn cancel_task(&mut self, site: usize, attempt: AttemptId) {
+        self.end_task(site, attempt, Outcome::Cancelled);
+    }
+
+    pub(crate) fn in_touch(&mut self, site: usize) {
+        let now = self.now;
+        for keeper in self.sites[site].keepers.values_mut() {
+            keeper.in_touch = now;
+        }
+    }
+
+    pub(crate) fn discard(&mut self, site: usize, attempt: AttemptId) -> Checked {
+        let keeper = self.sites[site].keepers.remove(&attempt);
+        let alive = |keeper: Keeper| matches!(keeper.phase, Phase::Forked | Phase::Running);
+        if keeper.is_some_and(alive) {
+            return Err(broken("the files of what may still run are kept", attempt));
+        }
+        Ok(())
+    }
+
+    /// kill -9 of a keeper: its whole tree goes with it.
+    pub(crate) fn kill_keeper(&mut self, site: usize, attempt: AttemptId) {
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            return;
+        };
+        if !matches!(keeper.phase, Phase::Forked | Phase::Running) {
+            return;
+        }
+        note!(self, "s{site} the keeper of {attempt} is killed");
+        keeper.phase = Phase::Dead;
+        self.truth.ends.insert(attempt, Outcome::Killed(KillReason::Keeper));
+        if self.sites[site].process.is_none() {
+            return;
+        }
+        let said = match self.look(site, attempt) {
+            Found::Running => KeeperSaid::Running,
+            Found::Finished(report) => KeeperSaid::Finished(report),
+            Found::NeverStarted => KeeperSaid::Gone { claimed: false },
+            Found::Gone { claimed } => KeeperSaid::Gone { claimed },
+        };
+        self.keeper_says(site, attempt, said);
+    }
+
+    /// What a runner finds of an attempt that its journal says was begun.
+    pub(crate) fn look(&mut self, site: usize, attempt: AttemptId) -> Found {
+        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
+            // The start was never asked for, and the claim keeps it so.
+            return Found::NeverStarted;
+        };
+        match keeper.record {
+            Some(KeeperSaid::Finished(report)) => return Found::Finished(report),
+            Some(KeeperSaid::NotStarted(_) | KeeperSaid::Running | KeeperSaid::Gone { .. }) => {
+                return Found::NeverStarted;
+            }
+            None => {}
+        }
+        if matches!(keeper.phase, Phase::Forked | Phase::Running) {
+            return Found::Running;
+        }
+        if keeper.claim.is_some() {
+            return Found::Gone { claimed: true };
+        }
+        keeper.claim = Some(Claimant::Runner);
+        Found::NeverStarted
+    }
+
+    /// A runner that found a living keeper connects to it, and is told its state.
+    pub(crate) fn adopt(&mut self, site: usize, attempt: AttemptId) {
+        let running = |keeper: &Keeper| keeper.phase == Phase::Running;
+        if self.sites[site].keepers.get(&attempt).is_some_and(running) {
+            self.trace.count("running task adopted");
+            self.keeper_says(site, attempt, KeeperSaid::Running);
+        }
+    }
+}

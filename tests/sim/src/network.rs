@@ -1,0 +1,356 @@
+//! The network between sites and orchestrator: streams of ordered frames with latency, and everything that goes wrong
+//! with them. Nothing here looks into a frame.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use outpost_agent_core::event::{Down, Event as SiteEvent};
+use outpost_orchestrator_core::event::Event as CenterEvent;
+use outpost_proto::ids::Conn;
+use outpost_proto::wire;
+
+use crate::invariants::{Checked, broken};
+use crate::queue::{At, MS, SECOND};
+use crate::trace::{fnv, note};
+use crate::world::{Happening, World};
+
+/// A stream without a first frame for so long is ended by the orchestrator's port.
+const FIRST_FRAME: At = 10 * SECOND;
+
+/// One stream and its two ends. Its number is the orchestrator's connection number.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) site: usize,
+    /// The agent's process that dialled.
+    pub(crate) process: u64,
+    /// The agent's number for it.
+    pub(crate) conn: Conn,
+    /// The orchestrator's process that accepted it.
+    center_process: Option<u64>,
+    latency: (At, At),
+    up: Lane,
+    down: Lane,
+    pub(crate) site_open: bool,
+    center_open: bool,
+    greeted: bool,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Lane {
+    /// When the newest packet arrives: later ones never overtake it.
+    last: At,
+    /// Nothing more is carried.
+    hole: bool,
+    /// Nothing at all arrives any more.
+    dead: bool,
+    /// Nothing arrives before.
+    held_until: At,
+}
+
+/// What travels.
+#[derive(Debug, Clone)]
+pub(crate) enum Packet {
+    Opened,
+    Frame(Rc<[u8]>),
+    Closed(Down),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Up,
+    Down,
+}
+
+/// All streams, and how the network is now.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    pub(crate) links: BTreeMap<u64, Link>,
+    pub(crate) next: u64,
+    /// Per site: no connection can be made before.
+    pub(crate) refused_until: BTreeMap<usize, At>,
+    /// Shortest and longest way of a packet in this simulation.
+    pub(crate) latency: (At, At),
+}
+
+impl Network {
+    pub(crate) fn open_links(&self) -> Vec<u64> {
+        let open = self.links.iter().filter(|(_, link)| link.site_open || link.center_open);
+        open.map(|(id, _)| *id).collect()
+    }
+
+    /// The stream of this site's process with the agent's number.
+    pub(crate) fn of_site(&self, site: usize, process: u64, conn: Conn) -> Option<u64> {
+        let same = |link: &Link| (link.site, link.process, link.conn) == (site, process, conn);
+        self.links.iter().find(|(_, link)| same(link)).map(|(id, _)| *id)
+    }
+}
+
+impl World {
+    /// An agent dials.
+    pub(crate) fn dial(&mut self, site: usize, process: u64, conn: Conn) {
+        let refused = self.network.refused_until.get(&site).is_some_and(|until| *until > self.now);
+        if refused || self.center.process.is_none() {
+            self.trace.count("connection refused");
+            let at = self.now + self.dice.span(MS, 3 * SECOND);
+            let why = Down::Unreachable;
+            return self.queue.put(at, Happening::NotConnected { site, process, conn, why });
+        }
+        let (low, high) = self.network.latency;
+        let near = self.dice.between(low, high);
+        self.network.next += 1;
+        let id = self.network.next;
+        let link = Link {
+            site,
+            process,
+            conn,
+            center_process: None,
+            latency: (near, near * 2),
+            up: Lane::default(),
+            down: Lane::default(),
+            site_open: true,
+            center_open: false,
+            greeted: false,
+        };
+        self.network.links.insert(id, link);
+        note!(self, "s{site} dials {conn} as link {id}");
+        self.carry(id, Direction::Up, Packet::Opened);
+    }
+
+    /// Puts a packet on its way.
+    pub(crate) fn carry(&mut self, id: u64, direction: Direction, packet: Packet) {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        let takes = self.dice.between(link.latency.0, link.latency.1);
+        let lane = link.lane(direction);
+        if lane.hole || lane.dead {
+            return self.trace.count("packet into a black hole");
+        }
+        let at = (self.now + takes).max(lane.held_until).max(lane.last);
+        lane.last = at;
+        self.queue.put(at, Happening::Packet { link: id, direction, packet });
+    }
+
+    pub(crate) fn arrived(&mut self, id: u64, direction: Direction, packet: Packet) -> Checked {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return Ok(());
+        };
+        if link.lane(direction).dead {
+            self.trace.count("packet lost with its connection");
+            return Ok(());
+        }
+        match direction {
+            Direction::Up => self.arrived_up(id, packet),
+            Direction::Down => self.arrived_down(id, packet),
+        }
+    }
+
+    fn arrived_up(&mut self, id: u64, packet: Packet) -> Checked {
+        let running = self.center.process.as_ref().map(|process| process.number);
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return Ok(());
+        };
+        let site = link.site;
+        let current = link.center_process == running && link.center_open;
+        match packet {
+            Packet::Opened => {
+                let Some(running) = running else {
+                    self.end_site_side(id, Down::Unreachable, 0);
+                    return Ok(());
+                };
+                link.center_process = Some(running);
+                link.center_open = true;
+                self.queue.put(self.now + FIRST_FRAME, Happening::Greeting { link: id });
+                let opened = self.sites[site].identity.opened(Conn(id));
+                self.center_hears(opened);
+                self.carry(id, Direction::Down, Packet::Opened);
+            }
+            Packet::Frame(bytes) => {
+                if !current {
+                    self.trace.count("frame for a former orchestrator process");
+                    return Ok(());
+                }
+                link.greeted = true;
+                if !link.site_open {
+                    self.trace.count("frame of a connection its agent gave up");
+                }
+                note!(self, "link {id} up {:x}", fnv(0, &bytes));
+                let messages = wire::decode_up(&bytes)
+                    .map_err(|error| broken("an honest agent's frame is understood", error))?;
+                self.center_hears(CenterEvent::Frame { conn: Conn(id), messages });
+            }
+            Packet::Closed(_) => self.end_center_side(id),
+        }
+        Ok(())
+    }
+
+    fn arrived_down(&mut self, id: u64, packet: Packet) -> Checked {
+        let Some(link) = self.network.links.get(&id) else {
+            return Ok(());
+        };
+        let (site, process, conn, open) = (link.site, link.process, link.conn, link.site_open);
+        match packet {
+            Packet::Opened => self.site_hears(site, process, SiteEvent::Opened { conn }),
+            Packet::Frame(bytes) => {
+                if !open {
+                    self.trace.count("frame for a connection its agent gave up");
+                }
+                note!(self, "link {id} down {:x}", fnv(0, &bytes));
+                let messages = wire::decode_down(&bytes)
+                    .map_err(|error| broken("an honest orchestrator's frame is understood", error))?;
+                self.observe_down(site, process, conn, &messages);
+                self.site_hears(site, process, SiteEvent::Frame { conn, messages });
+            }
+            Packet::Closed(why) => self.site_side_ended(id, why),
+        }
+        Ok(())
+    }
+
+    /// The agent's end is gone; the agent hears of it at once.
+    pub(crate) fn site_side_ended(&mut self, id: u64, why: Down) {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::take(&mut link.site_open) {
+            return;
+        }
+        let (site, process, conn) = (link.site, link.process, link.conn);
+        note!(self, "link {id} ends at s{site}: {why:?}");
+        self.site_hears(site, process, SiteEvent::Closed { conn, why });
+        self.forget(id);
+    }
+
+    /// The orchestrator's end is gone; it hears of it at once.
+    pub(crate) fn end_center_side(&mut self, id: u64) {
+        let running = self.center.process.as_ref().map(|process| process.number);
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        let open = std::mem::take(&mut link.center_open);
+        if open && link.center_process == running {
+            note!(self, "link {id} ends at the orchestrator");
+            self.center_hears(CenterEvent::Closed { conn: Conn(id) });
+        }
+        self.forget(id);
+    }
+
+    fn forget(&mut self, id: u64) {
+        let now = self.now;
+        let over = |link: &Link| {
+            !link.site_open && !link.center_open && link.up.last <= now && link.down.last <= now
+        };
+        if self.network.links.get(&id).is_some_and(over) {
+            self.network.links.remove(&id);
+        }
+    }
+
+    /// The agent ends the stream, or its process is gone; what it sent before still arrives.
+    pub(crate) fn hang_up(&mut self, id: u64, in_order: bool) {
+        let Some(link) = self.network.links.get_mut(&id).filter(|link| link.site_open) else {
+            return;
+        };
+        link.site_open = false;
+        if in_order && !link.up.hole {
+            self.carry(id, Direction::Up, Packet::Closed(Down::Ended));
+        } else {
+            let at = self.now + self.dice.between(20 * SECOND, 80 * SECOND);
+            self.queue.put(at, Happening::CenterSideEnds { link: id });
+        }
+    }
+
+    /// The orchestrator ends the stream; what it sent before still arrives.
+    pub(crate) fn close(&mut self, conn: Conn, why: Down) {
+        let id = conn.0;
+        self.carry(id, Direction::Down, Packet::Closed(why));
+        self.end_center_side(id);
+    }
+
+    /// The orchestrator's process is gone: its kernel says so, or nobody does.
+    pub(crate) fn all_closed(&mut self, silent: bool) {
+        for id in self.network.open_links() {
+            let Some(link) = self.network.links.get_mut(&id) else {
+                continue;
+            };
+            link.center_open = false;
+            if silent || link.down.hole {
+                let later = self.dice.between(20 * SECOND, 80 * SECOND);
+                self.end_site_side(id, Down::Unreachable, later);
+            } else {
+                self.carry(id, Direction::Down, Packet::Closed(Down::Unreachable));
+            }
+        }
+    }
+
+    fn end_site_side(&mut self, link: u64, why: Down, later: At) {
+        self.queue.put(self.now + later, Happening::SiteSideEnds { link, why });
+    }
+
+    /// Nothing came on a new stream for too long.
+    pub(crate) fn greeting_due(&mut self, id: u64) {
+        if self.network.links.get(&id).is_some_and(|link| !link.greeted && link.center_open) {
+            self.trace.count("stream without a first frame");
+            self.close(Conn(id), Down::Unreachable);
+        }
+    }
+
+    // --- what goes wrong
+
+    /// Both directions end now; each end hears of it some time later.
+    pub(crate) fn cut(&mut self, id: u64, notice_us: At) {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        (link.up.dead, link.down.dead) = (true, true);
+        let later = self.dice.between(0, notice_us);
+        self.end_site_side(id, Down::Unreachable, later);
+        let at = self.now + self.dice.between(0, notice_us);
+        self.queue.put(at, Happening::CenterSideEnds { link: id });
+    }
+
+    /// One direction, or both, carries nothing more; in the end the stream is cut.
+    pub(crate) fn black_hole(&mut self, id: u64, up: bool, down: bool, lasts: At) {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        link.up.hole |= up;
+        link.down.hole |= down;
+        self.queue.put(self.now + lasts, Happening::Cut { link: id });
+    }
+
+    /// What is sent upward from now on arrives late; the agent gives the stream up at once, so that its next one is
+    /// there first.
+    pub(crate) fn hold_back(&mut self, id: u64, lasts: At) {
+        let Some(link) = self.network.links.get_mut(&id).filter(|link| link.site_open) else {
+            return;
+        };
+        link.up.held_until = self.now + lasts;
+        let later = self.dice.span(MS, 5 * SECOND);
+        self.queue.put(self.now + later, Happening::GiveUp { link: id });
+    }
+
+    /// What is sent on this stream arrives late, in both directions, and nothing else is wrong with it.
+    pub(crate) fn delay(&mut self, id: u64, lasts: At) {
+        if let Some(link) = self.network.links.get_mut(&id) {
+            link.up.held_until = self.now + lasts;
+            link.down.held_until = self.now + lasts;
+        }
+    }
+
+    /// The agent's own network process lost the stream; the orchestrator learns it behind everything still on the way.
+    pub(crate) fn give_up(&mut self, id: u64) {
+        if self.network.links.get(&id).is_some_and(|link| link.site_open) {
+            self.carry(id, Direction::Up, Packet::Closed(Down::Ended));
+            self.site_side_ended(id, Down::Unreachable);
+        }
+    }
+}
+
+impl Link {
+    fn lane(&mut self, direction: Direction) -> &mut Lane {
+        match direction {
+            Direction::Up => &mut self.up,
+            Direction::Down => &mut self.down,
+        }
+    }
+}

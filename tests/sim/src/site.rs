@@ -1,0 +1,363 @@
+//! One site: a host with a clock that drifts, a state directory, keepers, and the agent's process with its real core.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use outpost_agent_core::event::{Event, Site as SiteWants, Speech};
+use outpost_agent_core::{Agent, Found, Settings, unsettled};
+use outpost_driver::{Core, Micros, Turn};
+use outpost_orchestrator_core::event::Event as CenterEvent;
+use outpost_proto::ids::{AttemptId, Conn, Incarnation};
+use outpost_proto::message::{Directive, DownMessage, UpMessage};
+use outpost_proto::name::{AgentName, TenantName};
+
+use crate::disk::SiteDisk;
+use crate::driver::take_turn;
+use crate::invariants::{Checked, broken};
+use crate::keeper::Keeper;
+use crate::network::{Direction, Packet};
+use crate::queue::{At, BootClock, MS, SECOND};
+use crate::shop;
+use crate::trace::note;
+use crate::world::{Happening, World};
+
+/// Who a site's agent is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) tenant: TenantName,
+    pub(crate) agent: AgentName,
+    pub(crate) spiffe_id: String,
+    /// Stands for its key; another one after every new enrolment.
+    pub(crate) key: u64,
+}
+
+impl Identity {
+    pub(crate) fn opened(&self, conn: Conn) -> CenterEvent {
+        CenterEvent::Opened {
+            conn,
+            tenant: self.tenant.clone(),
+            agent: self.agent.clone(),
+            spiffe_id: self.spiffe_id.clone(),
+        }
+    }
+}
+
+/// One site.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) identity: Identity,
+    pub(crate) enrolled: bool,
+    pub(crate) slots: u16,
+    pub(crate) clock: BootClock,
+    pub(crate) drift_ppm: i64,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) catalogue: u32,
+    pub(crate) disk: SiteDisk,
+    pub(crate) keepers: BTreeMap<AttemptId, Keeper>,
+    pub(crate) process: Option<Process>,
+    pub(crate) processes: u64,
+    /// The next turn's speech is cut short by the end of the process.
+    pub(crate) cut_speech: bool,
+    /// What the simulation itself knows of the present session.
+    pub(crate) session: Option<Session>,
+}
+
+/// The agent's process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) number: u64,
+    pub(crate) core: Agent,
+    pub(crate) inbox: Vec<Event>,
+    turn_at: At,
+    /// It was stopped, or waits after a failed commit.
+    pub(crate) not_before: At,
+}
+
+/// A session as the network saw it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    conn: Conn,
+    ready: bool,
+    sent: BTreeMap<u32, u64>,
+    /// End of the lease on the host's clock.
+    until: u64,
+}
+
+impl Site {
+    fn settings(&self) -> Settings {
+        Settings {
+            schema_hash: outpost_proto::wire::schema_hash(),
+            drain_limit: std::time::Duration::from_secs(120),
+            wall_offset_s: 1_700_000_000 + self.clock.booted_at() / SECOND,
+            ..Settings::new(self.incarnation, self.slots)
+        }
+    }
+
+    /// When its process has something to do.
+    pub(crate) fn wakes(&self) -> Option<At> {
+        let process = self.process.as_ref()?;
+        let inbox = (!process.inbox.is_empty()).then_some(process.turn_at);
+        let deadline = process.core.next_deadline().map(|at| self.clock.when(at.0));
+        Some(inbox.into_iter().chain(deadline).min()?.max(process.not_before))
+    }
+}
+
+impl World {
+    /// The init system starts the agent, if it is enrolled and not running.
+    pub(crate) fn start_site(&mut self, index: usize) {
+        let site = &self.sites[index];
+        if site.process.is_some() || !site.enrolled {
+            return;
+        }
+        let (settings, snapshot) = (site.settings(), site.disk.snapshot());
+        let found: BTreeMap<AttemptId, Found> = unsettled(&snapshot, &settings)
+            .into_iter()
+            .map(|attempt| (attempt, self.look(index, attempt)))
+            .collect();
+        let now = Micros(self.sites[index].clock.shows(self.now));
+        let core = Agent::new(settings, self.dice.seed(), now, snapshot, found.clone());
+        let site = &mut self.sites[index];
+        site.processes += 1;
+        site.disk.process = site.processes;
+        site.cut_speech = false;
+        site.process = Some(Process {
+            number: site.processes,
+            core,
+            inbox: vec![Event::Catalogue(shop::rules(site.catalogue, &site.identity.spiffe_id))],
+            turn_at: self.now + MS,
+            not_before: 0,
+        });
+        note!(self, "s{index} starts, {} attempts begun", found.len());
+        for attempt in found.into_keys() {
+            self.adopt(index, attempt);
+        }
+    }
+
+    /// Something for the agent's core, if that process still lives.
+    pub(crate) fn site_hears(&mut self, index: usize, process: u64, event: Event) {
+        let takes = self.dice.between(50, 3 * MS);
+        let site = &mut self.sites[index];
+        if let Event::Closed { conn, .. } = &event
+            && site.processes == process
+        {
+            site.session.take_if(|session| session.conn == *conn);
+        }
+        let Some(living) = site.process.as_mut().filter(|living| living.number == process) else {
+            return;
+        };
+        if living.inbox.is_empty() {
+            living.turn_at = self.now + takes;
+        }
+        living.inbox.push(event);
+    }
+
+    /// The site itself wants something of its agent.
+    pub(crate) fn site_wants(&mut self, index: usize, wants: SiteWants) {
+        let process = self.sites[index].processes;
+        self.site_hears(index, process, Event::Site(wants));
+    }
+
+    pub(crate) fn reload_catalogue(&mut self, index: usize) {
+        let site = &mut self.sites[index];
+        site.catalogue += 1;
+        let (process, rules) = (site.processes, shop::rules(site.catalogue, &site.identity.spiffe_id));
+        self.site_hears(index, process, Event::Catalogue(rules));
+    }
+
+    /// Takes note of what a frame grants before the core sees it.
+    pub(crate) fn observe_down(&mut self, index: usize, process: u64, conn: Conn, messages: &[DownMessage]) {
+        let site = &mut self.sites[index];
+        let current = |session: &&mut Session| session.conn == conn && site.processes == process;
+        let Some(session) = site.session.as_mut().filter(current) else {
+            return;
+        };
+        for message in messages {
+            match message {
+                DownMessage::Granted(granted) => {
+                    let sent = granted.lease.and_then(|(seq, ms)| Some((session.sent.get(&seq.0)?, ms)));
+                    if let Some((sent, lease_ms)) = sent {
+                        session.until = session.until.max(sent + u64::from(lease_ms) * MS);
+                    }
+                }
+                DownMessage::Directive { directive, .. } => {
+                    session.ready |= *directive == Directive::Reconciled;
+                }
+                DownMessage::Welcome(_) | DownMessage::Assign(_) => {}
+            }
+        }
+    }
+
+    /// One turn of the agent.
+    pub(crate) fn site_turn(&mut self, index: usize) -> Checked {
+        let hasty = self.plan.hasty_agent;
+        let site = &mut self.sites[index];
+        let Some(process) = site.process.as_mut() else {
+            return Ok(());
+        };
+        let events = std::mem::take(&mut process.inbox);
+        let shown = site.clock.shows(self.now);
+        let ledger = Rc::clone(&site.disk.ledger);
+        let before = ledger.borrow().len();
+        let mut said = Vec::new();
+        let speak = |speech| said.push((speech, ledger.borrow().len()));
+        let stores = (&mut process.core, &mut site.disk);
+        let turned = take_turn(stores, Micros(shown), &events, speak, hasty);
+        if let Some(why) = &site.disk.refused {
+            return Err(broken("an honest agent's frame can be encoded", why));
+        }
+        note!(self, "s{index} turn: {} in, {} out", events.len(), said.len());
+        let cut = !said.is_empty() && turned.is_ok() && std::mem::take(&mut site.cut_speech);
+        if cut {
+            said.truncate(self.dice.below(said.len()));
+        }
+        self.site_speaks(index, shown, before, said)?;
+        self.check_site(index, turned == Ok(Turn::Spoken))?;
+        match turned {
+            Ok(Turn::Spoken) if cut => {
+                self.trace.count("agent crash in mid-speech");
+                self.crash_site(index);
+            }
+            Ok(Turn::Spoken) => {}
+            Ok(Turn::NotCommitted(_)) => {
+                self.trace.count("agent commit failed");
+                self.again_at_site(index, events);
+            }
+            Err(_) => {
+                self.trace.count("agent crash in commit");
+                self.crash_site(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// What keepers and site said in a turn that was not committed is shown again; the connection is not.
+    fn again_at_site(&mut self, index: usize, events: Vec<Event>) {
+        let waits = self.dice.span(MS, SECOND);
+        let now = self.now;
+        let Some(process) = self.sites[index].process.as_mut() else {
+            return;
+        };
+        let again = |event: &Event| match event {
+            Event::Keeper { .. } | Event::Catalogue(_) | Event::Site(_) | Event::Health(_) => true,
+            Event::Opened { .. } | Event::Closed { .. } | Event::Frame { .. } => false,
+        };
+        let newer = std::mem::take(&mut process.inbox);
+        process.inbox = events.into_iter().filter(again).chain(newer).collect();
+        process.turn_at = now;
+        process.not_before = now + waits;
+    }
+
+    fn site_speaks(
+        &mut self,
+        index: usize,
+        shown: u64,
+        mut frame: usize,
+        said: Vec<(Speech, usize)>,
+    ) -> Checked {
+        let number = self.sites[index].processes;
+        for (speech, recorded) in said {
+            match speech {
+                Speech::Dial { conn } => {
+                    let session = Session { conn, ready: false, sent: BTreeMap::new(), until: 0 };
+                    self.sites[index].session = Some(session);
+                    self.dial(index, number, conn);
+                }
+                Speech::Send { conn, messages } => {
+                    let bytes = self.recorded(index, frame, recorded, conn, &messages)?;
+                    frame += 1;
+                    self.beats(index, conn, shown, &messages);
+                    if let Some(link) = self.network.of_site(index, number, conn) {
+                        self.carry(link, Direction::Up, Packet::Frame(bytes));
+                    }
+                }
+                Speech::Hangup { conn } => {
+                    self.sites[index].session.take_if(|session| session.conn == conn);
+                    if let Some(link) = self.network.of_site(index, number, conn) {
+                        self.hang_up(link, true);
+                    }
+                }
+                Speech::Start { assign, lease_until } => {
+                    self.may_start(index, &assign, shown, lease_until.0)?;
+                    self.start_task(index, *assign, lease_until.0)?;
+                }
+                Speech::Cancel { attempt } => self.cancel_task(index, attempt),
+                Speech::InTouch => self.in_touch(index),
+                Speech::Discard { attempt } => self.discard(index, attempt)?,
+                Speech::Refused { .. } => self.trace.count("assignment refused by its site"),
+                Speech::Alarm(alarm) => {
+                    return Err(broken("an honest orchestrator raises no alarm", format!("{alarm:?}")));
+                }
+                Speech::Done => {
+                    self.trace.count("agent ended in good order");
+                    self.end_process(index, true);
+                    self.queue.put(self.now + SECOND, Happening::StartSite { site: index });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn beats(&mut self, index: usize, conn: Conn, shown: u64, messages: &[UpMessage]) {
+        let Some(session) = self.sites[index].session.as_mut().filter(|session| session.conn == conn)
+        else {
+            return;
+        };
+        for message in messages {
+            if let UpMessage::Heartbeat(heartbeat) = message {
+                session.sent.insert(heartbeat.seq.0, shown);
+            }
+        }
+    }
+
+    /// End of the lease of the present session on the host's clock, if work may be taken on it.
+    pub(crate) fn lease_of(&self, index: usize) -> Option<u64> {
+        let session = self.sites[index].session.as_ref()?;
+        session.ready.then_some(session.until)
+    }
+
+    fn end_process(&mut self, index: usize, in_order: bool) {
+        let site = &mut self.sites[index];
+        site.process = None;
+        site.session = None;
+        let number = site.processes;
+        let of_it = |id: &u64| {
+            let link = self.network.links.get(id);
+            link.is_some_and(|link| (link.site, link.process) == (index, number))
+        };
+        let links: Vec<u64> = self.network.open_links().into_iter().filter(of_it).collect();
+        for link in links {
+            self.hang_up(link, in_order);
+        }
+    }
+
+    /// kill -9 of the agent; keepers live on, and what was written is there.
+    pub(crate) fn crash_site(&mut self, index: usize) {
+        if self.sites[index].process.is_none() {
+            return;
+        }
+        note!(self, "s{index} crashes");
+        self.end_process(index, true);
+        let down = self.dice.span(100 * MS, self.plan.longest_outage);
+        self.queue.put(self.now + down, Happening::StartSite { site: index });
+    }
+
+    /// The host loses power and comes back: every process is gone, and what was not synced.
+    pub(crate) fn power_cut(&mut self, index: usize) {
+        note!(self, "s{index} loses power");
+        self.end_process(index, false);
+        let site = &mut self.sites[index];
+        let kept = self.dice.below(site.disk.unsynced_bursts() + 1);
+        site.disk.power_cut(kept);
+        self.new_life(index);
+        let down = self.dice.span(SECOND, self.plan.longest_outage);
+        self.queue.put(self.now + down, Happening::StartSite { site: index });
+    }
+
+    /// Another incarnation: nothing of the former one runs.
+    pub(crate) fn new_life(&mut self, index: usize) {
+        let site = &mut self.sites[index];
+        site.incarnation = Incarnation(self.dice.next());
+        site.clock = BootClock::new(self.now, site.drift_ppm);
+        site.keepers.clear();
+    }
+}

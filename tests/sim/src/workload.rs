@@ -1,0 +1,166 @@
+//! What people want in one simulation: sites, workflows, runs, cancels, removals. Drawn from the seed before it begins.
+
+use std::collections::BTreeMap;
+
+use outpost_orchestrator_core::spec::{Argument, ParamKind, ParamSpec, Retry, TaskSpec, WorkflowSpec};
+use outpost_proto::ids::{Incarnation, RunId, TaskIndex};
+use outpost_proto::message::ParamValue;
+use outpost_proto::name::{NotAName, ParamName, TenantName, WorkflowName, spiffe_id};
+
+use crate::clients::Want;
+use crate::disk::SiteDisk;
+use crate::queue::{At, BootClock, SECOND};
+use crate::shop::ENTRIES;
+use crate::site::{Identity, Site};
+use crate::world::{Happening, World};
+
+/// Most tasks of one workflow.
+const TASKS: u64 = 7;
+
+impl World {
+    /// Sites, and everything that people will want.
+    pub(crate) fn populate(&mut self) -> Result<(), NotAName> {
+        let tenants: [TenantName; 2] = ["acme".parse()?, "globex".parse()?];
+        let sites = usize::try_from(self.dice.between(1, 6)).unwrap_or(1);
+        for index in 0..sites {
+            let tenant = tenants[index % 2].clone();
+            self.add_site(index, tenant)?;
+        }
+        for tenant in tenants.iter().take(sites) {
+            let names = self.workflows(tenant)?;
+            self.runs(tenant, &names)?;
+        }
+        if self.dice.percent(25) {
+            let site = self.dice.below(sites);
+            let tenant = self.sites[site].identity.tenant.clone();
+            let at = self.dice.between(60 * SECOND, self.plan.quiet_from);
+            self.queue.put(at, Happening::Want { tenant, want: Want::Remove(site) });
+        }
+        Ok(())
+    }
+
+    fn add_site(&mut self, index: usize, tenant: TenantName) -> Result<(), NotAName> {
+        let agent = format!("site-{index}").parse()?;
+        let spiffe_id = spiffe_id("sim.test", &tenant, &agent);
+        let drift_ppm = i64::try_from(self.dice.between(0, 400)).unwrap_or(0) - 200;
+        let identity = Identity { tenant: tenant.clone(), agent, spiffe_id, key: self.dice.next() };
+        self.sites.push(Site {
+            identity,
+            enrolled: false,
+            slots: u16::try_from(self.dice.between(1, 5)).unwrap_or(1),
+            clock: BootClock::new(0, drift_ppm),
+            drift_ppm,
+            incarnation: Incarnation(self.dice.next()),
+            catalogue: 1,
+            disk: SiteDisk::default(),
+            keepers: BTreeMap::new(),
+            process: None,
+            processes: 0,
+            cut_speech: false,
+            session: None,
+        });
+        let at = self.dice.span(1, 20 * SECOND);
+        self.queue.put(at, Happening::Want { tenant, want: Want::Invite(index) });
+        Ok(())
+    }
+
+    /// Applies some workflows, and sometimes a newer version later.
+    fn workflows(&mut self, tenant: &TenantName) -> Result<Vec<WorkflowName>, NotAName> {
+        let mut names = Vec::new();
+        for number in 0..self.dice.between(1, 3) {
+            let name: WorkflowName = format!("flow-{number}").parse()?;
+            let versions = 1 + u64::from(self.dice.percent(25));
+            for version in 0..versions {
+                let at = version * self.dice.between(30 * SECOND, self.plan.quiet_from);
+                let want = Want::Apply(self.workflow(&name)?);
+                self.queue.put(at, Happening::Want { tenant: tenant.clone(), want });
+            }
+            names.push(name);
+        }
+        Ok(names)
+    }
+
+    fn workflow(&mut self, name: &WorkflowName) -> Result<WorkflowSpec, NotAName> {
+        let mut tasks = Vec::new();
+        let linked = self.dice.between(10, 70);
+        for index in 0..self.dice.between(1, TASKS) {
+            let mut needs = Vec::new();
+            for before in 0..index {
+                if self.dice.percent(linked) {
+                    needs.push(TaskIndex(u16::try_from(before).unwrap_or(0)));
+                }
+            }
+            tasks.push(self.task(index, needs)?);
+        }
+        let n: ParamName = "n".parse()?;
+        let kind = ParamKind::Int { min: 0, max: 9 };
+        let default = Some(ParamValue::Integer(3));
+        Ok(WorkflowSpec {
+            name: name.clone(),
+            description: format!("drawn as {:x}", self.dice.next()),
+            params: BTreeMap::from([(n, ParamSpec { kind, default })]),
+            tasks,
+        })
+    }
+
+    fn task(&mut self, index: u64, needs: Vec<TaskIndex>) -> Result<TaskSpec, NotAName> {
+        let entry = ENTRIES[self.dice.below(ENTRIES.len())];
+        let n: ParamName = "n".parse()?;
+        let argument = Argument::Param(n.clone());
+        Ok(TaskSpec {
+            name: format!("task-{index}").parse()?,
+            entry: entry.name.parse()?,
+            needs,
+            with: if entry.picky { BTreeMap::from([(n, argument)]) } else { BTreeMap::new() },
+            retry: Retry {
+                retries: u16::try_from(self.dice.between(0, 3)).unwrap_or(0),
+                delay_ms: self.dice.span(100, 5_000),
+                max_delay_ms: 30_000,
+            },
+            timeout_ms: self.dice.percent(20).then(|| self.dice.span(1_000, 60_000)),
+        })
+    }
+
+    /// Triggers, some of them more than once, some with parameters that are refused, some to be cancelled.
+    fn runs(&mut self, tenant: &TenantName, names: &[WorkflowName]) -> Result<(), NotAName> {
+        for number in 0..self.dice.between(2, 8) {
+            let n = self.dice.between(0, 12);
+            let params = BTreeMap::from([("n".parse()?, ParamValue::Integer(i64::try_from(n).unwrap_or(0)))]);
+            let want = Want::Trigger {
+                workflow: names[self.dice.below(names.len())].clone(),
+                params,
+                key: self.dice.percent(75).then(|| format!("key-{number}")),
+                refused: n > 9,
+                cancel_ms: self.dice.percent(20).then(|| self.dice.span(100, 300_000)),
+            };
+            let at = self.dice.between(SECOND, self.plan.quiet_from * 3 / 4);
+            self.queue.put(at, Happening::Want { tenant: tenant.clone(), want: want.clone() });
+            if self.dice.percent(20) {
+                let again = at + self.dice.span(SECOND, 60 * SECOND);
+                self.queue.put(again, Happening::Want { tenant: tenant.clone(), want });
+            }
+        }
+        self.snoop(tenant);
+        Ok(())
+    }
+
+    /// Somebody of this tenant tries to reach a run that is another's, whichever there is then.
+    fn snoop(&mut self, tenant: &TenantName) {
+        for _ in 0..2 {
+            let at: At = self.dice.between(60 * SECOND, self.plan.quiet_from);
+            let want = Want::Cancel(RunId(0));
+            self.queue.put(at, Happening::Want { tenant: tenant.clone(), want });
+        }
+    }
+
+    /// A run of somebody else, for who asks for run 0.
+    pub(crate) fn foreign_run(&mut self, tenant: &TenantName) -> Option<RunId> {
+        let foreign = self.clients.runs.iter().filter(|(_, owner)| *owner != tenant);
+        let runs: Vec<RunId> = foreign.map(|(run, _)| *run).collect();
+        if runs.is_empty() {
+            return None;
+        }
+        self.trace.count("reached for another tenant's run");
+        Some(runs[self.dice.below(runs.len())])
+    }
+}

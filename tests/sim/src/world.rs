@@ -1,0 +1,197 @@
+//! One simulation: virtual time, the next thing that happens, and what everything else stands on.
+
+use outpost_agent_core::event::{Down, Event as SiteEvent, Site as SiteWants};
+use outpost_orchestrator_core::event::{Answer, Denied};
+use outpost_proto::ids::{AttemptId, Conn, Incarnation, RunId};
+use outpost_proto::name::TenantName;
+
+use crate::center::Center;
+use crate::clients::{Clients, Want};
+use crate::dice::Dice;
+use crate::disk::SiteDisk;
+use crate::faults::Fault;
+use crate::invariants::{Checked, Truth, broken};
+use crate::keeper::Step;
+use crate::network::{Direction, Network, Packet};
+use crate::queue::{At, MINUTE, Queue, SECOND};
+use crate::site::Site;
+use crate::trace::{Trace, note};
+
+/// How long after the last fault everything must be over: lost agents are given up after ten minutes (five after the
+/// orchestrator's start, five of silence), a run may then have two long tasks with some retries before it.
+const BOUND: At = 90 * MINUTE;
+/// How often it is looked whether everything is over.
+const LOOK: At = 5 * SECOND;
+/// More events than any simulation has: something goes round in circles.
+const MOST_EVENTS: u64 = 2_000_000;
+
+/// What one simulation is like.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// From then on nothing goes wrong any more.
+    pub(crate) quiet_from: At,
+    pub(crate) longest_outage: At,
+    /// Speak before the commit, to prove that it is noticed.
+    pub(crate) hasty_agent: bool,
+    pub(crate) hasty_center: bool,
+}
+
+/// Everything that can happen.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    Packet { link: u64, direction: Direction, packet: Packet },
+    NotConnected { site: usize, process: u64, conn: Conn, why: Down },
+    SiteSideEnds { link: u64, why: Down },
+    CenterSideEnds { link: u64 },
+    Greeting { link: u64 },
+    Cut { link: u64 },
+    GiveUp { link: u64 },
+    Keeper { site: usize, life: Incarnation, attempt: AttemptId, step: Step },
+    Heard { site: usize, process: u64, event: SiteEvent },
+    StartSite { site: usize },
+    StartCenter,
+    SiteWants { site: usize, wants: SiteWants },
+    SetUpAnew { site: usize },
+    Asked { request: u64 },
+    Answered { request: u64, answer: Box<Result<Answer, Denied>> },
+    AskAgain { request: u64 },
+    Want { tenant: TenantName, want: Want },
+    Cancel { run: RunId },
+    Fault(Fault),
+    Look,
+}
+
+/// One simulation.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) now: At,
+    pub(crate) plan: Plan,
+    pub(crate) dice: Dice,
+    pub(crate) trace: Trace,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) network: Network,
+    pub(crate) center: Center,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) clients: Clients,
+    pub(crate) truth: Truth,
+    /// Turns of the orchestrator.
+    pub(crate) turns: u64,
+    events: u64,
+    over: bool,
+}
+
+impl World {
+    pub(crate) fn new(mut dice: Dice, plan: Plan, trace: Trace) -> Self {
+        let slow = dice.percent(20);
+        let latency = if slow { (20_000, 800_000) } else { (200, 60_000) };
+        Self {
+            now: 0,
+            plan,
+            dice,
+            trace,
+            queue: Queue::new(),
+            network: Network { latency, ..Network::default() },
+            center: Center::default(),
+            sites: Vec::new(),
+            clients: Clients::default(),
+            truth: Truth::default(),
+            turns: 0,
+            events: 0,
+            over: false,
+        }
+    }
+
+    /// From the first event until everything is over.
+    pub(crate) fn run(&mut self) -> Checked {
+        self.start_center();
+        self.queue.put(self.plan.quiet_from, Happening::Look);
+        while !self.over {
+            self.next()?;
+            self.events += 1;
+            if self.events > MOST_EVENTS {
+                return Err(broken("the simulation comes to an end", format!("{MOST_EVENTS} events")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The next thing: what was put in first, then the orchestrator, then the sites in their order.
+    fn next(&mut self) -> Checked {
+        let center = self.center.wakes();
+        let site = self
+            .sites
+            .iter()
+            .enumerate()
+            .filter_map(|(index, site)| Some((site.wakes()?, index)))
+            .min();
+        let queued = self.queue.first_at();
+        let first = [queued, center, site.map(|(at, _)| at)].into_iter().flatten().min();
+        let Some(first) = first else {
+            return Err(broken("the simulation comes to an end", "nothing happens any more"));
+        };
+        self.now = self.now.max(first);
+        if queued == Some(first) {
+            return self.queue.take().map_or(Ok(()), |happening| self.happen(happening));
+        }
+        if center == Some(first) {
+            return self.center_turn();
+        }
+        site.map_or(Ok(()), |(_, index)| self.site_turn(index))
+    }
+
+    fn happen(&mut self, happening: Happening) -> Checked {
+        match happening {
+            Happening::Packet { link, direction, packet } => return self.arrived(link, direction, packet),
+            Happening::NotConnected { site, process, conn, why } => {
+                self.site_hears(site, process, SiteEvent::Closed { conn, why });
+            }
+            Happening::SiteSideEnds { link, why } => self.site_side_ended(link, why),
+            Happening::CenterSideEnds { link } => self.end_center_side(link),
+            Happening::Greeting { link } => self.greeting_due(link),
+            Happening::Cut { link } => self.cut(link, 10 * SECOND),
+            Happening::GiveUp { link } => self.give_up(link),
+            Happening::Keeper { site, life, attempt, step } => {
+                return self.keeper_step(site, life, attempt, step);
+            }
+            Happening::Heard { site, process, event } => self.site_hears(site, process, event),
+            Happening::StartSite { site } => self.start_site(site),
+            Happening::StartCenter => {
+                self.start_center();
+                return self.invariant_what_was_acknowledged_is_in_the_store(usize::MAX);
+            }
+            Happening::SiteWants { site, wants } => self.site_wants(site, wants),
+            Happening::SetUpAnew { site } => self.set_up_anew(site),
+            Happening::Asked { request } => self.asked(request),
+            Happening::Answered { request, answer } => self.told(request, *answer),
+            Happening::AskAgain { request } => self.ask(request),
+            Happening::Want { tenant, want } => self.want(&tenant, want),
+            Happening::Cancel { run } => self.cancel(run),
+            Happening::Fault(fault) => self.fault(fault),
+            Happening::Look => return self.look_whether_all_is_over(),
+        }
+        Ok(())
+    }
+
+    fn look_whether_all_is_over(&mut self) -> Checked {
+        self.over = self.all_is_over();
+        if self.over || self.now > self.plan.quiet_from + BOUND {
+            note!(self, "the end");
+            self.over = true;
+            return self.invariant_when_faults_stop_everything_ends();
+        }
+        self.queue.put(self.now + LOOK, Happening::Look);
+        Ok(())
+    }
+
+    /// The host is set up from nothing, and its agent enrols under the name it had.
+    fn set_up_anew(&mut self, index: usize) {
+        self.power_cut(index);
+        let site = &mut self.sites[index];
+        site.enrolled = false;
+        site.disk = SiteDisk::default();
+        site.catalogue = 1;
+        site.identity.key = self.dice.next();
+        let tenant = site.identity.tenant.clone();
+        self.want(&tenant, Want::Invite(index));
+    }
+}
