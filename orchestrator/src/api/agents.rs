@@ -18,6 +18,9 @@ use super::input::{By, Json, Named};
 use super::problem::ApiError;
 use super::{Api, view};
 
+/// The route of invitations stands where the name of an agent would.
+const RESERVED: &str = "invites";
+
 #[derive(Debug, Serialize)]
 struct AgentItem {
     agent: AgentName,
@@ -137,6 +140,10 @@ pub(super) async fn invite(
         .agent
         .parse()
         .map_err(|error| bad("agent", format!("{error}")))?;
+    if agent.as_str() == RESERVED {
+        let why = format!("`{RESERVED}` is a word of this interface; choose another name");
+        return Err(bad("agent", why));
+    }
     let longest = INVITE_TTL_MS / 1000;
     let ttl_s = new.ttl_s.unwrap_or(longest);
     if ttl_s == 0 || ttl_s > longest {

@@ -257,7 +257,9 @@ impl Feed {
             ),
             NoticeKind::Task { run, task, state } => {
                 let name = self.name(*run, *task).await?;
-                let (word, outcome) = (view::task_state(*state, None), view::task_outcome(*state));
+                // A task is told to be active when its attempt is made; the attempt's own events tell the rest.
+                let word = view::task_state(*state, Some(Phase::Assigned));
+                let outcome = view::task_outcome(*state);
                 (
                     "task",
                     json!({ "run": run, "task": name, "index": task, "state": word, "outcome": outcome }),
@@ -271,19 +273,11 @@ impl Feed {
                 phase,
             } => {
                 let name = self.name(*run, *task).await?;
-                let outcome = match phase {
-                    Phase::Finished { report } => Some(report.outcome.to_string()),
-                    Phase::Assigned
-                    | Phase::Accepted
-                    | Phase::Starting
-                    | Phase::Running
-                    | Phase::Lost { .. } => None,
-                };
-                let state = view::phase_word(*phase);
+                let (word, outcome) = (view::phase_word(*phase), view::phase_outcome(*phase));
                 (
                     "attempt",
                     json!({ "run": run, "task": name, "index": task, "attempt": attempt, "agent": agent,
-                                    "state": state, "outcome": outcome }),
+                            "state": word, "outcome": outcome }),
                 )
             }
             NoticeKind::Agent { agent, presence } => (
@@ -292,6 +286,7 @@ impl Feed {
             ),
         };
         if let Value::Object(fields) = &mut data {
+            fields.retain(|_, value| !value.is_null());
             fields.insert("seq".to_owned(), json!(numbered.seq));
             fields.insert("at".to_owned(), json!(view::time(notice.at)));
             fields.insert("kind".to_owned(), json!(kind));

@@ -67,3 +67,6 @@ pub fn router(state: ApiState) -> Router {
         .layer(from_fn(admit::headers))
         .with_state(api)
 }
+
+#[cfg(test)]
+mod tests;

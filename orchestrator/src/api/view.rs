@@ -140,6 +140,18 @@ pub(super) fn phase_word(phase: Phase) -> &'static str {
     }
 }
 
+/// How an attempt ended, once that is known.
+pub(super) fn phase_outcome(phase: Phase) -> Option<String> {
+    match phase {
+        Phase::Finished { report } => Some(report.outcome.to_string()),
+        Phase::Assigned
+        | Phase::Accepted
+        | Phase::Starting
+        | Phase::Running
+        | Phase::Lost { .. } => None,
+    }
+}
+
 /// An agent's presence in one word.
 pub(super) fn presence(presence: Presence) -> &'static str {
     match presence {

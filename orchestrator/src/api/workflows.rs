@@ -13,6 +13,7 @@ use outpost_proto::message::ParamValue;
 use outpost_proto::name::{ParamName, WorkflowName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 
 use super::input::{Asked, By, Json, Named, Yaml, missing};
 use super::problem::ApiError;
@@ -35,7 +36,9 @@ pub(super) async fn apply(
     Asked(how): Asked<HowToApply>,
     Yaml(source): Yaml,
 ) -> Result<(StatusCode, Body<Value>), ApiError> {
-    let spec = workflow::parse(&source)?;
+    // A large file takes milliseconds, in which nobody else shall wait.
+    let parsed = spawn_blocking(move || workflow::parse(&source).map(|spec| (spec, source)));
+    let (spec, source) = parsed.await.map_err(|_| ApiError::Internal)??;
     let name = spec.name.clone();
     let ask = Ask::Apply {
         spec,

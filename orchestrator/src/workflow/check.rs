@@ -12,6 +12,8 @@ use super::node::{Node, Value};
 use super::suggest::hint;
 use super::{PROBLEMS, Problem, params, tasks};
 
+/// Words that a wrong one is compared with.
+const CANDIDATES: usize = 100;
 /// Characters of a description.
 const DESCRIPTION: usize = 1000;
 
@@ -23,6 +25,9 @@ pub(super) struct Findings {
 
 impl Findings {
     pub(super) fn add(&mut self, at: Location, path: &str, what: impl Into<String>) {
+        if self.is_full() {
+            return;
+        }
         let (line, column) = (at.line(), at.column());
         self.problems.push(Problem {
             line,
@@ -30,6 +35,24 @@ impl Findings {
             path: path.to_owned(),
             what: what.into(),
         });
+    }
+
+    /// Half a sentence that names the nearest of the words that would have been right.
+    pub(super) fn hint<'a>(
+        &self,
+        given: &str,
+        known: impl Iterator<Item = &'a str> + Clone,
+    ) -> String {
+        // Comparing words is dear, and nobody reads the hint of a problem that is not told.
+        if self.is_full() {
+            String::new()
+        } else {
+            hint(given, known.take(CANDIDATES))
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.problems.len() >= 2 * PROBLEMS
     }
 
     /// In the order of the file.
@@ -98,7 +121,7 @@ impl<'a> Fields<'a> {
             let what = format!(
                 "unknown key `{}`{}",
                 shown(&key.value),
-                hint(&key.value, known.iter().copied())
+                found.hint(&key.value, known.iter().copied())
             );
             found.add(key.referenced, &join(path, &shown(&key.value)), what);
         }

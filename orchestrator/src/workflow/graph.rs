@@ -1,7 +1,10 @@
 //! Finds tasks that wait for themselves.
 
+/// Cycles told of one file: each can be as long as the file.
+const CYCLES: usize = 10;
+
 /// Every cycle that closes an edge back into the path it was reached by: tasks in order, the first one repeated at the
-/// end, and the place of the closing edge as (task, position within its needs). `needs[t]` are the tasks that `t`
+/// end, and the place of the closing edge as (task, position within its needs). At most [`CYCLES`]; `needs[t]` are the tasks that `t`
 /// needs.
 pub(super) fn cycles(needs: &[Vec<usize>]) -> Vec<(Vec<usize>, (usize, usize))> {
     let mut found = Vec::new();
@@ -27,6 +30,9 @@ pub(super) fn cycles(needs: &[Vec<usize>]) -> Vec<(Vec<usize>, (usize, usize))> 
                 let mut cycle: Vec<usize> = path[place..].iter().map(|(task, _)| *task).collect();
                 cycle.push(need);
                 found.push((cycle, (task, position)));
+                if found.len() >= CYCLES {
+                    return found;
+                }
             } else if !done[need] {
                 place_on_path[need] = Some(path.len());
                 path.push((need, 0));

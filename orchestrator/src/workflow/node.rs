@@ -92,11 +92,19 @@ fn problem(error: &Error) -> Problem {
 }
 
 fn what(error: &Error) -> String {
-    if let Error::Budget { breach, .. } = error.without_snippet() {
+    let error = error.without_snippet();
+    if let Error::Budget { breach, .. } = error {
         return exceeded(breach);
     }
-    let message = error.without_snippet().to_string();
+    if let Error::MergeKeyNotAllowed { .. } = error {
+        return "merge keys (`<<`) are not accepted; write the keys out".to_owned();
+    }
+    let message = error.to_string();
     let first = message.lines().next().unwrap_or_default();
+    // The place is told apart from the sentence.
+    let first = first
+        .rsplit_once(" at line ")
+        .map_or(first, |(before, _)| before);
     let told: String = first
         .chars()
         .take(MESSAGE)
@@ -113,6 +121,9 @@ fn exceeded(breach: &BudgetBreach) -> String {
     match breach {
         BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
             "anchors (`&name`) and aliases (`*name`) are not accepted; write the value out where it is used".to_owned()
+        }
+        BudgetBreach::Documents { .. } => {
+            "one file holds one workflow; put what follows `---` into another file".to_owned()
         }
         BudgetBreach::Depth { .. } => format!("this is nested deeper than {DEPTH} levels; a workflow has five"),
         _ => "the file has more values than a workflow can have; split it into several workflows".to_owned(),

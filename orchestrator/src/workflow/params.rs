@@ -10,7 +10,6 @@ use outpost_proto::units;
 
 use super::check::{Fields, Findings, join, mapping, number, parsed_name, shown, text};
 use super::node::{Node, Value};
-use super::suggest::hint;
 
 /// Bytes of a text parameter, unless it says otherwise.
 const TEXT: u32 = 256;
@@ -65,7 +64,7 @@ fn param(node: &Node, path: &str, found: &mut Findings) -> Option<ParamSpec> {
             let what = format!(
                 "unknown kind `{}`{}",
                 shown(other),
-                hint(other, known.into_iter())
+                found.hint(other, known.into_iter())
             );
             found.add(given.referenced, &kind_path, what);
             return None;

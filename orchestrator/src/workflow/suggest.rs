@@ -16,30 +16,42 @@ pub(super) fn hint<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone
 fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong, so that short words do not resemble everything.
     let most = (given.chars().count() / 3).clamp(1, 3);
+    let cut_short = |word: &str| given.len() >= 3 && word.starts_with(given);
     let near = known
-        .map(|word| (distance(given, word), word))
+        .map(|word| {
+            (
+                if cut_short(word) {
+                    1
+                } else {
+                    distance(given, word)
+                },
+                word,
+            )
+        })
         .filter(|(distance, _)| *distance <= most);
     near.min().map(|(_, word)| word)
 }
 
-/// Letters to change, add or leave out; words longer than a name are never near.
+/// Letters to change, add, leave out or swap with their neighbour; words longer than a name are never near.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) =
-        (a.chars().take(65).collect(), b.chars().take(65).collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
+    let letters = |text: &str| text.chars().take(65).collect::<Vec<char>>();
+    let (a, b) = (letters(a), letters(b));
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
     for (i, from) in a.iter().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        let mut next = vec![left];
-        for (to, above) in b.iter().zip(row.iter().skip(1)) {
-            let change = diagonal + usize::from(from != to);
-            left = change.min(left + 1).min(above + 1);
-            diagonal = *above;
-            next.push(left);
+        let mut row = vec![i + 1];
+        for (j, to) in b.iter().enumerate() {
+            let mut cost = (above[j] + usize::from(from != to))
+                .min(above[j + 1] + 1)
+                .min(row[j] + 1);
+            if i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to {
+                cost = cost.min(before[j - 1] + 1);
+            }
+            row.push(cost);
         }
-        row = next;
+        before = std::mem::replace(&mut above, row);
     }
-    row.last().copied().unwrap_or(0)
+    above.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -55,6 +67,7 @@ mod tests {
             ("needs", "need", 1),
             ("kitten", "sitting", 3),
             ("tasks", "task s", 1),
+            ("tpo", "top", 1),
         ] {
             assert_eq!(distance(a, b), expected, "{a:?} {b:?}");
         }
@@ -64,6 +77,7 @@ mod tests {
     fn the_nearest_word_is_proposed_or_all_are_named() {
         let known = || ["entry", "needs", "with"].into_iter();
         assert_eq!(hint("need", known()), "; did you mean `needs`?");
+        assert_eq!(hint("ent", known()), "; did you mean `entry`?");
         assert_eq!(hint("zzz", known()), "; known are `entry`, `needs`, `with`");
         assert_eq!(hint("zzz", std::iter::empty()), "");
     }

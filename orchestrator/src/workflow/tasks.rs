@@ -14,7 +14,6 @@ use super::check::{
 use super::graph;
 use super::node::{Node, Value};
 use super::params::literal;
-use super::suggest::hint;
 
 /// Further attempts of one task.
 const RETRIES: i64 = 100;
@@ -233,7 +232,11 @@ impl Scope<'_> {
                 found.add(
                     item.referenced,
                     &path,
-                    format!("there is no task `{}`{}", shown(given), hint(given, others)),
+                    format!(
+                        "there is no task `{}`{}",
+                        shown(given),
+                        found.hint(given, others)
+                    ),
                 );
                 continue;
             };
@@ -304,7 +307,7 @@ impl Scope<'_> {
                 let hint = if self.params.is_empty() {
                     "; declare it under `params`".to_owned()
                 } else {
-                    hint(wanted, known)
+                    found.hint(wanted, known)
                 };
                 found.add(
                     node.referenced,

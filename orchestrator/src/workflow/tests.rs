@@ -42,6 +42,7 @@ fn everything_wrong_is_told_at_once() {
 nam: report
 params:
   Top: {kind: int}
+  top: {kind: int}
   day: {kind: date, default: 2023-02-29}
   size: {kind: number}
   low: {kind: int, min: 3, max: 1}
@@ -130,6 +131,30 @@ fn hostile_files_cost_little() {
             .collect::<String>()
     );
     assert_eq!(parse(&wrong).unwrap_err().problems.len(), PROBLEMS);
+}
+
+#[test]
+fn many_problems_and_cycles_cost_little() {
+    let names: String = (0..1000)
+        .map(|n| format!("  {n:063}: {{entry: e}}\n"))
+        .collect();
+    let needs: String = (0..2500).map(|n| format!("x{n:062},")).collect();
+    let unknown = format!("name: x\ntasks:\n{names}").replacen(
+        "entry: e",
+        &format!("entry: e, needs: [{needs}]"),
+        1,
+    );
+    assert!(unknown.len() < BYTES);
+    assert_eq!(parse(&unknown).unwrap_err().problems.len(), PROBLEMS);
+    let all = (0..150)
+        .map(|n| format!("t{n}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    let tasks: String = (0..150)
+        .map(|n| format!("  t{n}: {{entry: e, needs: [{all}]}}\n"))
+        .collect();
+    let dense = format!("name: x\ntasks:\n{tasks}");
+    assert!(told(&dense).contains("itself"));
 }
 
 #[test]

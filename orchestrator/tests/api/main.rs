@@ -1,0 +1,13 @@
+//! The REST interface with the real driver and a real database behind it, and agents that are played.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod access;
+mod problems;
+mod rig;
+mod runs;
+mod site;
+mod stream;
