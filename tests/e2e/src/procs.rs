@@ -190,3 +190,31 @@ pub fn sockets(pid: i32) -> Vec<u64> {
     };
     links.filter_map(inode).collect()
 }
+
+/// Processes that have exactly this in their environment.
+#[must_use]
+pub fn with_environment(variable: &str) -> Vec<Proc> {
+    let has = |process: &Proc| {
+        let environ = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        environ
+            .split(|byte| *byte == 0)
+            .any(|entry| entry == variable.as_bytes())
+    };
+    all().into_iter().filter(has).collect()
+}
+
+/// Inodes of established TCP connections, in this network namespace.
+#[must_use]
+pub fn established_tcp() -> Vec<u64> {
+    let mut found = Vec::new();
+    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let text = std::fs::read_to_string(table).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields = line.split_whitespace().collect::<Vec<_>>();
+            if let (Some(&"01"), Some(inode)) = (fields.get(3), fields.get(9)) {
+                found.extend(inode.parse::<u64>());
+            }
+        }
+    }
+    found
+}

@@ -1,4 +1,15 @@
 //! The real binaries against each other: one file per kind of promise, one test per case, with the ids of the fault
 //! catalogue in names or comments. Tests that need more than an ordinary user say so and are ignored unless asked for.
 
+mod commands;
 mod happy;
+mod identity;
+mod kills;
+mod ledger;
+mod refusals;
+mod root;
+mod site;
+mod stops;
+mod tenants;
+mod trees;
+mod wire;
