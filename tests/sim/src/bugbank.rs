@@ -52,24 +52,44 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> BugbankError {
 pub fn bugbank(workspace: &Path, scratch: &Path, seeds: u64) -> Result<Vec<Bug>, BugbankError> {
     let bugs = workspace.join("tests/sim/bugs");
     let entries = std::fs::read_dir(&bugs).map_err(io(bugs.display().to_string()))?;
-    let mut patches: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    patches.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
+    let mut patches: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    patches.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "patch")
+    });
     patches.sort();
-    patches.iter().map(|patch| try_bug(workspace, scratch, patch, seeds)).collect()
+    patches
+        .iter()
+        .map(|patch| try_bug(workspace, scratch, patch, seeds))
+        .collect()
 }
 
-fn try_bug(workspace: &Path, scratch: &Path, patch: &Path, seeds: u64) -> Result<Bug, BugbankError> {
-    let name = patch.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+fn try_bug(
+    workspace: &Path,
+    scratch: &Path,
+    patch: &Path,
+    seeds: u64,
+) -> Result<Bug, BugbankError> {
+    let name = patch
+        .file_stem()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     let copy = scratch.join("workspace");
     copy_sources(workspace, &copy)?;
     let mut apply = Command::new("patch");
-    apply.args(["--strip=1", "--forward", "--silent", "--input"]).arg(patch).current_dir(&copy);
+    apply
+        .args(["--strip=1", "--forward", "--silent", "--input"])
+        .arg(patch)
+        .current_dir(&copy);
     let applied = apply.output().map_err(io("running `patch`"))?;
     if !applied.status.success() {
         return Err(BugbankError::Stale(name));
     }
     let mut build = Command::new("cargo");
-    build.args(["build", "--release", "--offline", "-p", "outpost-sim"]).current_dir(&copy);
+    build
+        .args(["build", "--release", "--offline", "-p", "outpost-sim"])
+        .current_dir(&copy);
     let built = build
         .env("CARGO_TARGET_DIR", scratch.join("target"))
         .output()
@@ -79,11 +99,12 @@ fn try_bug(workspace: &Path, scratch: &Path, patch: &Path, seeds: u64) -> Result
         return Err(BugbankError::Build { name, output });
     }
     let mut sim = Command::new(scratch.join("target/release/outpost-sim"));
-    let played = sim.args(["--seeds", &seeds.to_string()]).output().map_err(io("running the simulation"))?;
-    let found = (!played.status.success()).then(|| {
-        let said = [played.stdout, played.stderr].concat();
-        String::from_utf8_lossy(&said).into_owned()
-    });
+    let played = sim
+        .args(["--seeds", &seeds.to_string()])
+        .output()
+        .map_err(io("running the simulation"))?;
+    let said = String::from_utf8_lossy(&[played.stdout, played.stderr].concat()).into_owned();
+    let found = (!played.status.success() && said.contains("broken: ")).then_some(said);
     Ok(Bug { name, found })
 }
 

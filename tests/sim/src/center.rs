@@ -54,8 +54,17 @@ impl Center {
     pub(crate) fn wakes(&self) -> Option<At> {
         let process = self.process.as_ref()?;
         let inbox = (!process.inbox.is_empty()).then_some(process.turn_at);
-        let deadline = process.core.next_deadline().map(|at| at.0.saturating_sub(EPOCH_US));
-        Some(inbox.into_iter().chain(deadline).min()?.max(process.not_before))
+        let deadline = process
+            .core
+            .next_deadline()
+            .map(|at| at.0.saturating_sub(EPOCH_US));
+        Some(
+            inbox
+                .into_iter()
+                .chain(deadline)
+                .min()?
+                .max(process.not_before),
+        )
     }
 }
 
@@ -127,7 +136,13 @@ impl World {
         center.disk.wrote = false;
         let mut said = Vec::new();
         let speak = |speech| said.push(speech);
-        let turned = take_turn((&mut process.core, &mut center.disk), now, &events, speak, hasty);
+        let turned = take_turn(
+            (&mut process.core, &mut center.disk),
+            now,
+            &events,
+            speak,
+            hasty,
+        );
         note!(self, "turn: {} in, {} out", events.len(), said.len());
         let cut = !said.is_empty() && turned.is_ok() && std::mem::take(&mut self.center.cut_speech);
         if cut {
@@ -166,7 +181,7 @@ impl World {
             return;
         };
         process.failures += 1;
-        let pause = (50 * MS << process.failures.min(10)).min(2 * SECOND);
+        let pause = ((50 * MS) << process.failures.min(10)).min(2 * SECOND);
         (process.turn_at, process.not_before) = (now, now + pause);
         let newer = std::mem::take(&mut process.inbox);
         let mut denied = Vec::new();
@@ -190,8 +205,9 @@ impl World {
         match speech {
             Speech::Send { conn, messages } => {
                 self.invariant_nothing_crosses_tenants(conn, &messages)?;
-                let frames = wire::encode_down_frames(&messages)
-                    .map_err(|error| broken("an honest orchestrator's frame can be encoded", error))?;
+                let frames = wire::encode_down_frames(&messages).map_err(|error| {
+                    broken("an honest orchestrator's frame can be encoded", error)
+                })?;
                 for frame in frames {
                     self.carry(conn.0, Direction::Down, Packet::Frame(frame.into()));
                 }
@@ -212,7 +228,11 @@ impl World {
                     self.answered(request, answer)?;
                 }
             }
-            Speech::Alarm { tenant, agent, what } => {
+            Speech::Alarm {
+                tenant,
+                agent,
+                what,
+            } => {
                 let what = format!("{tenant}/{agent}: {what:?}");
                 return Err(broken("an honest agent raises no alarm", what));
             }
@@ -221,11 +241,21 @@ impl World {
     }
 
     /// What the orchestrator would answer now; nothing follows from the question.
-    pub(crate) fn peek(&mut self, tenant: &outpost_proto::name::TenantName, ask: Ask) -> Option<Speech> {
+    pub(crate) fn peek(
+        &mut self,
+        tenant: &outpost_proto::name::TenantName,
+        ask: Ask,
+    ) -> Option<Speech> {
         let process = self.center.process.as_mut()?;
-        let event = Event::Asked { call: Call(0), tenant: tenant.clone(), ask };
+        let event = Event::Asked {
+            call: Call(0),
+            tenant: tenant.clone(),
+            ask,
+        };
         let mut out = outpost_driver::Effects::new();
-        process.core.handle(database_time(self.now), &event, &mut out);
+        process
+            .core
+            .handle(database_time(self.now), &event, &mut out);
         out.speech.pop()
     }
 }

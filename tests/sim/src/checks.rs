@@ -13,7 +13,8 @@ use outpost_proto::wire;
 
 use crate::center::database_time;
 use crate::disk::Change;
-use crate::invariants::{Checked, broken, outcome_of};
+use crate::invariants::{Checked, broken};
+use crate::records::outcome_of;
 use crate::shop;
 use crate::world::World;
 
@@ -31,11 +32,22 @@ impl World {
             return Ok(());
         };
         let at = site.clock.shows(self.now);
-        if process.core.next_deadline().is_some_and(|deadline| deadline.0 <= at) {
-            return Err(broken("no deadline is left behind", format!("s{index} at {at}")));
+        if process
+            .core
+            .next_deadline()
+            .is_some_and(|deadline| deadline.0 <= at)
+        {
+            return Err(broken(
+                "no deadline is left behind",
+                format!("s{index} at {at}"),
+            ));
         }
         if process.core.durable() != site.disk.snapshot() {
-            let what = format!("s{index}: {:?} and {:?}", process.core.durable(), site.disk.snapshot());
+            let what = format!(
+                "s{index}: {:?} and {:?}",
+                process.core.durable(),
+                site.disk.snapshot()
+            );
             return Err(broken("what the agent believes durable is durable", what));
         }
         Ok(())
@@ -50,7 +62,10 @@ impl World {
             return Ok(());
         }
         let what = format!("{attempt} is {:?}", known.map(|known| known.phase));
-        Err(broken("an outcome is kept at the agent until it is durable upstream", what))
+        Err(broken(
+            "an outcome is kept at the agent until it is durable upstream",
+            what,
+        ))
     }
 
     /// After a turn of the orchestrator.
@@ -74,16 +89,26 @@ impl World {
         let Some(process) = self.center.process.as_ref().filter(|_| spoken) else {
             return Ok(());
         };
-        if process.core.next_deadline().is_some_and(|deadline| deadline <= now) {
+        if process
+            .core
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= now)
+        {
             return Err(broken("no deadline is left behind", "at the orchestrator"));
         }
         // A turn that wrote nothing should have changed nothing durable either: looked at now and then.
         self.turns += 1;
         if self.center.disk.wrote || self.turns.is_multiple_of(16) {
-            let (believed, durable) = (process.core.durable(), self.center.disk.mirror.snapshot(now));
+            let (believed, durable) = (
+                process.core.durable(),
+                self.center.disk.mirror.snapshot(now),
+            );
             if believed != durable {
                 let what = format!("{believed:?} and {durable:?}");
-                return Err(broken("what the orchestrator believes durable is durable", what));
+                return Err(broken(
+                    "what the orchestrator believes durable is durable",
+                    what,
+                ));
             }
         }
         Ok(())
@@ -102,13 +127,19 @@ impl World {
         let sentence = "every frame sent has an earlier ledger record";
         let ledger = self.sites[index].disk.ledger.borrow();
         let Some((process, on, bytes)) = ledger.get(frame).filter(|_| frame < recorded) else {
-            return Err(broken(sentence, format!("s{index}, frame {frame} of {recorded}")));
+            return Err(broken(
+                sentence,
+                format!("s{index}, frame {frame} of {recorded}"),
+            ));
         };
         let same = *process == self.sites[index].processes
             && *on == conn
             && wire::decode_up(bytes).is_ok_and(|recorded| recorded == messages);
         if !same {
-            return Err(broken(sentence, format!("s{index}, frame {frame} is another one")));
+            return Err(broken(
+                sentence,
+                format!("s{index}, frame {frame} is another one"),
+            ));
         }
         Ok(Rc::clone(bytes))
     }
@@ -130,12 +161,20 @@ impl World {
         };
         self.center.process.is_some()
             && self.sites.iter().all(told)
-            && mirror.runs.values().all(|run| Self::run_over(run.state) || self.waits_for_a_person(run.run))
+            && mirror
+                .runs
+                .values()
+                .all(|run| Self::run_over(run.state) || self.waits_for_a_person(run.run))
     }
 
     /// Whether an attempt of this run has an end that nobody knows, and nothing else of it goes on.
     fn waits_for_a_person(&self, run: RunId) -> bool {
-        let tasks = self.center.disk.mirror.tasks.range((run, outpost_proto::ids::TaskIndex(0))..);
+        let tasks = self
+            .center
+            .disk
+            .mirror
+            .tasks
+            .range((run, outpost_proto::ids::TaskIndex(0))..);
         let mut unknown = false;
         for (_, task) in tasks.take_while(|((of, _), _)| *of == run) {
             match task.state {
@@ -161,7 +200,12 @@ impl World {
         };
         let entry = mirror.runs.get(&known.run).and_then(|run| {
             let key = (run.tenant.clone(), run.workflow.clone(), run.version);
-            let task = mirror.workflows.get(&key)?.spec.tasks.get(usize::from(known.task.0))?;
+            let task = mirror
+                .workflows
+                .get(&key)?
+                .spec
+                .tasks
+                .get(usize::from(known.task.0))?;
             shop::entry(&task.entry)
         });
         matches!(known.phase, Phase::Lost { .. })
@@ -177,7 +221,15 @@ impl World {
         }
         self.invariant_what_was_acknowledged_is_in_the_store(usize::MAX)?;
         let open = |run: &&outpost_orchestrator_core::record::RunRecord| !Self::run_over(run.state);
-        let runs: Vec<_> = self.center.disk.mirror.runs.values().filter(open).cloned().collect();
+        let runs: Vec<_> = self
+            .center
+            .disk
+            .mirror
+            .runs
+            .values()
+            .filter(open)
+            .cloned()
+            .collect();
         for run in runs {
             self.trace.count("run left to a person");
             let explained = self.explain(&run.tenant, run.run);
@@ -189,9 +241,16 @@ impl World {
         Ok(())
     }
 
-    fn explain(&mut self, tenant: &outpost_proto::name::TenantName, run: RunId) -> Vec<Explanation> {
+    fn explain(
+        &mut self,
+        tenant: &outpost_proto::name::TenantName,
+        run: RunId,
+    ) -> Vec<Explanation> {
         match self.peek(tenant, Ask::Explain { run }) {
-            Some(Speech::Answer { answer: Ok(Answer::Explained(tasks)), .. }) => tasks,
+            Some(Speech::Answer {
+                answer: Ok(Answer::Explained(tasks)),
+                ..
+            }) => tasks,
             Some(_) | None => Vec::new(),
         }
     }
@@ -210,14 +269,22 @@ impl World {
             // Writing to a String cannot fail.
             let _ = write!(text, "\n  run {run} of {tenant} on {agent:?}:");
             for task in self.explain(&tenant, run) {
-                let _ = write!(text, "\n    {} {}: {} {}", task.task, task.state, task.code, task.reason);
+                let _ = write!(
+                    text,
+                    "\n    {} {}: {} {}",
+                    task.task, task.state, task.code, task.reason
+                );
             }
         }
         for (index, site) in self.sites.iter().enumerate() {
             let held = site.disk.snapshot().attempts;
             let view = site.process.as_ref().map(|process| process.core.view());
             if view.is_none() || !held.is_empty() {
-                let _ = write!(text, "\n  s{index} enrolled {} holds {held:?} {view:?}", site.enrolled);
+                let _ = write!(
+                    text,
+                    "\n  s{index} enrolled {} holds {held:?} {view:?}",
+                    site.enrolled
+                );
             }
         }
         text

@@ -31,7 +31,6 @@ pub(crate) enum Want {
         cancel_ms: Option<u64>,
     },
     Cancel(RunId),
-    Explain(RunId),
     Invite(usize),
     Enrol(usize),
     Remove(usize),
@@ -78,14 +77,18 @@ impl World {
             Want::Apply(_)
             | Want::Trigger { .. }
             | Want::Cancel(_)
-            | Want::Explain(_)
             | Want::Invite(_)
             | Want::Enrol(_)
             | Want::Remove(_) => want,
         };
         self.clients.next += 1;
         let id = self.clients.next;
-        let request = Request { tenant: tenant.clone(), want, tries: 0, done: false };
+        let request = Request {
+            tenant: tenant.clone(),
+            want,
+            tries: 0,
+            done: false,
+        };
         self.clients.requests.insert(id, request);
         self.ask(id);
     }
@@ -125,19 +128,37 @@ impl World {
         };
         let (tenant, want) = (request.tenant.clone(), request.want.clone());
         let ask = match want {
-            Want::Apply(spec) => Ask::Apply { source: spec.description.clone(), spec, allow_unknown_entries: true },
-            Want::Trigger { workflow, params, key, .. } => Ask::Trigger { workflow, params, key },
+            Want::Apply(spec) => Ask::Apply {
+                source: spec.description.clone(),
+                spec,
+                allow_unknown_entries: true,
+            },
+            Want::Trigger {
+                workflow,
+                params,
+                key,
+                ..
+            } => Ask::Trigger {
+                workflow,
+                params,
+                key,
+            },
             Want::Cancel(run) => Ask::Cancel { run },
-            Want::Explain(run) => Ask::Explain { run },
             Want::Invite(site) => Ask::Invite {
                 agent: self.sites[site].identity.agent.clone(),
                 token_hash: self.token(site),
                 ttl_ms: 600_000,
             },
-            Want::Remove(site) => Ask::RemoveAgent { agent: self.sites[site].identity.agent.clone() },
+            Want::Remove(site) => Ask::RemoveAgent {
+                agent: self.sites[site].identity.agent.clone(),
+            },
             Want::Enrol(site) => {
                 let (token_hash, key_hash) = (self.token(site), self.key(site));
-                return self.center_is_asked(id, |call| Event::Enrol { call, token_hash, key_hash });
+                return self.center_is_asked(id, |call| Event::Enrol {
+                    call,
+                    token_hash,
+                    key_hash,
+                });
             }
         };
         self.center_is_asked(id, |call| Event::Asked { call, tenant, ask });
@@ -167,25 +188,51 @@ impl World {
             return Ok(());
         }
         let at = self.now + self.dice.span(100, 50 * MS);
-        self.queue.put(at, Happening::Answered { request: id, answer: Box::new(answer) });
+        self.queue.put(
+            at,
+            Happening::Answered {
+                request: id,
+                answer: Box::new(answer),
+            },
+        );
         Ok(())
     }
 
     /// Whether this is an answer that can be given.
-    fn judge_answer(&mut self, tenant: &TenantName, want: &Want, answer: &Result<Answer, Denied>) -> Checked {
-        let foreign = |run: &RunId| self.clients.runs.get(run).is_some_and(|owner| owner != tenant);
+    fn judge_answer(
+        &mut self,
+        tenant: &TenantName,
+        want: &Want,
+        answer: &Result<Answer, Denied>,
+    ) -> Checked {
+        let foreign = |run: &RunId| {
+            self.clients
+                .runs
+                .get(run)
+                .is_some_and(|owner| owner != tenant)
+        };
         match (want, answer) {
             (Want::Trigger { refused: true, .. }, Ok(_)) => {
-                return Err(broken("parameters outside their bounds make no run", format!("{want:?}")));
+                return Err(broken(
+                    "parameters outside their bounds make no run",
+                    format!("{want:?}"),
+                ));
             }
             (Want::Trigger { key: Some(key), .. }, Ok(Answer::Triggered { run, .. })) => {
-                let made = self.clients.keys.entry((tenant.clone(), key.clone())).or_insert(*run);
+                let made = self
+                    .clients
+                    .keys
+                    .entry((tenant.clone(), key.clone()))
+                    .or_insert(*run);
                 if made != run {
                     return Err(broken("one key makes one run", key));
                 }
             }
-            (Want::Cancel(run) | Want::Explain(run), Ok(_)) if foreign(run) => {
-                return Err(broken("nothing crosses tenants", format!("{tenant} reaches run {run}")));
+            (Want::Cancel(run), Ok(_)) if foreign(run) => {
+                return Err(broken(
+                    "nothing crosses tenants",
+                    format!("{tenant} reaches run {run}"),
+                ));
             }
             (Want::Enrol(_), Err(denied)) => {
                 // An invitation may run out while nobody answers; a new one is made then.
@@ -195,7 +242,6 @@ impl World {
                 Want::Apply(_)
                 | Want::Trigger { .. }
                 | Want::Cancel(_)
-                | Want::Explain(_)
                 | Want::Invite(_)
                 | Want::Enrol(_)
                 | Want::Remove(_),
@@ -205,7 +251,12 @@ impl World {
         Ok(())
     }
 
-    fn fact(&self, tenant: &TenantName, want: &Want, answer: &Result<Answer, Denied>) -> Option<Fact> {
+    fn fact(
+        &self,
+        tenant: &TenantName,
+        want: &Want,
+        answer: &Result<Answer, Denied>,
+    ) -> Option<Fact> {
         match (want, answer.as_ref().ok()?) {
             (Want::Apply(spec), Answer::Applied { version, .. }) => {
                 Some(Fact::Applied(tenant.clone(), spec.name.clone(), *version))
@@ -221,7 +272,6 @@ impl World {
                 Want::Apply(_)
                 | Want::Trigger { .. }
                 | Want::Cancel(_)
-                | Want::Explain(_)
                 | Want::Invite(_)
                 | Want::Enrol(_)
                 | Want::Remove(_),
@@ -243,7 +293,8 @@ impl World {
             (Want::Trigger { cancel_ms, .. }, Ok(Answer::Triggered { run, .. })) => {
                 self.clients.runs.insert(run, tenant);
                 if let Some(later_ms) = cancel_ms {
-                    self.queue.put(self.now + later_ms * MS, Happening::Cancel { run });
+                    self.queue
+                        .put(self.now + later_ms * MS, Happening::Cancel { run });
                 }
             }
             (Want::Invite(site), Ok(_)) => self.want(&tenant, Want::Enrol(site)),
@@ -253,19 +304,19 @@ impl World {
             }
             (Want::Enrol(site), Err(_)) => self.want(&tenant, Want::Invite(site)),
             (Want::Remove(site), _) => self.removed(site),
-            (
-                Want::Apply(_)
-                | Want::Trigger { .. }
-                | Want::Cancel(_)
-                | Want::Explain(_)
-                | Want::Invite(_),
-                _,
-            ) => {}
+            (Want::Apply(_) | Want::Trigger { .. } | Want::Cancel(_) | Want::Invite(_), _) => {}
         }
     }
 
     /// An agent was removed: some time later its host is set up anew and enrols again under the same name.
     fn removed(&mut self, site: usize) {
+        let identity = &self.sites[site].identity;
+        let name = (identity.tenant.clone(), identity.agent.clone());
+        let known = self.center.disk.mirror.agents.get(&name);
+        if !known.is_some_and(|agent| agent.removed) {
+            // It had not enrolled when its removal was asked for.
+            return;
+        }
         self.trace.count("agent removed");
         let at = self.now + self.dice.span(30 * SECOND, 200 * SECOND);
         self.queue.put(at, Happening::SetUpAnew { site });
@@ -281,7 +332,9 @@ impl World {
     pub(crate) fn is_ending(state: RunState) -> bool {
         match state {
             RunState::Running => false,
-            RunState::Cancelling | RunState::Succeeded | RunState::Failed | RunState::Cancelled => true,
+            RunState::Cancelling | RunState::Succeeded | RunState::Failed | RunState::Cancelled => {
+                true
+            }
         }
     }
 }

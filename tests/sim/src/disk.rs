@@ -112,7 +112,11 @@ impl Store<agent::Agent> for SiteDisk {
         effects: &Effects<agent::record::Write, agent::event::Speech>,
     ) -> Result<(), CommitError> {
         std::future::ready(()).await;
-        let fault = if effects.writes.is_empty() { None } else { self.fault.take() };
+        let fault = if effects.writes.is_empty() {
+            None
+        } else {
+            self.fault.take()
+        };
         if fault.is_none_or(|fault| fault.applied) {
             self.encode(&effects.speech)?;
             if !effects.writes.is_empty() {
@@ -181,7 +185,11 @@ impl Store<center::Orchestrator> for CenterDisk {
         effects: &Effects<center::record::Write, center::event::Speech>,
     ) -> Result<(), CommitError> {
         std::future::ready(()).await;
-        let fault = if effects.writes.is_empty() { None } else { self.fault.take() };
+        let fault = if effects.writes.is_empty() {
+            None
+        } else {
+            self.fault.take()
+        };
         if fault.is_none_or(|fault| fault.applied) {
             self.wrote |= !effects.writes.is_empty();
             effects.writes.iter().for_each(|write| self.apply(write));

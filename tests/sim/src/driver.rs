@@ -57,7 +57,10 @@ where
         Ok(()) => Ok(Turn::Spoken),
         Err(CommitError::Fatal(why)) => Err(Fatal(why)),
         Err(CommitError::Failed(why)) => {
-            let snapshot = store.load().await.map_err(|error| Fatal(error.to_string()))?;
+            let snapshot = store
+                .load()
+                .await
+                .map_err(|error| Fatal(error.to_string()))?;
             core.reload(now, snapshot);
             Ok(Turn::NotCommitted(why))
         }

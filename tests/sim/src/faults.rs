@@ -44,7 +44,11 @@ const FAULTS: [(Fault, &str, u64); 22] = [
     (Fault::BlackHoleUp, "fault: black hole upward", 5),
     (Fault::BlackHoleDown, "fault: black hole downward", 5),
     (Fault::BlackHole, "fault: black hole both ways", 3),
-    (Fault::StaleFrames, "fault: frames of an old connection arrive late", 10),
+    (
+        Fault::StaleFrames,
+        "fault: frames of an old connection arrive late",
+        10,
+    ),
     (Fault::Delay, "fault: everything arrives late", 5),
     (Fault::Refuse, "fault: connections refused", 3),
     (Fault::AgentCrash, "fault: agent killed", 10),
@@ -53,14 +57,26 @@ const FAULTS: [(Fault, &str, u64); 22] = [
     (Fault::AgentPause, "fault: site paused", 2),
     (Fault::AgentStall, "fault: agent frozen", 4),
     (Fault::AgentCommitFails, "fault: agent's commit fails", 8),
-    (Fault::AgentSpeechCut, "fault: agent killed in mid-speech", 6),
+    (
+        Fault::AgentSpeechCut,
+        "fault: agent killed in mid-speech",
+        6,
+    ),
     (Fault::Reload, "fault: catalogue reloaded", 3),
     (Fault::PowerCut, "fault: host lost power", 4),
     (Fault::KeeperKill, "fault: keeper killed", 5),
     (Fault::CenterCrash, "fault: orchestrator killed", 5),
     (Fault::CenterStall, "fault: orchestrator frozen", 2),
-    (Fault::CenterCommitFails, "fault: orchestrator's commit fails", 8),
-    (Fault::CenterSpeechCut, "fault: orchestrator killed in mid-speech", 4),
+    (
+        Fault::CenterCommitFails,
+        "fault: orchestrator's commit fails",
+        8,
+    ),
+    (
+        Fault::CenterSpeechCut,
+        "fault: orchestrator killed in mid-speech",
+        4,
+    ),
 ];
 
 impl World {
@@ -70,7 +86,10 @@ impl World {
         let total: u64 = kinds.iter().map(|(_, _, weight)| weight).sum();
         let longest = self.dice.span(5 * SECOND, 120 * SECOND);
         let mut at = SECOND;
-        while total > 0 {
+        if total == 0 {
+            return;
+        }
+        loop {
             at += self.dice.span(200 * MS, longest);
             if at >= self.plan.quiet_from {
                 return;
@@ -87,7 +106,10 @@ impl World {
     }
 
     pub(crate) fn fault(&mut self, fault: Fault) {
-        let name = FAULTS.iter().find(|(kind, _, _)| *kind == fault).map_or("", |(_, name, _)| name);
+        let name = FAULTS
+            .iter()
+            .find(|(kind, _, _)| *kind == fault)
+            .map_or("", |(_, name, _)| name);
         self.trace.count(name);
         note!(self, "{name}");
         let site = self.dice.below(self.sites.len());
@@ -140,7 +162,10 @@ impl World {
     }
 
     fn commit_fault(&mut self) -> CommitFault {
-        CommitFault { applied: self.dice.percent(50), fatal: self.dice.percent(40) }
+        CommitFault {
+            applied: self.dice.percent(50),
+            fatal: self.dice.percent(40),
+        }
     }
 
     fn network_fault(&mut self, fault: Fault) {
@@ -179,15 +204,26 @@ impl World {
     fn resume_later(&mut self, site: usize) {
         let at = self.now + self.outage();
         for later in [0, MINUTE, 5 * MINUTE, 20 * MINUTE] {
-            let at = if later == 0 { at } else { self.plan.quiet_from + later };
-            self.queue.put(at, Happening::SiteWants { site, wants: SiteWants::Resume });
+            let at = if later == 0 {
+                at
+            } else {
+                self.plan.quiet_from + later
+            };
+            self.queue.put(
+                at,
+                Happening::SiteWants {
+                    site,
+                    wants: SiteWants::Resume,
+                },
+            );
         }
     }
 
     fn some_keeper_dies(&mut self, site: usize) {
-        let alive = self.sites[site].keepers.iter().filter(|(_, keeper)| {
-            matches!(keeper.phase, Phase::Forked | Phase::Running)
-        });
+        let alive = self.sites[site]
+            .keepers
+            .iter()
+            .filter(|(_, keeper)| matches!(keeper.phase, Phase::Forked | Phase::Running));
         let alive: Vec<AttemptId> = alive.map(|(attempt, _)| *attempt).collect();
         if !alive.is_empty() {
             let attempt = alive[self.dice.below(alive.len())];

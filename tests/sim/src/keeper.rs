@@ -96,7 +96,15 @@ impl World {
 
     fn keeper_later(&mut self, site: usize, attempt: AttemptId, at: At, step: Step) {
         let life = self.sites[site].incarnation;
-        self.queue.put(at, Happening::Keeper { site, life, attempt, step });
+        self.queue.put(
+            at,
+            Happening::Keeper {
+                site,
+                life,
+                attempt,
+                step,
+            },
+        );
     }
 
     pub(crate) fn keeper_step(
@@ -170,16 +178,30 @@ impl World {
         keeper.phase = Phase::Running;
         keeper.began = self.now;
         keeper.in_touch = self.now;
-        let (lease_until, assign, entry) = (keeper.lease_until, keeper.assign.clone(), keeper.entry);
-        note!(self, "s{site} runs {attempt} ({} {} of {})", assign.entry, assign.task, assign.run);
+        let (lease_until, assign, entry) =
+            (keeper.lease_until, keeper.assign.clone(), keeper.entry);
+        note!(
+            self,
+            "s{site} runs {attempt} ({} {} of {})",
+            assign.entry,
+            assign.task,
+            assign.run
+        );
         self.started(site, &assign, shown, lease_until)?;
         self.keeper_says(site, attempt, KeeperSaid::Running);
         let Some(entry) = entry else {
-            return Err(broken("nothing runs that the catalogue does not have", attempt));
+            return Err(broken(
+                "nothing runs that the catalogue does not have",
+                attempt,
+            ));
         };
         let runs = self.dice.span(entry.runs_ms.0, entry.runs_ms.1) * MS;
         let fails = self.dice.percent(entry.fails);
-        let outcome = if fails { Outcome::Failed } else { Outcome::Succeeded };
+        let outcome = if fails {
+            Outcome::Failed
+        } else {
+            Outcome::Succeeded
+        };
         self.keeper_later(site, attempt, self.now + runs, Step::End(outcome));
         let limit = assign.deadline_ms.unwrap_or(u64::MAX).min(entry.timeout_ms);
         self.keeper_later(site, attempt, self.now + limit * MS, Step::TimedOut);
@@ -194,7 +216,10 @@ impl World {
         let Some(keeper) = self.sites[site].keepers.get(&attempt) else {
             return;
         };
-        let seconds = keeper.entry.and_then(|entry| entry.stop_after_s).unwrap_or(0);
+        let seconds = keeper
+            .entry
+            .and_then(|entry| entry.stop_after_s)
+            .unwrap_or(0);
         let due = keeper.in_touch + u64::from(seconds) * SECOND;
         if due > self.now {
             self.keeper_later(site, attempt, due, Step::DeadMan);
@@ -218,7 +243,11 @@ impl World {
             return;
         }
         let grace = keeper.entry.map_or(0, |entry| u64::from(entry.grace_s)) * SECOND;
-        let takes = if obeys { self.dice.span(MS, SECOND).min(grace) } else { grace };
+        let takes = if obeys {
+            self.dice.span(MS, SECOND).min(grace)
+        } else {
+            grace
+        };
         self.keeper_later(site, attempt, self.now + takes, Step::End(cause));
     }
 
@@ -244,7 +273,11 @@ impl World {
     /// A keeper's word is on its way to the runner that lives now.
     fn keeper_says(&mut self, site: usize, attempt: AttemptId, said: KeeperSaid) {
         let takes = self.dice.between(100, 2 * MS);
-        let Some(process) = self.sites[site].process.as_ref().map(|process| process.number) else {
+        let Some(process) = self.sites[site]
+            .process
+            .as_ref()
+            .map(|process| process.number)
+        else {
             return;
         };
         let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
@@ -253,7 +286,14 @@ impl World {
         let at = (self.now + takes).max(keeper.last_word);
         keeper.last_word = at;
         let event = Event::Keeper { attempt, said };
-        self.queue.put(at, Happening::Heard { site, process, event });
+        self.queue.put(
+            at,
+            Happening::Heard {
+                site,
+                process,
+                event,
+            },
+        );
     }
 
     pub(crate) fn cancel_task(&mut self, site: usize, attempt: AttemptId) {
@@ -286,7 +326,9 @@ impl World {
         }
         note!(self, "s{site} the keeper of {attempt} is killed");
         keeper.phase = Phase::Dead;
-        self.truth.ends.insert(attempt, Outcome::Killed(KillReason::Keeper));
+        self.truth
+            .ends
+            .insert(attempt, Outcome::Killed(KillReason::Keeper));
         if self.sites[site].process.is_none() {
             return;
         }

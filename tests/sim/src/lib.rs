@@ -5,7 +5,7 @@
 //! cut, lost, killed and frozen. The same seed gives the same history, line by line.
 //!
 //! Read downward: [`run`] plays one seed; `world` is the next event, `center` and `site` the two ends with `disk` under
-//! them and `network` between them, `keeper` what really ran, `invariants` and `checks` what must hold.
+//! them and `network` between them, `keeper` what really ran, `invariants`, `records` and `checks` what must hold.
 
 mod bugbank;
 mod center;
@@ -19,6 +19,7 @@ mod invariants;
 mod keeper;
 mod network;
 mod queue;
+mod records;
 mod shop;
 mod site;
 mod trace;
@@ -88,5 +89,10 @@ pub fn run(seed: u64, options: Options) -> Played {
     };
     let hash = world.trace.hash();
     let (lines, counts) = world.trace.lines();
-    Played { hash, counts, lines, broken }
+    Played {
+        hash,
+        counts,
+        lines,
+        broken,
+    }
 }

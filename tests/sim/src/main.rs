@@ -2,7 +2,7 @@
 
 mod report;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -40,6 +40,9 @@ struct Arguments {
     /// Try the patches in `tests/sim/bugs`: each must be found.
     #[arg(long)]
     bugbank: bool,
+    /// Where the bug bank builds; kept, so that the next time is faster. A temporary directory if not given.
+    #[arg(long, requires = "bugbank")]
+    scratch: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -63,7 +66,9 @@ impl Arguments {
         let broken = match self.broken {
             None => "",
             Some(Break::SpeakBeforeCommit) => " --break speak-before-commit",
-            Some(Break::SpeakBeforeCommitOrchestrator) => " --break speak-before-commit-orchestrator",
+            Some(Break::SpeakBeforeCommitOrchestrator) => {
+                " --break speak-before-commit-orchestrator"
+            }
         };
         format!("cargo sim --seed {seed}{broken}")
     }
@@ -72,7 +77,7 @@ impl Arguments {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     if arguments.bugbank {
-        return try_bugs(arguments.seeds);
+        return try_bugs(&arguments);
     }
     Ok(match arguments.seed {
         Some(seed) => replay(&arguments, seed),
@@ -82,50 +87,79 @@ fn main() -> anyhow::Result<ExitCode> {
 
 /// Plays one seed with its whole trace.
 fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
-    let played = run(seed, Options { keep_lines: usize::MAX, hasty: arguments.hasty() });
+    let played = run(
+        seed,
+        Options {
+            keep_lines: usize::MAX,
+            hasty: arguments.hasty(),
+        },
+    );
     if played.broken.is_some() {
         report::broken(seed, 1, &played, &arguments.replay(seed));
         return ExitCode::FAILURE;
     }
     played.lines.iter().for_each(line);
-    line(format!("seed {seed}: every invariant held; trace {:016x}", played.hash));
+    line(format!(
+        "seed {seed}: every invariant held; trace {:016x}",
+        played.hash
+    ));
     ExitCode::SUCCESS
 }
 
 fn play(arguments: &Arguments) -> ExitCode {
     let began = Instant::now();
     let mut totals = Totals::default();
-    let plain = Options { keep_lines: 0, hasty: arguments.hasty() };
+    let plain = Options {
+        keep_lines: 0,
+        hasty: arguments.hasty(),
+    };
     for (nth, seed) in (1..).zip(arguments.from..arguments.from.saturating_add(arguments.seeds)) {
         let played = run(seed, plain);
         if played.broken.is_some() {
             let keep_lines = if arguments.trace { usize::MAX } else { LINES };
-            let again = run(seed, Options { keep_lines, ..plain });
+            let again = run(
+                seed,
+                Options {
+                    keep_lines,
+                    ..plain
+                },
+            );
             report::broken(seed, nth, &again, &arguments.replay(seed));
             return ExitCode::FAILURE;
         }
         if nth % TWICE_EVERY == 0 && run(seed, plain).hash != played.hash {
-            line(format!("broken: the same seed gives the same trace\nseed {seed}"));
+            line(format!(
+                "broken: the same seed gives the same trace\nseed {seed}"
+            ));
             return ExitCode::FAILURE;
         }
         totals.add(&played);
         if nth % PROGRESS_EVERY == 0 {
-            line(format!("{nth} seeds, {:.1} s", began.elapsed().as_secs_f64()));
+            line(format!(
+                "{nth} seeds, {:.1} s",
+                began.elapsed().as_secs_f64()
+            ));
         }
     }
     report::totals(&totals, began.elapsed());
     ExitCode::SUCCESS
 }
 
-fn try_bugs(seeds: u64) -> anyhow::Result<ExitCode> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-    let scratch = tempfile::tempdir()?;
-    let bugs = bugbank(&workspace, scratch.path(), seeds)?;
+fn try_bugs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let seeds = arguments.seeds;
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()?;
+    let temporary = tempfile::tempdir()?;
+    let scratch = arguments.scratch.as_deref().unwrap_or(temporary.path());
+    let bugs = bugbank(&workspace, scratch, seeds)?;
     let mut missed = false;
     for bug in &bugs {
         match &bug.found {
             Some(said) => {
-                let last = said.lines().filter(|text| text.starts_with("broken: ") || text.starts_with("seed "));
+                let last = said
+                    .lines()
+                    .filter(|text| text.starts_with("broken: ") || text.starts_with("seed "));
                 line(format!("{}: found", bug.name));
                 last.for_each(|text| line(format!("  {text}")));
             }
@@ -135,5 +169,9 @@ fn try_bugs(seeds: u64) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if missed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }

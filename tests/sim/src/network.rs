@@ -75,26 +75,44 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn open_links(&self) -> Vec<u64> {
-        let open = self.links.iter().filter(|(_, link)| link.site_open || link.center_open);
+        let open = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.site_open || link.center_open);
         open.map(|(id, _)| *id).collect()
     }
 
     /// The stream of this site's process with the agent's number.
     pub(crate) fn of_site(&self, site: usize, process: u64, conn: Conn) -> Option<u64> {
         let same = |link: &Link| (link.site, link.process, link.conn) == (site, process, conn);
-        self.links.iter().find(|(_, link)| same(link)).map(|(id, _)| *id)
+        self.links
+            .iter()
+            .find(|(_, link)| same(link))
+            .map(|(id, _)| *id)
     }
 }
 
 impl World {
     /// An agent dials.
     pub(crate) fn dial(&mut self, site: usize, process: u64, conn: Conn) {
-        let refused = self.network.refused_until.get(&site).is_some_and(|until| *until > self.now);
+        let refused = self
+            .network
+            .refused_until
+            .get(&site)
+            .is_some_and(|until| *until > self.now);
         if refused || self.center.process.is_none() {
             self.trace.count("connection refused");
             let at = self.now + self.dice.span(MS, 3 * SECOND);
             let why = Down::Unreachable;
-            return self.queue.put(at, Happening::NotConnected { site, process, conn, why });
+            return self.queue.put(
+                at,
+                Happening::NotConnected {
+                    site,
+                    process,
+                    conn,
+                    why,
+                },
+            );
         }
         let (low, high) = self.network.latency;
         let near = self.dice.between(low, high);
@@ -129,7 +147,14 @@ impl World {
         }
         let at = (self.now + takes).max(lane.held_until).max(lane.last);
         lane.last = at;
-        self.queue.put(at, Happening::Packet { link: id, direction, packet });
+        self.queue.put(
+            at,
+            Happening::Packet {
+                link: id,
+                direction,
+                packet,
+            },
+        );
     }
 
     pub(crate) fn arrived(&mut self, id: u64, direction: Direction, packet: Packet) -> Checked {
@@ -161,7 +186,8 @@ impl World {
                 };
                 link.center_process = Some(running);
                 link.center_open = true;
-                self.queue.put(self.now + FIRST_FRAME, Happening::Greeting { link: id });
+                self.queue
+                    .put(self.now + FIRST_FRAME, Happening::Greeting { link: id });
                 let opened = self.sites[site].identity.opened(Conn(id));
                 self.center_hears(opened);
                 self.carry(id, Direction::Down, Packet::Opened);
@@ -178,7 +204,10 @@ impl World {
                 note!(self, "link {id} up {:x}", fnv(0, &bytes));
                 let messages = wire::decode_up(&bytes)
                     .map_err(|error| broken("an honest agent's frame is understood", error))?;
-                self.center_hears(CenterEvent::Frame { conn: Conn(id), messages });
+                self.center_hears(CenterEvent::Frame {
+                    conn: Conn(id),
+                    messages,
+                });
             }
             Packet::Closed(_) => self.end_center_side(id),
         }
@@ -197,8 +226,9 @@ impl World {
                     self.trace.count("frame for a connection its agent gave up");
                 }
                 note!(self, "link {id} down {:x}", fnv(0, &bytes));
-                let messages = wire::decode_down(&bytes)
-                    .map_err(|error| broken("an honest orchestrator's frame is understood", error))?;
+                let messages = wire::decode_down(&bytes).map_err(|error| {
+                    broken("an honest orchestrator's frame is understood", error)
+                })?;
                 self.observe_down(site, process, conn, &messages);
                 self.site_hears(site, process, SiteEvent::Frame { conn, messages });
             }
@@ -247,7 +277,12 @@ impl World {
 
     /// The agent ends the stream, or its process is gone; what it sent before still arrives.
     pub(crate) fn hang_up(&mut self, id: u64, in_order: bool) {
-        let Some(link) = self.network.links.get_mut(&id).filter(|link| link.site_open) else {
+        let Some(link) = self
+            .network
+            .links
+            .get_mut(&id)
+            .filter(|link| link.site_open)
+        else {
             return;
         };
         link.site_open = false;
@@ -283,12 +318,18 @@ impl World {
     }
 
     fn end_site_side(&mut self, link: u64, why: Down, later: At) {
-        self.queue.put(self.now + later, Happening::SiteSideEnds { link, why });
+        self.queue
+            .put(self.now + later, Happening::SiteSideEnds { link, why });
     }
 
     /// Nothing came on a new stream for too long.
     pub(crate) fn greeting_due(&mut self, id: u64) {
-        if self.network.links.get(&id).is_some_and(|link| !link.greeted && link.center_open) {
+        if self
+            .network
+            .links
+            .get(&id)
+            .is_some_and(|link| !link.greeted && link.center_open)
+        {
             self.trace.count("stream without a first frame");
             self.close(Conn(id), Down::Unreachable);
         }
@@ -315,18 +356,25 @@ impl World {
         };
         link.up.hole |= up;
         link.down.hole |= down;
-        self.queue.put(self.now + lasts, Happening::Cut { link: id });
+        self.queue
+            .put(self.now + lasts, Happening::Cut { link: id });
     }
 
     /// What is sent upward from now on arrives late; the agent gives the stream up at once, so that its next one is
     /// there first.
     pub(crate) fn hold_back(&mut self, id: u64, lasts: At) {
-        let Some(link) = self.network.links.get_mut(&id).filter(|link| link.site_open) else {
+        let Some(link) = self
+            .network
+            .links
+            .get_mut(&id)
+            .filter(|link| link.site_open)
+        else {
             return;
         };
         link.up.held_until = self.now + lasts;
-        let later = self.dice.span(MS, 5 * SECOND);
-        self.queue.put(self.now + later, Happening::GiveUp { link: id });
+        let later = self.dice.span(MS, 60 * SECOND);
+        self.queue
+            .put(self.now + later, Happening::GiveUp { link: id });
     }
 
     /// What is sent on this stream arrives late, in both directions, and nothing else is wrong with it.
@@ -339,7 +387,12 @@ impl World {
 
     /// The agent's own network process lost the stream; the orchestrator learns it behind everything still on the way.
     pub(crate) fn give_up(&mut self, id: u64) {
-        if self.network.links.get(&id).is_some_and(|link| link.site_open) {
+        if self
+            .network
+            .links
+            .get(&id)
+            .is_some_and(|link| link.site_open)
+        {
             self.carry(id, Direction::Up, Packet::Closed(Down::Ended));
             self.site_side_ended(id, Down::Unreachable);
         }

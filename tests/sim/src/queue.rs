@@ -100,7 +100,10 @@ mod tests {
             for shown in [SECOND, SECOND + 1, 999 * SECOND + 13, 100_000 * SECOND] {
                 let at = clock.when(shown);
                 assert!(clock.shows(at) >= shown, "{drift_ppm} {shown}");
-                assert!(at == 5 * SECOND || clock.shows(at - 2) < shown, "{drift_ppm} {shown}");
+                assert!(
+                    at == 5 * SECOND || clock.shows(at - 2) < shown,
+                    "{drift_ppm} {shown}"
+                );
             }
         }
     }

@@ -31,7 +31,11 @@ pub(crate) fn line(text: impl std::fmt::Display) {
 
 pub(crate) fn totals(totals: &Totals, took: Duration) {
     let rate = f64_of(totals.seeds) / took.as_secs_f64().max(0.001);
-    line(format!("{} seeds in {:.1} s, {rate:.1} seeds/s; every invariant held", totals.seeds, took.as_secs_f64()));
+    line(format!(
+        "{} seeds in {:.1} s, {rate:.1} seeds/s; every invariant held",
+        totals.seeds,
+        took.as_secs_f64()
+    ));
     line(format!("{:>9} {:>6}  what", "times", "seeds"));
     for (what, count) in &totals.counts {
         let seeds = totals.seeds_with.get(what).copied().unwrap_or(0);
@@ -53,5 +57,7 @@ pub(crate) fn broken(seed: u64, nth: u64, played: &Played, replay: &str) {
     }
     line(format!("broken: {sentence}"));
     line(format!("  {}", what.chars().take(4000).collect::<String>()));
-    line(format!("seed {seed}, the {nth}. tried; replay with: {replay}"));
+    line(format!(
+        "seed {seed}, the {nth}. tried; replay with: {replay}"
+    ));
 }

@@ -43,13 +43,48 @@ const PLAIN: Entry = Entry {
 /// Everything a site lets run.
 pub(crate) const ENTRIES: [Entry; 8] = [
     PLAIN,
-    Entry { name: "scan", runs_ms: (5_000, 240_000), fails: 5, ..PLAIN },
-    Entry { name: "pay", retry_safe: false, ..PLAIN },
-    Entry { name: "settle", retry_safe: false, runs_ms: (5_000, 240_000), fails: 5, ..PLAIN },
-    Entry { name: "guard", stop_after_s: Some(45), runs_ms: (5_000, 240_000), ..PLAIN },
-    Entry { name: "narrow", max_parallel: Some(1), ..PLAIN },
-    Entry { name: "hang", timeout_ms: 20_000, runs_ms: (1_000, 60_000), ..PLAIN },
-    Entry { name: "picky", picky: true, retry_safe: false, runs_ms: (50, 5_000), ..PLAIN },
+    Entry {
+        name: "scan",
+        runs_ms: (5_000, 240_000),
+        fails: 5,
+        ..PLAIN
+    },
+    Entry {
+        name: "pay",
+        retry_safe: false,
+        ..PLAIN
+    },
+    Entry {
+        name: "settle",
+        retry_safe: false,
+        runs_ms: (5_000, 240_000),
+        fails: 5,
+        ..PLAIN
+    },
+    Entry {
+        name: "guard",
+        stop_after_s: Some(45),
+        runs_ms: (5_000, 240_000),
+        ..PLAIN
+    },
+    Entry {
+        name: "narrow",
+        max_parallel: Some(1),
+        ..PLAIN
+    },
+    Entry {
+        name: "hang",
+        timeout_ms: 20_000,
+        runs_ms: (1_000, 60_000),
+        ..PLAIN
+    },
+    Entry {
+        name: "picky",
+        picky: true,
+        retry_safe: false,
+        runs_ms: (50, 5_000),
+        ..PLAIN
+    },
 ];
 
 /// The entry of this name.

@@ -98,7 +98,13 @@ impl Site {
         let process = self.process.as_ref()?;
         let inbox = (!process.inbox.is_empty()).then_some(process.turn_at);
         let deadline = process.core.next_deadline().map(|at| self.clock.when(at.0));
-        Some(inbox.into_iter().chain(deadline).min()?.max(process.not_before))
+        Some(
+            inbox
+                .into_iter()
+                .chain(deadline)
+                .min()?
+                .max(process.not_before),
+        )
     }
 }
 
@@ -123,7 +129,10 @@ impl World {
         site.process = Some(Process {
             number: site.processes,
             core,
-            inbox: vec![Event::Catalogue(shop::rules(site.catalogue, &site.identity.spiffe_id))],
+            inbox: vec![Event::Catalogue(shop::rules(
+                site.catalogue,
+                &site.identity.spiffe_id,
+            ))],
             turn_at: self.now + MS,
             not_before: 0,
         });
@@ -142,7 +151,11 @@ impl World {
         {
             site.session.take_if(|session| session.conn == *conn);
         }
-        let Some(living) = site.process.as_mut().filter(|living| living.number == process) else {
+        let Some(living) = site
+            .process
+            .as_mut()
+            .filter(|living| living.number == process)
+        else {
             return;
         };
         if living.inbox.is_empty() {
@@ -160,12 +173,21 @@ impl World {
     pub(crate) fn reload_catalogue(&mut self, index: usize) {
         let site = &mut self.sites[index];
         site.catalogue += 1;
-        let (process, rules) = (site.processes, shop::rules(site.catalogue, &site.identity.spiffe_id));
+        let (process, rules) = (
+            site.processes,
+            shop::rules(site.catalogue, &site.identity.spiffe_id),
+        );
         self.site_hears(index, process, Event::Catalogue(rules));
     }
 
     /// Takes note of what a frame grants before the core sees it.
-    pub(crate) fn observe_down(&mut self, index: usize, process: u64, conn: Conn, messages: &[DownMessage]) {
+    pub(crate) fn observe_down(
+        &mut self,
+        index: usize,
+        process: u64,
+        conn: Conn,
+        messages: &[DownMessage],
+    ) {
         let site = &mut self.sites[index];
         let current = |session: &&mut Session| session.conn == conn && site.processes == process;
         let Some(session) = site.session.as_mut().filter(current) else {
@@ -174,7 +196,9 @@ impl World {
         for message in messages {
             match message {
                 DownMessage::Granted(granted) => {
-                    let sent = granted.lease.and_then(|(seq, ms)| Some((session.sent.get(&seq.0)?, ms)));
+                    let sent = granted
+                        .lease
+                        .and_then(|(seq, ms)| Some((session.sent.get(&seq.0)?, ms)));
                     if let Some((sent, lease_ms)) = sent {
                         session.until = session.until.max(sent + u64::from(lease_ms) * MS);
                     }
@@ -205,7 +229,12 @@ impl World {
         if let Some(why) = &site.disk.refused {
             return Err(broken("an honest agent's frame can be encoded", why));
         }
-        note!(self, "s{index} turn: {} in, {} out", events.len(), said.len());
+        note!(
+            self,
+            "s{index} turn: {} in, {} out",
+            events.len(),
+            said.len()
+        );
         let cut = !said.is_empty() && turned.is_ok() && std::mem::take(&mut site.cut_speech);
         if cut {
             said.truncate(self.dice.below(said.len()));
@@ -258,7 +287,12 @@ impl World {
         for (speech, recorded) in said {
             match speech {
                 Speech::Dial { conn } => {
-                    let session = Session { conn, ready: false, sent: BTreeMap::new(), until: 0 };
+                    let session = Session {
+                        conn,
+                        ready: false,
+                        sent: BTreeMap::new(),
+                        until: 0,
+                    };
                     self.sites[index].session = Some(session);
                     self.dial(index, number, conn);
                 }
@@ -271,12 +305,17 @@ impl World {
                     }
                 }
                 Speech::Hangup { conn } => {
-                    self.sites[index].session.take_if(|session| session.conn == conn);
+                    self.sites[index]
+                        .session
+                        .take_if(|session| session.conn == conn);
                     if let Some(link) = self.network.of_site(index, number, conn) {
                         self.hang_up(link, true);
                     }
                 }
-                Speech::Start { assign, lease_until } => {
+                Speech::Start {
+                    assign,
+                    lease_until,
+                } => {
                     self.may_start(index, &assign, shown, lease_until.0)?;
                     self.start_task(index, *assign, lease_until.0)?;
                 }
@@ -285,12 +324,16 @@ impl World {
                 Speech::Discard { attempt } => self.discard(index, attempt)?,
                 Speech::Refused { .. } => self.trace.count("assignment refused by its site"),
                 Speech::Alarm(alarm) => {
-                    return Err(broken("an honest orchestrator raises no alarm", format!("{alarm:?}")));
+                    return Err(broken(
+                        "an honest orchestrator raises no alarm",
+                        format!("{alarm:?}"),
+                    ));
                 }
                 Speech::Done => {
                     self.trace.count("agent ended in good order");
                     self.end_process(index, true);
-                    self.queue.put(self.now + SECOND, Happening::StartSite { site: index });
+                    self.queue
+                        .put(self.now + SECOND, Happening::StartSite { site: index });
                 }
             }
         }
@@ -298,7 +341,10 @@ impl World {
     }
 
     fn beats(&mut self, index: usize, conn: Conn, shown: u64, messages: &[UpMessage]) {
-        let Some(session) = self.sites[index].session.as_mut().filter(|session| session.conn == conn)
+        let Some(session) = self.sites[index]
+            .session
+            .as_mut()
+            .filter(|session| session.conn == conn)
         else {
             return;
         };
@@ -324,7 +370,12 @@ impl World {
             let link = self.network.links.get(id);
             link.is_some_and(|link| (link.site, link.process) == (index, number))
         };
-        let links: Vec<u64> = self.network.open_links().into_iter().filter(of_it).collect();
+        let links: Vec<u64> = self
+            .network
+            .open_links()
+            .into_iter()
+            .filter(of_it)
+            .collect();
         for link in links {
             self.hang_up(link, in_order);
         }
@@ -338,7 +389,8 @@ impl World {
         note!(self, "s{index} crashes");
         self.end_process(index, true);
         let down = self.dice.span(100 * MS, self.plan.longest_outage);
-        self.queue.put(self.now + down, Happening::StartSite { site: index });
+        self.queue
+            .put(self.now + down, Happening::StartSite { site: index });
     }
 
     /// The host loses power and comes back: every process is gone, and what was not synced.
@@ -350,7 +402,8 @@ impl World {
         site.disk.power_cut(kept);
         self.new_life(index);
         let down = self.dice.span(SECOND, self.plan.longest_outage);
-        self.queue.put(self.now + down, Happening::StartSite { site: index });
+        self.queue
+            .put(self.now + down, Happening::StartSite { site: index });
     }
 
     /// Another incarnation: nothing of the former one runs.

@@ -30,7 +30,12 @@ impl Trace {
     pub(crate) fn say(&mut self, at: At, what: fmt::Arguments<'_>) {
         self.line.clear();
         // Writing to a String cannot fail.
-        let _ = write!(self.line, "{:>6}.{:06} {what}", at / 1_000_000, at % 1_000_000);
+        let _ = write!(
+            self.line,
+            "{:>6}.{:06} {what}",
+            at / 1_000_000,
+            at % 1_000_000
+        );
         self.hash = fnv(self.hash, self.line.as_bytes());
         if self.keep > 0 {
             if self.lines.len() == self.keep {

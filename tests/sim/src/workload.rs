@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use outpost_orchestrator_core::spec::{Argument, ParamKind, ParamSpec, Retry, TaskSpec, WorkflowSpec};
+use outpost_orchestrator_core::spec::{
+    Argument, ParamKind, ParamSpec, Retry, TaskSpec, WorkflowSpec,
+};
 use outpost_proto::ids::{Incarnation, RunId, TaskIndex};
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{NotAName, ParamName, TenantName, WorkflowName, spiffe_id};
@@ -34,7 +36,13 @@ impl World {
             let site = self.dice.below(sites);
             let tenant = self.sites[site].identity.tenant.clone();
             let at = self.dice.between(60 * SECOND, self.plan.quiet_from);
-            self.queue.put(at, Happening::Want { tenant, want: Want::Remove(site) });
+            self.queue.put(
+                at,
+                Happening::Want {
+                    tenant,
+                    want: Want::Remove(site),
+                },
+            );
         }
         Ok(())
     }
@@ -43,7 +51,12 @@ impl World {
         let agent = format!("site-{index}").parse()?;
         let spiffe_id = spiffe_id("sim.test", &tenant, &agent);
         let drift_ppm = i64::try_from(self.dice.between(0, 400)).unwrap_or(0) - 200;
-        let identity = Identity { tenant: tenant.clone(), agent, spiffe_id, key: self.dice.next() };
+        let identity = Identity {
+            tenant: tenant.clone(),
+            agent,
+            spiffe_id,
+            key: self.dice.next(),
+        };
         self.sites.push(Site {
             identity,
             enrolled: false,
@@ -60,7 +73,13 @@ impl World {
             session: None,
         });
         let at = self.dice.span(1, 20 * SECOND);
-        self.queue.put(at, Happening::Want { tenant, want: Want::Invite(index) });
+        self.queue.put(
+            at,
+            Happening::Want {
+                tenant,
+                want: Want::Invite(index),
+            },
+        );
         Ok(())
     }
 
@@ -73,7 +92,13 @@ impl World {
             for version in 0..versions {
                 let at = version * self.dice.between(30 * SECOND, self.plan.quiet_from);
                 let want = Want::Apply(self.workflow(&name)?);
-                self.queue.put(at, Happening::Want { tenant: tenant.clone(), want });
+                self.queue.put(
+                    at,
+                    Happening::Want {
+                        tenant: tenant.clone(),
+                        want,
+                    },
+                );
             }
             names.push(name);
         }
@@ -111,7 +136,11 @@ impl World {
             name: format!("task-{index}").parse()?,
             entry: entry.name.parse()?,
             needs,
-            with: if entry.picky { BTreeMap::from([(n, argument)]) } else { BTreeMap::new() },
+            with: if entry.picky {
+                BTreeMap::from([(n, argument)])
+            } else {
+                BTreeMap::new()
+            },
             retry: Retry {
                 retries: u16::try_from(self.dice.between(0, 3)).unwrap_or(0),
                 delay_ms: self.dice.span(100, 5_000),
@@ -125,7 +154,10 @@ impl World {
     fn runs(&mut self, tenant: &TenantName, names: &[WorkflowName]) -> Result<(), NotAName> {
         for number in 0..self.dice.between(2, 8) {
             let n = self.dice.between(0, 12);
-            let params = BTreeMap::from([("n".parse()?, ParamValue::Integer(i64::try_from(n).unwrap_or(0)))]);
+            let params = BTreeMap::from([(
+                "n".parse()?,
+                ParamValue::Integer(i64::try_from(n).unwrap_or(0)),
+            )]);
             let want = Want::Trigger {
                 workflow: names[self.dice.below(names.len())].clone(),
                 params,
@@ -134,10 +166,22 @@ impl World {
                 cancel_ms: self.dice.percent(20).then(|| self.dice.span(100, 300_000)),
             };
             let at = self.dice.between(SECOND, self.plan.quiet_from * 3 / 4);
-            self.queue.put(at, Happening::Want { tenant: tenant.clone(), want: want.clone() });
+            self.queue.put(
+                at,
+                Happening::Want {
+                    tenant: tenant.clone(),
+                    want: want.clone(),
+                },
+            );
             if self.dice.percent(20) {
                 let again = at + self.dice.span(SECOND, 60 * SECOND);
-                self.queue.put(again, Happening::Want { tenant: tenant.clone(), want });
+                self.queue.put(
+                    again,
+                    Happening::Want {
+                        tenant: tenant.clone(),
+                        want,
+                    },
+                );
             }
         }
         self.snoop(tenant);
@@ -149,13 +193,23 @@ impl World {
         for _ in 0..2 {
             let at: At = self.dice.between(60 * SECOND, self.plan.quiet_from);
             let want = Want::Cancel(RunId(0));
-            self.queue.put(at, Happening::Want { tenant: tenant.clone(), want });
+            self.queue.put(
+                at,
+                Happening::Want {
+                    tenant: tenant.clone(),
+                    want,
+                },
+            );
         }
     }
 
     /// A run of somebody else, for who asks for run 0.
     pub(crate) fn foreign_run(&mut self, tenant: &TenantName) -> Option<RunId> {
-        let foreign = self.clients.runs.iter().filter(|(_, owner)| *owner != tenant);
+        let foreign = self
+            .clients
+            .runs
+            .iter()
+            .filter(|(_, owner)| *owner != tenant);
         let runs: Vec<RunId> = foreign.map(|(run, _)| *run).collect();
         if runs.is_empty() {
             return None;

@@ -39,24 +39,72 @@ pub(crate) struct Plan {
 /// Everything that can happen.
 #[derive(Debug)]
 pub(crate) enum Happening {
-    Packet { link: u64, direction: Direction, packet: Packet },
-    NotConnected { site: usize, process: u64, conn: Conn, why: Down },
-    SiteSideEnds { link: u64, why: Down },
-    CenterSideEnds { link: u64 },
-    Greeting { link: u64 },
-    Cut { link: u64 },
-    GiveUp { link: u64 },
-    Keeper { site: usize, life: Incarnation, attempt: AttemptId, step: Step },
-    Heard { site: usize, process: u64, event: SiteEvent },
-    StartSite { site: usize },
+    Packet {
+        link: u64,
+        direction: Direction,
+        packet: Packet,
+    },
+    NotConnected {
+        site: usize,
+        process: u64,
+        conn: Conn,
+        why: Down,
+    },
+    SiteSideEnds {
+        link: u64,
+        why: Down,
+    },
+    CenterSideEnds {
+        link: u64,
+    },
+    Greeting {
+        link: u64,
+    },
+    Cut {
+        link: u64,
+    },
+    GiveUp {
+        link: u64,
+    },
+    Keeper {
+        site: usize,
+        life: Incarnation,
+        attempt: AttemptId,
+        step: Step,
+    },
+    Heard {
+        site: usize,
+        process: u64,
+        event: SiteEvent,
+    },
+    StartSite {
+        site: usize,
+    },
     StartCenter,
-    SiteWants { site: usize, wants: SiteWants },
-    SetUpAnew { site: usize },
-    Asked { request: u64 },
-    Answered { request: u64, answer: Box<Result<Answer, Denied>> },
-    AskAgain { request: u64 },
-    Want { tenant: TenantName, want: Want },
-    Cancel { run: RunId },
+    SiteWants {
+        site: usize,
+        wants: SiteWants,
+    },
+    SetUpAnew {
+        site: usize,
+    },
+    Asked {
+        request: u64,
+    },
+    Answered {
+        request: u64,
+        answer: Box<Result<Answer, Denied>>,
+    },
+    AskAgain {
+        request: u64,
+    },
+    Want {
+        tenant: TenantName,
+        want: Want,
+    },
+    Cancel {
+        run: RunId,
+    },
     Fault(Fault),
     Look,
 }
@@ -83,14 +131,21 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(mut dice: Dice, plan: Plan, trace: Trace) -> Self {
         let slow = dice.percent(20);
-        let latency = if slow { (20_000, 800_000) } else { (200, 60_000) };
+        let latency = if slow {
+            (20_000, 800_000)
+        } else {
+            (200, 60_000)
+        };
         Self {
             now: 0,
             plan,
             dice,
             trace,
             queue: Queue::new(),
-            network: Network { latency, ..Network::default() },
+            network: Network {
+                latency,
+                ..Network::default()
+            },
             center: Center::default(),
             sites: Vec::new(),
             clients: Clients::default(),
@@ -109,7 +164,10 @@ impl World {
             self.next()?;
             self.events += 1;
             if self.events > MOST_EVENTS {
-                return Err(broken("the simulation comes to an end", format!("{MOST_EVENTS} events")));
+                return Err(broken(
+                    "the simulation comes to an end",
+                    format!("{MOST_EVENTS} events"),
+                ));
             }
         }
         Ok(())
@@ -125,13 +183,22 @@ impl World {
             .filter_map(|(index, site)| Some((site.wakes()?, index)))
             .min();
         let queued = self.queue.first_at();
-        let first = [queued, center, site.map(|(at, _)| at)].into_iter().flatten().min();
+        let first = [queued, center, site.map(|(at, _)| at)]
+            .into_iter()
+            .flatten()
+            .min();
         let Some(first) = first else {
-            return Err(broken("the simulation comes to an end", "nothing happens any more"));
+            return Err(broken(
+                "the simulation comes to an end",
+                "nothing happens any more",
+            ));
         };
         self.now = self.now.max(first);
         if queued == Some(first) {
-            return self.queue.take().map_or(Ok(()), |happening| self.happen(happening));
+            return self
+                .queue
+                .take()
+                .map_or(Ok(()), |happening| self.happen(happening));
         }
         if center == Some(first) {
             return self.center_turn();
@@ -141,8 +208,17 @@ impl World {
 
     fn happen(&mut self, happening: Happening) -> Checked {
         match happening {
-            Happening::Packet { link, direction, packet } => return self.arrived(link, direction, packet),
-            Happening::NotConnected { site, process, conn, why } => {
+            Happening::Packet {
+                link,
+                direction,
+                packet,
+            } => return self.arrived(link, direction, packet),
+            Happening::NotConnected {
+                site,
+                process,
+                conn,
+                why,
+            } => {
                 self.site_hears(site, process, SiteEvent::Closed { conn, why });
             }
             Happening::SiteSideEnds { link, why } => self.site_side_ended(link, why),
@@ -150,10 +226,19 @@ impl World {
             Happening::Greeting { link } => self.greeting_due(link),
             Happening::Cut { link } => self.cut(link, 10 * SECOND),
             Happening::GiveUp { link } => self.give_up(link),
-            Happening::Keeper { site, life, attempt, step } => {
+            Happening::Keeper {
+                site,
+                life,
+                attempt,
+                step,
+            } => {
                 return self.keeper_step(site, life, attempt, step);
             }
-            Happening::Heard { site, process, event } => self.site_hears(site, process, event),
+            Happening::Heard {
+                site,
+                process,
+                event,
+            } => self.site_hears(site, process, event),
             Happening::StartSite { site } => self.start_site(site),
             Happening::StartCenter => {
                 self.start_center();

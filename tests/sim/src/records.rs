@@ -1,0 +1,275 @@
+//! Invariants of the orchestrator's records, change by change, and of what it says and promises.
+
+use outpost_orchestrator_core::record::{AttemptRecord, Phase, RunRecord, TaskRecord, TaskState};
+use outpost_proto::ids::{AttemptId, Conn};
+use outpost_proto::message::{Directive, DownMessage};
+use outpost_proto::outcome::{Interruption, Outcome, Report};
+
+use crate::clients::Fact;
+use crate::invariants::{Checked, broken, holds};
+use crate::world::World;
+
+impl World {
+    // --- at each turn of the orchestrator
+
+    pub(crate) fn invariant_nothing_crosses_tenants(
+        &self,
+        conn: Conn,
+        messages: &[DownMessage],
+    ) -> Checked {
+        let Some(link) = self.network.links.get(&conn.0) else {
+            return Ok(());
+        };
+        let identity = &self.sites[link.site].identity;
+        let sentence = "nothing crosses tenants";
+        let mirror = &self.center.disk.mirror;
+        for message in messages {
+            let (named, run) = match message {
+                DownMessage::Assign(assign) => (Some(assign.attempt), Some(assign.run)),
+                DownMessage::Directive { directive, .. } => (directed(directive), None),
+                DownMessage::Welcome(_) | DownMessage::Granted(_) => (None, None),
+            };
+            if let Some(known) = named.and_then(|id| mirror.attempts.get(&id)) {
+                let own = known.tenant == identity.tenant && known.agent == identity.agent;
+                holds(
+                    own,
+                    sentence,
+                    format!("{} said to {}", known.attempt, identity.spiffe_id),
+                )?;
+            }
+            if let Some(run) = run.and_then(|id| mirror.runs.get(&id)) {
+                holds(run.tenant == identity.tenant, sentence, run.run)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn run_change(&self, before: Option<&RunRecord>, after: &RunRecord) -> Checked {
+        let Some(before) = before else { return Ok(()) };
+        let over = World::run_over(before.state);
+        let sentence = "the end of a run is final";
+        holds(
+            !over || before.state == after.state,
+            sentence,
+            format!("{}: {:?}", after.run, after.state),
+        )
+    }
+
+    pub(crate) fn task_change(&self, before: Option<&TaskRecord>, after: &TaskRecord) -> Checked {
+        let Some(before) = before else { return Ok(()) };
+        let over = match before.state {
+            TaskState::Succeeded
+            | TaskState::Failed { .. }
+            | TaskState::UpstreamFailed
+            | TaskState::Cancelled => true,
+            TaskState::Waiting
+            | TaskState::Queued { .. }
+            | TaskState::Backoff { .. }
+            | TaskState::Active { .. } => false,
+        };
+        let what = format!(
+            "{} of {}: {:?} after {:?}",
+            after.task, after.run, after.state, before.state
+        );
+        holds(
+            !over || before.state == after.state,
+            "the end of a task is final",
+            what,
+        )
+    }
+
+    pub(crate) fn attempt_change(
+        &self,
+        before: Option<&AttemptRecord>,
+        after: &AttemptRecord,
+    ) -> Checked {
+        let Some(before) = before else {
+            self.invariant_a_second_attempt_exists_only_if_the_first_is_over_or_may_run_twice(
+                after,
+            )?;
+            self.invariant_no_agent_is_given_more_than_it_takes(after)?;
+            return self.invariant_attempts_stay_in_their_tenant(after);
+        };
+        self.invariant_an_accepted_outcome_is_never_replaced(before, after)?;
+        let had = outcome_of(before);
+        match outcome_of(after) {
+            Some(report) if had.is_none() => {
+                self.invariant_an_accepted_outcome_is_true(after, report)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn invariant_a_second_attempt_exists_only_if_the_first_is_over_or_may_run_twice(
+        &self,
+        after: &AttemptRecord,
+    ) -> Checked {
+        let sentence = "a second attempt exists only if the first is over or may run twice";
+        for other in self.attempts_of(after.run, after.task) {
+            if other.attempt == after.attempt {
+                continue;
+            }
+            let twice = self.may_run_twice(other);
+            let lost = matches!(other.phase, Phase::Lost { .. });
+            let known = outcome_of(other).is_some_and(|report| !unknown_end(report));
+            let ended = known || (twice && (lost || outcome_of(other).is_some()));
+            holds(
+                ended,
+                sentence,
+                format!("{} beside {:?}", after.attempt, other),
+            )?;
+            let runs = self.runs_somewhere(other.attempt);
+            holds(
+                twice || !runs,
+                sentence,
+                format!("{} still runs", other.attempt),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn invariant_no_agent_is_given_more_than_it_takes(&self, after: &AttemptRecord) -> Checked {
+        let named = |site: &&crate::site::Site| {
+            site.identity.tenant == after.tenant && site.identity.agent == after.agent
+        };
+        let Some(site) = self.sites.iter().find(named) else {
+            return Err(broken("work goes to agents that exist", &after.agent));
+        };
+        let held = self.center.disk.mirror.attempts.values().filter(|attempt| {
+            (&attempt.tenant, &attempt.agent) == (&after.tenant, &after.agent) && active(attempt)
+        });
+        let (held, most) = (held.count(), self.center.settings.capacity(site.slots));
+        let what = format!("{} holds {held} of {most}", after.agent);
+        holds(
+            held <= usize::from(most),
+            "no agent is given more than it takes",
+            what,
+        )
+    }
+
+    fn invariant_attempts_stay_in_their_tenant(&self, after: &AttemptRecord) -> Checked {
+        let run = self.center.disk.mirror.runs.get(&after.run);
+        let own = run.is_some_and(|run| run.tenant == after.tenant);
+        holds(own, "nothing crosses tenants", after.attempt)
+    }
+
+    fn invariant_an_accepted_outcome_is_never_replaced(
+        &self,
+        before: &AttemptRecord,
+        after: &AttemptRecord,
+    ) -> Checked {
+        let sentence = "an accepted outcome is never replaced";
+        let what = || {
+            format!(
+                "{}: {:?} after {:?}",
+                after.attempt, after.phase, before.phase
+            )
+        };
+        let over = matches!(before.phase, Phase::Finished { .. } | Phase::Lost { .. });
+        holds(!over || before.phase == after.phase, sentence, what())?;
+        let late = before.late.is_none() || before.late == after.late;
+        holds(late, sentence, what())
+    }
+
+    fn invariant_an_accepted_outcome_is_true(
+        &self,
+        after: &AttemptRecord,
+        report: Report,
+    ) -> Checked {
+        let id = after.attempt;
+        if !unknown_end(report) {
+            let gone = !self.runs_somewhere(id);
+            holds(
+                gone,
+                "an end is accepted only when nothing of the task runs",
+                id,
+            )?;
+        }
+        let truth = self.truth.ends.get(&id);
+        let never = report.may_have_started || !self.truth.starts.contains_key(&id);
+        holds(never, "what is said never to have started never did", id)?;
+        let claims = matches!(
+            report.outcome,
+            Outcome::Succeeded | Outcome::Failed | Outcome::TimedOut
+        );
+        let what = format!("{id}: {} instead of {truth:?}", report.outcome);
+        holds(
+            !claims || truth == Some(&report.outcome),
+            "an accepted outcome is the true one",
+            what,
+        )
+    }
+
+    // --- what was promised
+
+    /// Of the newest `last` facts.
+    pub(crate) fn invariant_what_was_acknowledged_is_in_the_store(&self, last: usize) -> Checked {
+        let mirror = &self.center.disk.mirror;
+        for fact in self.truth.facts.iter().rev().take(last) {
+            let kept = match fact {
+                Fact::Applied(tenant, name, version) => {
+                    mirror
+                        .workflows
+                        .contains_key(&(tenant.clone(), name.clone(), *version))
+                }
+                Fact::Run(run) => mirror.runs.contains_key(run),
+                Fact::Cancelled(run) => mirror
+                    .runs
+                    .get(run)
+                    .is_some_and(|run| World::is_ending(run.state)),
+                Fact::Invited(token) => mirror.invites.contains_key(token),
+                Fact::Enrolled(token, key) => {
+                    let bound = |invite: &outpost_orchestrator_core::record::InviteRecord| {
+                        invite.bound_to.as_ref() == Some(key)
+                    };
+                    mirror.invites.get(token).is_some_and(bound)
+                }
+                Fact::Removed(site, key) => {
+                    let identity = &self.sites[*site].identity;
+                    let name = (identity.tenant.clone(), identity.agent.clone());
+                    let agent = mirror.agents.get(&name);
+                    agent.is_some_and(|agent| agent.removed || agent.key_hash != *key)
+                }
+            };
+            holds(
+                kept,
+                "what was acknowledged is in the store",
+                format!("{fact:?}"),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn directed(directive: &Directive) -> Option<AttemptId> {
+    match directive {
+        Directive::Keep(id) | Directive::Cancel(id) | Directive::Forget(id) => Some(*id),
+        Directive::Drain
+        | Directive::Cordon
+        | Directive::Uncordon
+        | Directive::Receipt(_)
+        | Directive::RenewNow
+        | Directive::Reconciled => None,
+    }
+}
+
+/// The outcome that was accepted for an attempt.
+pub(crate) fn outcome_of(attempt: &AttemptRecord) -> Option<Report> {
+    match attempt.phase {
+        Phase::Finished { report } => Some(report),
+        Phase::Lost { .. } => attempt.late,
+        Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running => None,
+    }
+}
+
+/// Whether nobody can say that it is over.
+fn unknown_end(report: Report) -> bool {
+    report.may_have_started && report.outcome == Outcome::Interrupted(Interruption::AgentStateLost)
+}
+
+pub(crate) fn active(attempt: &AttemptRecord) -> bool {
+    match attempt.phase {
+        Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running => true,
+        Phase::Finished { .. } | Phase::Lost { .. } => false,
+    }
+}
