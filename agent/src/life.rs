@@ -11,6 +11,9 @@ use outpost_proto::outcome::Interruption;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// Where the life is remembered, in the state directory.
+const FILE: &str = "life.json";
+
 /// What makes up a life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Life {
@@ -86,19 +89,25 @@ fn start_time(stat: &str) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// The life the state directory was last used in, replaced by the present one.
+/// The life the state directory was last used in; `None` when it was in none.
 ///
 /// # Errors
-/// When the file cannot be read or written.
-pub fn take_over(state_dir: &Path, present: &Life) -> io::Result<Option<Life>> {
-    let path = state_dir.join("life.json");
-    let earlier = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error),
-    };
-    crate::files::replace(&path, &serde_json::to_vec(present)?)?;
-    Ok(earlier)
+/// When the file cannot be read.
+pub fn earlier(state_dir: &Path) -> io::Result<Option<Life>> {
+    match fs::read(state_dir.join(FILE)) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Remembers the present life. Only once what the earlier one left is journalled as interrupted: a crash before that
+/// must find the earlier life again, or a reboot would be reported as something else.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn remember(state_dir: &Path, present: &Life) -> io::Result<()> {
+    crate::files::replace(&state_dir.join(FILE), &serde_json::to_vec(present)?)
 }
 
 #[cfg(test)]
@@ -124,6 +133,16 @@ mod tests {
             restarted.interruption_since(&life),
             Interruption::SidecarRestart
         );
+    }
+
+    #[test]
+    fn the_earlier_life_is_found_until_the_present_one_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let life = Life::present("state").unwrap();
+        assert_eq!(earlier(dir.path()).unwrap(), None);
+        assert_eq!(earlier(dir.path()).unwrap(), None, "asking changes nothing");
+        remember(dir.path(), &life).unwrap();
+        assert_eq!(earlier(dir.path()).unwrap(), Some(life));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! attempts/ID/  one attempt: claim, exit record, log.N, about.json
 //! work/ID/      its working directory, while it is needed
 //! runs/ID/      $OUTPOST_RUN_DIR, shared by the tasks of one run
+//! trash/        what is being removed
 //! agent.sock    status, pause, resume, drain: for the same account and root only
 //! ```
 
@@ -138,6 +139,12 @@ impl StateDir {
         let path = path.canonicalize().map_err(io("opening", path))?;
         let version = path.join("version");
         if !version.exists() {
+            let strict = std::fs::Permissions::from_mode(0o711);
+            let empty = path.read_dir().is_ok_and(|mut dir| dir.next().is_none());
+            // A directory made for this purpose, by the line above or by hand, whatever the umask was.
+            if empty {
+                std::fs::set_permissions(&path, strict).map_err(io("securing", &path))?;
+            }
             files::replace(&version, VERSION.to_string().as_bytes())
                 .map_err(io("writing", &version))?;
         }
@@ -218,16 +225,34 @@ impl StateDir {
         self.path.join("attempts")
     }
 
+    /// All working directories.
+    #[must_use]
+    pub fn works(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    /// All runs' directories.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.path.join("runs")
+    }
+
+    /// What is no longer needed, until it is removed; not there before something was.
+    #[must_use]
+    pub fn trash(&self) -> PathBuf {
+        self.path.join("trash")
+    }
+
     /// One attempt's working directory.
     #[must_use]
     pub fn work(&self, attempt: AttemptId) -> PathBuf {
-        self.path.join("work").join(attempt.to_string())
+        self.works().join(attempt.to_string())
     }
 
     /// `$OUTPOST_RUN_DIR` of a run.
     #[must_use]
     pub fn run(&self, run: RunId) -> PathBuf {
-        self.path.join("runs").join(run.to_string())
+        self.runs().join(run.to_string())
     }
 
     /// Where the runner answers the site's own commands.

@@ -3,7 +3,7 @@
 //! Link is a process of its own; when it dies the runner makes a new socket pair and a new link, and every connection
 //! that stood counts as closed. Nothing here decides when to connect: the core does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
 use std::rc::Rc;
@@ -20,6 +20,7 @@ use outpost_agent_link::ipc::{
 use outpost_proto::ids::Conn;
 use outpost_proto::wire;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Happened;
 
@@ -28,6 +29,10 @@ use super::Happened;
 const QUEUE: usize = 256;
 /// A link that lived this long did not fail at once: the next one is started without waiting.
 const LIVED: Duration = Duration::from_secs(10);
+
+/// How long link may take to read what it is told, or to close what it is told to close. One that does neither hangs,
+/// and is replaced. More than it waits itself for a slow orchestrator.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How link and dial are started.
 #[derive(Debug)]
@@ -171,6 +176,7 @@ impl LinkHandle {
             inbox,
             jobs: receive,
             open: BTreeSet::new(),
+            closing: BTreeMap::new(),
         };
         tokio::task::spawn_local(supervisor.run());
         Self { jobs }
@@ -183,12 +189,23 @@ impl LinkHandle {
     }
 }
 
+/// What there is of one life of link.
+struct LinkLife {
+    socket: Rc<LinkSocket>,
+    dial_end: OwnedFd,
+    dialled: mpsc::Sender<(u64, String)>,
+    dials: mpsc::Receiver<(u64, String)>,
+    hears: mpsc::Receiver<Result<Option<FromLink>, String>>,
+}
+
 struct Supervisor {
     setup: Rc<LinkSetup>,
     inbox: mpsc::Sender<Happened>,
     jobs: mpsc::Receiver<LinkJob>,
     /// Connections that the core believes in.
     open: BTreeSet<u64>,
+    /// Connections that link was, or is to be, told to close and has not yet said to be closed; since when.
+    closing: BTreeMap<u64, Instant>,
 }
 
 impl Supervisor {
@@ -203,17 +220,21 @@ impl Supervisor {
                 .build()
         };
         let mut waits = delays();
+        let mut first = None;
         loop {
-            let began = tokio::time::Instant::now();
+            let began = Instant::now();
             match self.setup.start() {
                 Ok(link) => {
-                    let why = self.serve(link).await;
+                    let why = self.serve(link, first).await;
                     if self.jobs.is_closed() {
                         return;
                     }
                     tracing::warn!(why, "link ended; starting a new one");
                 }
-                Err(error) => tracing::error!("link cannot be started: {error:#}"),
+                Err(error) => {
+                    tracing::error!("link cannot be started: {error:#}");
+                    self.open.extend(first.map(|conn| conn.0));
+                }
             }
             self.all_closed().await;
             if began.elapsed() > LIVED {
@@ -222,69 +243,169 @@ impl Supervisor {
             if let Some(wait) = waits.next() {
                 tokio::time::sleep(wait).await;
             }
+            first = self.still_wanted();
+            self.all_closed().await;
         }
     }
 
     /// One life of link; answers why it ended.
-    async fn serve(&mut self, mut link: LinkProcess) -> String {
-        let socket = Rc::new(link.socket);
-        let (dialled, mut dials) = mpsc::channel::<(u64, String)>(16);
+    async fn serve(&mut self, link: LinkProcess, first: Option<Conn>) -> String {
+        let LinkProcess {
+            socket,
+            mut child,
+            dial_end,
+        } = link;
+        let socket = Rc::new(socket);
         // Receiving has a task of its own: whoever sends to link must keep receiving from it.
-        let (heard, mut hears) = mpsc::channel::<Result<Option<FromLink>, String>>(64);
+        let (heard, hears) = mpsc::channel(64);
         let receiver = tokio::task::spawn_local(receive(Rc::clone(&socket), heard));
-        let why = loop {
-            let job = tokio::select! {
-                biased;
-                // First what link says: its end, or a connection's, makes the rest pointless.
-                said = hears.recv() => match said {
-                    Some(Ok(Some(said))) => {
-                        self.said(said).await;
-                        continue;
-                    }
-                    Some(Ok(None)) | None => break "it closed its socket".to_owned(),
-                    Some(Err(error)) => break error,
-                },
-                // Then dials that failed: link learns it from here only.
-                Some((conn, why)) = dials.recv() => {
-                    tracing::warn!(conn, "cannot reach {}: {why}", self.setup.address);
-                    self.inbox.send(Happened::Trouble(why)).await.ok();
-                    ToLink::Close { conn }
-                }
-                job = self.jobs.recv() => match job {
-                    Some(LinkJob::Dial(conn)) => {
-                        self.open.insert(conn.0);
-                        match link.dial_end.try_clone() {
-                            Ok(end) => {
-                                tokio::task::spawn_local(dial(Rc::clone(&self.setup), end, conn.0, dialled.clone()));
-                            }
-                            Err(error) => break format!("no descriptors left: {error}"),
-                        }
-                        ToLink::Open { conn: conn.0 }
-                    }
-                    Some(LinkJob::Frame(conn, bytes)) => ToLink::Frame { conn: conn.0, bytes },
-                    Some(LinkJob::Hangup(conn)) => ToLink::Close { conn: conn.0 },
-                    None => break "the runner ends".to_owned(),
-                },
-            };
-            if let Err(error) = socket.send(&job).await {
-                break error.to_string();
-            }
+        let (dialled, dials) = mpsc::channel(16);
+        let life = LinkLife {
+            socket,
+            dial_end,
+            dialled,
+            dials,
+            hears,
         };
+        let why = self.talk(life, first).await;
         receiver.abort();
-        drop(socket);
         // Its socket is gone, so it ends by itself; a link that does not is ended.
-        if tokio::time::timeout(Duration::from_secs(2), link.child.wait())
+        if tokio::time::timeout(Duration::from_secs(2), child.wait())
             .await
             .is_err()
         {
-            let _ = link.child.kill().await;
+            let _ = child.kill().await;
         }
         why
     }
 
-    async fn said(&mut self, said: FromLink) {
+    async fn talk(&mut self, mut life: LinkLife, first: Option<Conn>) -> String {
+        let mut waiting = first.map(LinkJob::Dial);
+        loop {
+            let job = match waiting.take() {
+                Some(job) => job,
+                None => match self.next_job(&mut life).await {
+                    Ok(Some(job)) => job,
+                    Ok(None) => continue,
+                    Err(why) => return why,
+                },
+            };
+            let told = match job {
+                LinkJob::Dial(conn) => {
+                    self.open.insert(conn.0);
+                    let end = match life.dial_end.try_clone() {
+                        Ok(end) => end,
+                        Err(error) => return format!("no descriptors left: {error}"),
+                    };
+                    let dialled = life.dialled.clone();
+                    let setup = Rc::clone(&self.setup);
+                    tokio::task::spawn_local(dial(setup, end, conn.0, dialled));
+                    ToLink::Open { conn: conn.0 }
+                }
+                LinkJob::Frame(conn, bytes) => ToLink::Frame {
+                    conn: conn.0,
+                    bytes,
+                },
+                LinkJob::Hangup(conn) => {
+                    if self.open.contains(&conn.0) {
+                        self.closing.entry(conn.0).or_insert_with(Instant::now);
+                    }
+                    ToLink::Close { conn: conn.0 }
+                }
+            };
+            if let Err(why) = self.tell(&mut life, &told).await {
+                return why;
+            }
+        }
+    }
+
+    /// What link is to be told next; `None` when something else happened.
+    async fn next_job(&mut self, life: &mut LinkLife) -> Result<Option<LinkJob>, String> {
+        let overdue = self.closing.values().min().map(|since| *since + PATIENCE);
+        tokio::select! {
+            biased;
+            // First what link says: its end, or a connection's, makes the rest pointless.
+            said = life.hears.recv() => self.heard(said).await,
+            // Then dials that failed: link learns it from here only.
+            Some((conn, why)) = life.dials.recv() => {
+                tracing::warn!(conn, "cannot reach {}: {why}", self.setup.address);
+                self.inbox.send(Happened::Trouble(why)).await.ok();
+                Ok(Some(LinkJob::Hangup(Conn(conn))))
+            }
+            () = at(overdue) => Err("it does not close what it was told to close".to_owned()),
+            job = self.jobs.recv() => job.map(Some).ok_or_else(|| "the runner ends".to_owned()),
+        }
+    }
+
+    /// Takes note of one message; answers what link is to be told because of it.
+    async fn heard(
+        &mut self,
+        said: Option<Result<Option<FromLink>, String>>,
+    ) -> Result<Option<LinkJob>, String> {
+        match said {
+            Some(Ok(Some(said))) => Ok(self.said(said).await),
+            Some(Ok(None)) | None => Err("it closed its socket".to_owned()),
+            Some(Err(error)) => Err(error),
+        }
+    }
+
+    /// Tells link something, and goes on hearing it meanwhile: a link that waits to be heard reads nothing.
+    async fn tell(&mut self, life: &mut LinkLife, told: &ToLink) -> Result<(), String> {
+        let socket = Rc::clone(&life.socket);
+        let sent = tokio::time::timeout(PATIENCE, socket.send(told));
+        tokio::pin!(sent);
+        // Told after this message; more than a few there cannot be, one per connection.
+        let mut then = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sent => {
+                    sent.map_err(|_| "it does not read what it is told".to_owned())?
+                        .map_err(|error| error.to_string())?;
+                    break;
+                }
+                said = life.hears.recv() => then.extend(self.heard(said).await?),
+            }
+        }
+        for job in then {
+            if let LinkJob::Hangup(conn) = job {
+                let close = ToLink::Close { conn: conn.0 };
+                socket
+                    .send(&close)
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was asked while no link lived. Only the newest connection is still wanted, if it is: it is answered, the
+    /// others count as closed.
+    fn still_wanted(&mut self) -> Option<Conn> {
+        let mut wanted = None;
+        while let Ok(job) = self.jobs.try_recv() {
+            match job {
+                LinkJob::Dial(conn) => {
+                    self.open.insert(conn.0);
+                    wanted = Some(conn);
+                }
+                LinkJob::Hangup(conn) => wanted = wanted.filter(|wanted| *wanted != conn),
+                // Of a connection that went with the link that held it.
+                LinkJob::Frame(..) => {}
+            }
+        }
+        if let Some(conn) = wanted {
+            self.open.remove(&conn.0);
+        }
+        wanted
+    }
+
+    /// Answers what link is to be told because of it.
+    async fn said(&mut self, said: FromLink) -> Option<LinkJob> {
+        let mut then = None;
         let happened = match said {
             FromLink::Opened { conn } => Happened::Core(Event::Opened { conn: Conn(conn) }),
+            FromLink::Frame { conn, .. } if self.closing.contains_key(&conn) => return None,
             FromLink::Frame { conn, bytes } => match wire::decode_down(&bytes) {
                 Ok(messages) => Happened::Core(Event::Frame {
                     conn: Conn(conn),
@@ -295,7 +416,10 @@ impl Supervisor {
                         conn,
                         "the orchestrator sent what this agent does not accept: {error}"
                     );
+                    // Whatever link still says of it is nobody's any more.
                     self.open.remove(&conn);
+                    self.closing.insert(conn, Instant::now());
+                    then = Some(LinkJob::Hangup(Conn(conn)));
                     Happened::Core(Event::Closed {
                         conn: Conn(conn),
                         why: Down::Protocol,
@@ -304,13 +428,15 @@ impl Supervisor {
             },
             FromLink::Closed { conn, reason, text } => {
                 tracing::info!(conn, "connection over: {reason}: {text}");
+                let was_told = self.closing.remove(&conn).is_some();
                 if !self.open.remove(&conn) {
-                    return;
+                    return None;
                 }
-                self.inbox
-                    .send(Happened::Trouble(format!("{reason}: {text}")))
-                    .await
-                    .ok();
+                // What link was told to close was closed for a reason that is known already.
+                if !was_told {
+                    let trouble = Happened::Trouble(format!("{reason}: {text}"));
+                    self.inbox.send(trouble).await.ok();
+                }
                 Happened::Core(Event::Closed {
                     conn: Conn(conn),
                     why: down(reason),
@@ -323,12 +449,14 @@ impl Supervisor {
                 not_after_s: certificate_not_after_s,
                 spiffe_id,
             },
-            FromLink::Csr { .. } | FromLink::Reply { .. } | FromLink::Stored { .. } => return,
+            FromLink::Csr { .. } | FromLink::Reply { .. } | FromLink::Stored { .. } => return None,
         };
         self.inbox.send(happened).await.ok();
+        then
     }
 
     async fn all_closed(&mut self) {
+        self.closing.clear();
         for conn in std::mem::take(&mut self.open) {
             let closed = Event::Closed {
                 conn: Conn(conn),
@@ -336,6 +464,13 @@ impl Supervisor {
             };
             self.inbox.send(Happened::Core(closed)).await.ok();
         }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,44 +1,45 @@
 //! The runner: decides through the pure core, records through the store, and does what results. The only process of
 //! the agent that knows what is said to the orchestrator, and the only one that writes journal and ledger.
 
+mod begin;
+mod keepers;
 pub(crate) mod link;
 mod local;
 mod outcome;
+mod retention;
 mod store;
 mod tasks;
 mod watch;
 mod workspace;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use outpost_agent_core::event::{Down, Event, Rules, Site, Speech};
-use outpost_agent_core::{Agent, Settings, unsettled};
-use outpost_agent_keeper::containment;
+use outpost_agent_core::Agent;
+use outpost_agent_core::event::{Down, Event, Site, Speech};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
 use outpost_proto::ids::Conn;
-use outpost_proto::message::{Containment, Health};
-use outpost_proto::wire;
+use outpost_proto::message::Health;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogue::{self, Catalogue};
 use crate::health::Sampler;
-use crate::journal::Journal;
-use crate::ledger::{self, Ledger};
 use crate::life::{self, Life};
 use crate::state_dir::{Identity, StateDir};
-use link::{LinkHandle, LinkJob, LinkSetup};
+use link::{LinkHandle, LinkJob};
+use retention::Held;
 pub(crate) use store::wall_us;
 use store::{AgentStore, Encoded};
 use tasks::{Current, Tasks};
 pub use workspace::About;
 
+pub use begin::run;
 pub use local::{Ask, Status, ask};
 
 /// Events that wait for the runner's loop; senders wait when it is full.
@@ -79,146 +80,14 @@ pub(crate) enum Happened {
     Certificate { not_after_s: u64, spiffe_id: String },
     /// Why the orchestrator cannot be reached, for `status`.
     Trouble(String),
+    /// Retention asks what must stay.
+    Held(oneshot::Sender<Held>),
     /// A command from this site.
     Local(Ask, oneshot::Sender<Status>),
 }
 
-/// Runs the agent until it is stopped, drained, or can no longer be trusted to record what it does.
-///
-/// # Errors
-/// Everything that keeps it from starting, and a journal or ledger that cannot be written.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let state = StateDir::open(&options.state)?;
-    let lock = state.lock()?;
-    let identity = state.identity()?.context(
-        "this agent is not enrolled: get a join token from the operator and run `outpost-agent enrol --token-file FILE`",
-    )?;
-    let catalogue = Arc::new(catalogue::load(&options.catalogue, &identity.spiffe_id)?);
-    let (inbox, happened) = mpsc::channel(INBOX);
-    let current: Current = Rc::new(RefCell::new(Arc::clone(&catalogue)));
-
-    let leash = options
-        .leash
-        .map(|RawLeash(fd)| Leash::take(fd))
-        .transpose()
-        .context("taking the leash over")?;
-    let leash_for = |leash: &Option<Leash>| leash.as_ref().map(Leash::try_clone).transpose();
-    let store = open_store(&state)?;
-    let (settings, life_changed) = settings(&options, &state)?;
-    let snapshot = store.snapshot();
-    let held = snapshot
-        .attempts
-        .iter()
-        .map(|held| held.assign.attempt)
-        .collect::<Vec<_>>();
-    tasks::sweep(&state, &held).context("removing working directories of an earlier life")?;
-    let begun = unsettled(&snapshot, &settings);
-    let begun = snapshot
-        .attempts
-        .iter()
-        .filter(|held| begun.contains(&held.assign.attempt));
-    let begun = begun.map(|held| held.assign.clone()).collect::<Vec<_>>();
-    let found = tasks::find(&state, begun.clone(), &current).await;
-    tracing::info!(
-        agent = identity.agent,
-        orchestrator = identity.orchestrator,
-        entries = catalogue.entries().count(),
-        adopted = found
-            .values()
-            .filter(|found| matches!(found, outpost_agent_core::Found::Running))
-            .count(),
-        life_changed,
-        "agent starts"
-    );
-
-    let tasks = Tasks::new(
-        state.clone(),
-        options.exec.clone(),
-        leash_for(&leash)?,
-        Rc::clone(&current),
-        inbox.clone(),
-    );
-    for assign in begun {
-        if matches!(
-            found.get(&assign.attempt),
-            Some(outpost_agent_core::Found::Running)
-        ) {
-            tasks.adopt(assign);
-        }
-    }
-    let core = Agent::new(settings, seed()?, now(), snapshot, found);
-    let setup = LinkSetup {
-        exec: options.exec.clone(),
-        leash: leash_for(&leash)?,
-        key_dir: state.keys(),
-        address: identity.orchestrator.clone(),
-        proxy: options.proxy.clone(),
-        pin: None,
-    };
-    let link = LinkHandle::start(setup, inbox.clone());
-    local::serve(&state, inbox.clone())?;
-    let rules: Rules = catalogue;
-    inbox
-        .send(Happened::Core(Event::Catalogue(rules)))
-        .await
-        .ok();
-
-    let encoded = store.encoded();
-    let runner = Runner {
-        core,
-        store,
-        encoded,
-        tasks,
-        link,
-        current,
-        sampler: Sampler::new(state.path()),
-        catalogue_dir: options.catalogue,
-        certificate_not_after_s: 0,
-        trouble: None,
-        identity,
-        pending: Vec::new(),
-        hangups: Vec::new(),
-    };
-    let ended = runner.run(happened, leash).await;
-    drop(lock);
-    ended
-}
-
-fn open_store(state: &StateDir) -> anyhow::Result<AgentStore> {
-    let journal = Journal::open(state.path())?;
-    let ledger = Ledger::open(&state.ledger(), ledger::DEFAULT_LIMIT_BYTES, wall_us())?;
-    Ok(AgentStore::new(journal, ledger))
-}
-
-/// What this host, this life and this build settle; and whether the life is another than the last one.
-fn settings(options: &Options, state: &StateDir) -> anyhow::Result<(Settings, bool)> {
-    let life = Life::present(&state.id()?).context("finding out which life this is")?;
-    let earlier = life::take_over(state.path(), &life).context("remembering which life this is")?;
-    let mut settings = Settings::new(life.incarnation(), options.slots);
-    if let Some(earlier) = &earlier {
-        settings.interruption = life.interruption_since(earlier);
-    }
-    settings.build = crate::build_version();
-    settings.schema_hash = wire::schema_hash();
-    settings.containment = match containment::probe(state.path()) {
-        outpost_agent_keeper::protocol::Containment::Cgroup => Containment::Cgroup,
-        outpost_agent_keeper::protocol::Containment::PidNamespace => Containment::PidNamespace,
-        outpost_agent_keeper::protocol::Containment::Subreaper => Containment::Subreaper,
-    };
-    settings.observe = options.observe;
-    settings.wall_offset_s = (wall_us().saturating_sub(boot_time_us())) / 1_000_000;
-    Ok((settings, earlier.is_some_and(|earlier| earlier != life)))
-}
-
 fn now() -> Micros {
     Micros(boot_time_us())
-}
-
-fn seed() -> anyhow::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed)
-        .map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
-    Ok(seed)
 }
 
 /// Everything the loop owns.
@@ -230,6 +99,8 @@ struct Runner {
     link: LinkHandle,
     current: Current,
     sampler: Sampler,
+    /// How much of what may be kept of logs is kept.
+    log_percent: Rc<Cell<u8>>,
     catalogue_dir: PathBuf,
     certificate_not_after_s: u64,
     trouble: Option<String>,
@@ -238,6 +109,8 @@ struct Runner {
     pending: Vec<Event>,
     /// Connections that link is still to be told to end.
     hangups: Vec<Conn>,
+    /// The present life, until the state directory remembers it.
+    life: Option<(StateDir, Life)>,
 }
 
 impl Runner {
@@ -317,6 +190,8 @@ impl Runner {
                 events.push(Event::Health(self.health()));
             }
             Happened::Trouble(why) => self.trouble = Some(why),
+            // Whoever asked and went away needs no answer.
+            Happened::Held(ask) => drop(ask.send(Held::by(&self.core))),
             Happened::Local(ask, answer) => {
                 match ask {
                     Ask::Status => {}
@@ -340,6 +215,8 @@ impl Runner {
         .await?;
         if let Turn::NotCommitted(why) = turn {
             tracing::error!("nothing was said, because nothing could be recorded: {why}");
+        } else if let Some((state, life)) = self.life.take() {
+            life::remember(state.path(), &life).context("remembering which life this is")?;
         }
         let mut done = false;
         self.hang_up();
@@ -412,6 +289,7 @@ impl Runner {
         Health {
             certificate_days_left: u16::try_from((left_s / 86_400).min(4095)).unwrap_or(4095),
             ledger_percent: self.store.ledger_percent(),
+            log_percent: self.log_percent.get(),
             ..self.sampler.sample()
         }
     }

@@ -23,7 +23,9 @@ pub(super) fn said(
     run: &Path,
 ) -> KeeperSaid {
     let (outcome, exit_code) = match (record.ended, record.cause) {
-        (Ended::NotStarted(why), _) => return not_started(why),
+        (Ended::NotStarted(why), _) => {
+            return not_started(why).unwrap_or(KeeperSaid::Gone { claimed: true });
+        }
         (_, Cause::TimedOut) => (Outcome::TimedOut, None),
         (_, Cause::Cancelled) => (Outcome::Cancelled, None),
         (_, Cause::DeadMan) => (Outcome::Killed(KillReason::Lease), None),
@@ -44,15 +46,15 @@ pub(super) fn said(
     })
 }
 
-pub(super) fn not_started(why: protocol::NotStarted) -> KeeperSaid {
+/// What a keeper's refusal means; `None` when somebody else made the claim and speaks for the attempt.
+pub(super) fn not_started(why: protocol::NotStarted) -> Option<KeeperSaid> {
     match why {
-        protocol::NotStarted::LeaseOver => KeeperSaid::NotStarted(NotStarted::LeaseOver),
-        // Only this runner makes a keeper lose: it does so for attempts that it found without one.
-        protocol::NotStarted::ClaimLost => KeeperSaid::Gone { claimed: false },
-        protocol::NotStarted::NotFound => failed(StartFailure::NotFound),
-        protocol::NotStarted::Permission => failed(StartFailure::Permission),
-        protocol::NotStarted::Resources => failed(StartFailure::Resources),
-        protocol::NotStarted::Other => failed(StartFailure::Other),
+        protocol::NotStarted::LeaseOver => Some(KeeperSaid::NotStarted(NotStarted::LeaseOver)),
+        protocol::NotStarted::ClaimLost => None,
+        protocol::NotStarted::NotFound => Some(failed(StartFailure::NotFound)),
+        protocol::NotStarted::Permission => Some(failed(StartFailure::Permission)),
+        protocol::NotStarted::Resources => Some(failed(StartFailure::Resources)),
+        protocol::NotStarted::Other => Some(failed(StartFailure::Other)),
     }
 }
 
@@ -60,17 +62,23 @@ pub(super) fn failed(failure: StartFailure) -> KeeperSaid {
     KeeperSaid::NotStarted(NotStarted::Failed(failure))
 }
 
-/// The number under `count` in a task's outputs.
+/// The number under `count` in a task's outputs. The file is the task's own: it may have put anything in its place, a
+/// pipe that never ends or a link to another's file, and neither may cost the runner more than this look.
 fn count(path: &Path) -> Option<u16> {
     use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .ok()?
-        .take(OUTPUT_BYTES)
-        .read_to_string(&mut text)
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
         .ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(OUTPUT_BYTES).read_to_end(&mut bytes).ok()?;
     // One is added on the wire: the last value of sixteen bits is not to be had.
-    let value = text
+    let value = String::from_utf8_lossy(&bytes)
         .lines()
         .rev()
         .find_map(|line| line.strip_prefix("count="))?
@@ -79,3 +87,7 @@ fn count(path: &Path) -> Option<u16> {
         .ok()?;
     (value < u16::MAX).then_some(value)
 }
+
+#[cfg(test)]
+#[path = "outcome_tests.rs"]
+mod tests;

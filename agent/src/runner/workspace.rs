@@ -1,8 +1,8 @@
 //! What a task finds around it: its directories, and an environment with nothing in it that was not declared.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use outpost_agent_keeper::protocol::{StartSpec, UserIds, Want};
@@ -60,6 +60,9 @@ pub(super) fn prepare(
     let shared = if entry.user.is_some() { 0o1777 } else { 0o700 };
     make(&run, shared, None)?;
     make(&run.join("out"), shared, None)?;
+    // Retention goes by it.
+    File::open(&run)?.set_modified(std::time::SystemTime::now())?;
+    begin_outputs(&outputs(&run, assign), entry.user.as_ref())?;
 
     let cwd = match &entry.workdir {
         Some(dir) => dir.clone(),
@@ -139,14 +142,42 @@ fn environment(
     env
 }
 
+/// Makes a task's outputs anew, its own and empty: what an earlier attempt left there is not this one's, and another
+/// task of the run must not be the one who owns it, or point it elsewhere.
+fn begin_outputs(path: &Path, owner: Option<&RunAs>) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mode = if owner.is_some() { 0o644 } else { 0o600 };
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    match owner {
+        Some(user) => std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    }
+}
+
+/// Makes a directory, or makes one right that a crash left half made. Never follows a link.
 fn make(dir: &Path, mode: u32, owner: Option<&RunAs>) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
     }
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(dir)?;
     if let Some(user) = owner {
-        std::os::unix::fs::chown(dir, Some(user.uid), Some(user.gid))?;
+        std::os::unix::fs::fchown(&opened, Some(user.uid), Some(user.gid))?;
     }
-    std::fs::set_permissions(dir, Permissions::from_mode(mode))
+    opened.set_permissions(Permissions::from_mode(mode))
 }
+
+#[cfg(test)]
+#[path = "workspace_tests.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+//! Getting the runner ready: the state directory, what an earlier runner left, and everything the loop needs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use outpost_agent_core::event::{Event, Rules};
+use outpost_agent_core::record::Snapshot;
+use outpost_agent_core::{Agent, Found, Settings, unsettled};
+use outpost_agent_keeper::containment;
+use outpost_agent_keeper::exec::Leash;
+use outpost_agent_keeper::process::boot_time_us;
+use outpost_proto::message::{Assign, Containment};
+use outpost_proto::wire;
+use tokio::sync::mpsc;
+
+use super::link::{LinkHandle, LinkSetup};
+use super::retention::{self, Trash};
+use super::store::AgentStore;
+use super::tasks::{Current, Tasks};
+use super::{INBOX, Options, RawLeash, Runner, keepers, local, now, wall_us};
+use crate::catalogue;
+use crate::health::Sampler;
+use crate::journal::Journal;
+use crate::ledger::{self, Ledger};
+use crate::life::{self, Life};
+use crate::state_dir::StateDir;
+
+/// Runs the agent until it is stopped, drained, or can no longer be trusted to record what it does.
+///
+/// # Errors
+/// Everything that keeps it from starting, and a journal or ledger that cannot be written.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let state = StateDir::open(&options.state)?;
+    let lock = state.lock()?;
+    let identity = state.identity()?.context(
+        "this agent is not enrolled: get a join token from the operator and run `outpost-agent enrol --token-file FILE`",
+    )?;
+    let catalogue = Arc::new(catalogue::load(&options.catalogue, &identity.spiffe_id)?);
+    let (inbox, happened) = mpsc::channel(INBOX);
+    let current: Current = Rc::new(RefCell::new(Arc::clone(&catalogue)));
+
+    let leash = options
+        .leash
+        .map(|RawLeash(fd)| Leash::take(fd))
+        .transpose()
+        .context("taking the leash over")?;
+    let leash_for = |leash: &Option<Leash>| leash.as_ref().map(Leash::try_clone).transpose();
+    let store = open_store(&state)?;
+    let (settings, life) = settings(&options, &state)?;
+    let snapshot = store.snapshot();
+    let trash = Trash::start(&state);
+    let held = snapshot.attempts.iter().map(|held| held.assign.attempt);
+    if let Err(error) = trash.throw_work(&held.collect::<BTreeSet<_>>()) {
+        tracing::warn!("working directories of an earlier life stay for now: {error}");
+    }
+    let begun = begun(&snapshot, &settings);
+    let found = keepers::find(&state, &begun, &current).await;
+    let tasks = Tasks::new(
+        state.clone(),
+        options.exec.clone(),
+        leash_for(&leash)?,
+        Rc::clone(&current),
+        inbox.clone(),
+        trash.clone(),
+    );
+    let adopted = begun
+        .into_iter()
+        .filter(|assign| found.get(&assign.attempt) == Some(&Found::Running))
+        .map(|assign| tasks.adopt(assign))
+        .count();
+    tracing::info!(
+        agent = identity.agent,
+        orchestrator = identity.orchestrator,
+        entries = catalogue.entries().count(),
+        adopted,
+        life_changed = life.changed,
+        "agent starts"
+    );
+    let core = Agent::new(settings, seed()?, now(), snapshot, found);
+    let setup = LinkSetup {
+        exec: options.exec.clone(),
+        leash: leash_for(&leash)?,
+        key_dir: state.keys(),
+        address: identity.orchestrator.clone(),
+        proxy: options.proxy.clone(),
+        pin: None,
+    };
+    let link = LinkHandle::start(setup, inbox.clone());
+    local::serve(&state, inbox.clone())?;
+    let log_percent = Rc::new(Cell::new(0));
+    let keep = retention::keep(state.clone(), trash, inbox, Rc::clone(&log_percent));
+    tokio::task::spawn_local(keep);
+    let rules: Rules = catalogue;
+    let runner = Runner {
+        core,
+        encoded: store.encoded(),
+        store,
+        tasks,
+        link,
+        current,
+        sampler: Sampler::new(state.path()),
+        log_percent,
+        catalogue_dir: options.catalogue,
+        certificate_not_after_s: 0,
+        trouble: None,
+        identity,
+        pending: vec![Event::Catalogue(rules)],
+        hangups: Vec::new(),
+        life: Some((state, life.present)),
+    };
+    let ended = runner.run(happened, leash).await;
+    drop(lock);
+    ended
+}
+
+/// The attempts of this life that an earlier runner began.
+fn begun(snapshot: &Snapshot, settings: &Settings) -> Vec<Assign> {
+    let begun = unsettled(snapshot, settings)
+        .into_iter()
+        .collect::<BTreeSet<_>>();
+    let held = snapshot.attempts.iter();
+    held.filter(|held| begun.contains(&held.assign.attempt))
+        .map(|held| held.assign.clone())
+        .collect()
+}
+
+fn open_store(state: &StateDir) -> anyhow::Result<AgentStore> {
+    let journal = Journal::open(state.path())?;
+    let ledger = Ledger::open(&state.ledger(), ledger::DEFAULT_LIMIT_BYTES, wall_us())?;
+    Ok(AgentStore::new(journal, ledger))
+}
+
+/// The present life, and whether it is another than the one that the state directory remembers.
+struct Lives {
+    present: Life,
+    changed: bool,
+}
+
+/// What this host, this life and this build settle.
+fn settings(options: &Options, state: &StateDir) -> anyhow::Result<(Settings, Lives)> {
+    let life = Life::present(&state.id()?).context("finding out which life this is")?;
+    let earlier = life::earlier(state.path()).context("reading which life the last one was")?;
+    let mut settings = Settings::new(life.incarnation(), options.slots);
+    if let Some(earlier) = &earlier {
+        settings.interruption = life.interruption_since(earlier);
+    }
+    settings.build = crate::build_version();
+    settings.schema_hash = wire::schema_hash();
+    settings.containment = match containment::probe(state.path()) {
+        outpost_agent_keeper::protocol::Containment::Cgroup => Containment::Cgroup,
+        outpost_agent_keeper::protocol::Containment::PidNamespace => Containment::PidNamespace,
+        outpost_agent_keeper::protocol::Containment::Subreaper => Containment::Subreaper,
+    };
+    settings.observe = options.observe;
+    settings.wall_offset_s = (wall_us().saturating_sub(boot_time_us())) / 1_000_000;
+    let changed = earlier.is_some_and(|earlier| earlier != life);
+    let lives = Lives {
+        present: life,
+        changed,
+    };
+    Ok((settings, lives))
+}
+
+fn seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed)
+        .map_err(|error| anyhow::anyhow!("no randomness from the kernel: {error}"))?;
+    Ok(seed)
+}

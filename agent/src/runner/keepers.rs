@@ -1,0 +1,338 @@
+//! Listening to keepers, and finding out what became of an attempt whose keeper is silent. A process id alone decides
+//! nothing here, and nothing is said of an attempt before its tree is surely gone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use outpost_agent_core::Found;
+use outpost_agent_core::event::{Event, KeeperSaid, NotStarted};
+use outpost_agent_keeper::adopt::{
+    Claim, KeeperClient, KeeperState, RecordError, end_tree, keeper_state, read_exit_record,
+    try_claim,
+};
+use outpost_agent_keeper::protocol::{ExitRecord, FromKeeper, PacketError, ToKeeper};
+use outpost_agent_keeper::record::CLAIM;
+use outpost_proto::ids::AttemptId;
+use outpost_proto::message::Assign;
+use outpost_proto::outcome::{Outcome, Refusal, Report};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::tasks::{Current, Keepers};
+use super::watch::watch;
+use super::{Happened, outcome};
+use crate::state_dir::StateDir;
+
+/// How long a keeper that is about to start its task is waited for before it counts as running.
+const ABOUT_TO_START: Duration = Duration::from_secs(1);
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Waits between tries to reach a silent keeper, or to see what became of an attempt: doubling.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Listens to the keeper of one attempt until its final word; looks for the keeper itself when there is no connection.
+pub(super) struct Listener {
+    pub(super) assign: Assign,
+    pub(super) state: StateDir,
+    pub(super) catalogue: Current,
+    pub(super) inbox: mpsc::Sender<Happened>,
+    pub(super) keepers: Keepers,
+}
+
+type Connected = Rc<AsyncFd<KeeperClient>>;
+
+impl Listener {
+    /// `keeper`: the connection, if there is one already; it is then known to whoever sends commands.
+    pub(super) async fn run(self, mut keeper: Option<Connected>) {
+        let attempt = self.assign.attempt;
+        let mut wait = Duration::ZERO;
+        let last = loop {
+            if let Some(connected) = keeper.take()
+                && let Some(last) = self.hear(&connected, &mut wait).await
+            {
+                break last;
+            }
+            // Commands must not go where nobody listens.
+            self.keepers.borrow_mut().remove(&attempt);
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+            match self.look().await {
+                Became::Over(last) => break last,
+                Became::Alive => keeper = self.reach().await,
+                Became::Unknown => {}
+            }
+        };
+        self.keepers.borrow_mut().remove(&attempt);
+        self.say(last).await;
+    }
+
+    /// What the keeper says, as long as it speaks; answers its final word, if it had one.
+    async fn hear(&self, keeper: &Connected, wait: &mut Duration) -> Option<KeeperSaid> {
+        let attempt = self.assign.attempt;
+        let last = loop {
+            match next(keeper, KeeperClient::recv).await {
+                Ok(Some(FromKeeper::Starting)) => {}
+                Ok(Some(FromKeeper::Running { .. })) => self.say(KeeperSaid::Running).await,
+                Ok(Some(FromKeeper::NotStarted { why, text })) => {
+                    tracing::warn!(%attempt, ?why, "not started: {text}");
+                    // Somebody else made the claim: files and processes say who, and what became of it.
+                    break outcome::not_started(why)?;
+                }
+                Ok(Some(FromKeeper::Finished(record))) => break self.said(&record),
+                Ok(None) => return None,
+                Err(error) => {
+                    tracing::warn!(%attempt, "its keeper cannot be understood: {error}");
+                    return None;
+                }
+            }
+            // It speaks: the next silence is a first one.
+            *wait = Duration::ZERO;
+        };
+        // The record stays on disk until the outcome is settled: the keeper has nothing left to do.
+        if let Err(error) = keeper.get_ref().send(ToKeeper::Taken) {
+            tracing::trace!(%attempt, "its keeper is gone already: {error}");
+        }
+        Some(last)
+    }
+
+    async fn look(&self) -> Became {
+        let attempt = self.assign.attempt;
+        let dir = self.state.attempt(attempt);
+        match spawn_blocking(move || look(&dir)).await {
+            Ok(Ok(looked)) => became(looked, |record| self.said(record)),
+            Ok(Err(why)) => {
+                tracing::error!(%attempt, "what became of it cannot be seen yet: {why}");
+                Became::Unknown
+            }
+            Err(error) => {
+                tracing::error!(%attempt, "looking for it failed: {error}");
+                Became::Unknown
+            }
+        }
+    }
+
+    /// Connects to the living keeper; beside the loop, because one that is stopped lets its callers wait.
+    async fn reach(&self) -> Option<Connected> {
+        let attempt = self.assign.attempt;
+        let dir = self.state.attempt(attempt);
+        let connected = spawn_blocking(move || {
+            let keeper = KeeperClient::connect(&dir)?;
+            keeper.set_nonblocking(true)?;
+            io::Result::Ok(keeper)
+        });
+        let connected = connected.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        match connected.and_then(watch) {
+            Ok(keeper) => {
+                let keeper = Rc::new(keeper);
+                let mut keepers = self.keepers.borrow_mut();
+                keepers.insert(attempt, Rc::clone(&keeper));
+                Some(keeper)
+            }
+            Err(error) => {
+                // One that is being killed closes its sockets before it counts as dead.
+                tracing::debug!(%attempt, "its keeper lives and cannot be reached: {error}");
+                None
+            }
+        }
+    }
+
+    fn said(&self, record: &ExitRecord) -> KeeperSaid {
+        let catalogue = self.catalogue.borrow().clone();
+        let entry = catalogue.entry(&self.assign.entry);
+        let run = self.state.run(self.assign.run);
+        outcome::said(record, &self.assign, entry, &run)
+    }
+
+    async fn say(&self, said: KeeperSaid) {
+        let event = Event::Keeper {
+            attempt: self.assign.attempt,
+            said,
+        };
+        self.inbox.send(Happened::Core(event)).await.ok();
+    }
+}
+
+/// The next packet of a non-blocking client.
+pub(super) async fn next<C: std::os::fd::AsRawFd, T>(
+    fd: &AsyncFd<C>,
+    recv: impl Fn(&C) -> Result<Option<T>, PacketError>,
+) -> Result<Option<T>, PacketError> {
+    loop {
+        let mut ready = fd.readable().await.map_err(PacketError::Io)?;
+        match recv(fd.get_ref()) {
+            Err(PacketError::WouldBlock) => ready.clear_ready(),
+            other => return other,
+        }
+    }
+}
+
+/// What is known of an attempt whose keeper does not speak.
+#[derive(Debug, PartialEq, Eq)]
+enum Became {
+    /// It is over; this is how.
+    Over(KeeperSaid),
+    /// Its keeper lives.
+    Alive,
+    /// It cannot be seen yet.
+    Unknown,
+}
+
+/// What files and processes say.
+#[derive(Debug, PartialEq, Eq)]
+enum Looked {
+    Over(ExitRecord),
+    Alive,
+    NeverStarted,
+    Dead,
+}
+
+fn became(looked: Looked, said: impl FnOnce(&ExitRecord) -> KeeperSaid) -> Became {
+    match looked {
+        Looked::Over(record) => Became::Over(said(&record)),
+        Looked::Alive => Became::Alive,
+        Looked::NeverStarted => Became::Over(KeeperSaid::Gone { claimed: false }),
+        Looked::Dead => Became::Over(KeeperSaid::Gone { claimed: true }),
+    }
+}
+
+/// Looks at files and processes; ends the tree of a dead keeper before it says so. Blocks for some seconds at most.
+fn look(dir: &Path) -> Result<Looked, String> {
+    if let Some(record) = exit_record(dir)? {
+        return Ok(Looked::Over(record));
+    }
+    if let KeeperState::Alive(_) = keeper_state(dir).map_err(|error| chain(&error))? {
+        return alive(dir);
+    }
+    if claim(dir).map_err(|error| format!("the claim in {}: {error}", dir.display()))? {
+        return Ok(Looked::NeverStarted);
+    }
+    end_tree(dir).map_err(|error| chain(&error))?;
+    // The keeper may have left its record between the two looks.
+    Ok(exit_record(dir)?.map_or(Looked::Dead, Looked::Over))
+}
+
+/// A keeper that lives and has no task yet is about to have one, or to say why not: within moments.
+fn alive(dir: &Path) -> Result<Looked, String> {
+    let give_up = std::time::Instant::now() + ABOUT_TO_START;
+    loop {
+        match keeper_state(dir).map_err(|error| chain(&error))? {
+            KeeperState::Alive(record)
+                if record.task.is_none() && std::time::Instant::now() < give_up =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            KeeperState::Alive(_) => return Ok(Looked::Alive),
+            // Over meanwhile: its files are looked at from the beginning.
+            KeeperState::Never | KeeperState::Dead(_) | KeeperState::EarlierBoot(_) => {
+                return look(dir);
+            }
+        }
+    }
+}
+
+/// How the attempt ended. A damaged record says nothing: what became of the attempt is then judged without it.
+fn exit_record(dir: &Path) -> Result<Option<ExitRecord>, String> {
+    match read_exit_record(dir) {
+        Ok(record) => Ok(record),
+        Err(error @ RecordError::Damaged { .. }) => {
+            tracing::error!("{error}: how the attempt ended is not known");
+            Ok(None)
+        }
+        Err(error @ RecordError::Io { .. }) => Err(chain(&error)),
+    }
+}
+
+/// Whether the claim is a runner's: then nothing ever ran, and no keeper will ever start it.
+fn claim(dir: &Path) -> io::Result<bool> {
+    let claimed = match try_claim(dir) {
+        // A crash came before the directory was made, so nobody was asked for a keeper.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::DirBuilder::new().mode(0o700).create(dir)?;
+            try_claim(dir)?
+        }
+        claimed => claimed?,
+    };
+    Ok(match claimed {
+        Claim::Won => true,
+        // An earlier runner won it and died before it could say so.
+        Claim::Lost => std::fs::read(dir.join(CLAIM))? == b"runner",
+    })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+/// What became of each attempt that the journal says was begun, before the core is made: all are looked at side by
+/// side, each for some seconds at most. One that cannot be judged yet counts as running; its listener goes on looking.
+pub(super) async fn find(
+    state: &StateDir,
+    begun: &[Assign],
+    catalogue: &Current,
+) -> BTreeMap<AttemptId, Found> {
+    let mut looks = JoinSet::new();
+    for assign in begun {
+        let (attempt, dir) = (assign.attempt, state.attempt(assign.attempt));
+        looks.spawn_blocking(move || (attempt, look(&dir)));
+    }
+    let mut looked = BTreeMap::new();
+    while let Some(done) = looks.join_next().await {
+        match done {
+            Ok((attempt, Ok(found))) => drop(looked.insert(attempt, found)),
+            Ok((attempt, Err(why))) => {
+                tracing::error!(%attempt, "what became of it cannot be seen yet: {why}");
+            }
+            Err(error) => tracing::error!("looking for an attempt failed: {error}"),
+        }
+    }
+    let catalogue = catalogue.borrow().clone();
+    let found = |assign: &Assign| {
+        let Some(looked) = looked.remove(&assign.attempt) else {
+            return (assign.attempt, Found::Running);
+        };
+        let entry = catalogue.entry(&assign.entry);
+        let run = state.run(assign.run);
+        let became = became(looked, |record| outcome::said(record, assign, entry, &run));
+        (assign.attempt, found_as(became))
+    };
+    begun.iter().map(found).collect()
+}
+
+fn found_as(became: Became) -> Found {
+    let over = |outcome| {
+        Found::Finished(Report {
+            outcome,
+            may_have_started: false,
+            duration_ms: 0,
+            exit_code: None,
+            count: None,
+        })
+    };
+    match became {
+        Became::Alive | Became::Unknown | Became::Over(KeeperSaid::Running) => Found::Running,
+        Became::Over(KeeperSaid::Finished(report)) => Found::Finished(report),
+        Became::Over(KeeperSaid::Gone { claimed }) => Found::Gone { claimed },
+        Became::Over(KeeperSaid::NotStarted(why)) => match why {
+            NotStarted::Failed(failure) => over(Outcome::StartFailed(failure)),
+            NotStarted::Cancelled => over(Outcome::Cancelled),
+            NotStarted::LeaseOver => over(Outcome::Refused(Refusal::NoLease)),
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "keepers_tests.rs"]
+mod tests;

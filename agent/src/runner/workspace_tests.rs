@@ -1,0 +1,157 @@
+//! The modes and owners of what a task finds, and its environment to the letter.
+
+use std::os::unix::fs::MetadataExt;
+
+use outpost_proto::ids::{AttemptId, CommandSeq, Fence, RunId, TaskIndex};
+
+use super::*;
+use crate::catalogue::{self, Catalogue};
+
+struct Site {
+    _dir: tempfile::TempDir,
+    state: StateDir,
+    catalogue: Catalogue,
+}
+
+fn site() -> Site {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("catalogue");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::set_permissions(&files, Permissions::from_mode(0o755)).unwrap();
+    let user = if is_root() { "user = \"nobody\"" } else { "" };
+    let text = format!(
+        "[entry.e]\n{user}\nargv = [\"/bin/true\"]\nenv = {{ LANG = \"C\", PATH = \"/bin\" }}\n"
+    );
+    let file = files.join("a.toml");
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let catalogue = catalogue::load(&files, "").unwrap();
+    let state = StateDir::create(&dir.path().join("state")).unwrap();
+    Site {
+        _dir: dir,
+        state,
+        catalogue,
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+impl Site {
+    fn assign(&self, attempt: u128) -> Assign {
+        Assign {
+            attempt: AttemptId(attempt),
+            run: RunId(7),
+            task: TaskIndex(0),
+            fence: Fence(5),
+            command_seq: CommandSeq(1),
+            entry: "e".parse().unwrap(),
+            catalogue_version: self.catalogue.version(),
+            parameters: Default::default(),
+            deadline_ms: None,
+            task_name: "t".parse().unwrap(),
+            workflow_name: "w".parse().unwrap(),
+        }
+    }
+
+    fn prepare(&self, attempt: u128) -> io::Result<StartSpec> {
+        let assign = self.assign(attempt);
+        let entry = self.catalogue.entry(&assign.entry).unwrap();
+        let plan = self.catalogue.plan(&assign).unwrap();
+        prepare(&self.state, &assign, entry, plan, 1, 1)
+    }
+
+    fn run(&self) -> std::path::PathBuf {
+        self.state.run(RunId(7))
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    path.symlink_metadata().unwrap().mode() & 0o7777
+}
+
+#[test]
+fn a_task_reaches_its_own_directories_and_can_list_nothing_else() {
+    let site = site();
+    let spec = site.prepare(1).unwrap();
+    let state = site.state.path();
+    for (dir, expected) in [("attempts", 0o700), ("keys", 0o700), ("ledger", 0o700)] {
+        assert_eq!(mode(&state.join(dir)), expected, "{dir}");
+    }
+    for (dir, expected) in [("", 0o711), ("work", 0o711), ("runs", 0o711)] {
+        assert_eq!(mode(&state.join(dir)), expected, "{dir}");
+    }
+    assert_eq!(mode(&spec.dir), 0o700);
+    assert_eq!(mode(&spec.cwd), 0o700);
+    let shared = if is_root() { 0o1777 } else { 0o700 };
+    assert_eq!(mode(&site.run()), shared);
+    assert_eq!(mode(&site.run().join("out")), shared);
+    let owner = spec.user.as_ref().map(|user| user.uid);
+    let own = owner.unwrap_or(rustix::process::geteuid().as_raw());
+    assert_eq!(spec.cwd.metadata().unwrap().uid(), own);
+    let out = site.run().join("out/t.env");
+    assert_eq!(out.metadata().unwrap().uid(), own);
+    assert_eq!(mode(&out), if is_root() { 0o644 } else { 0o600 });
+}
+
+#[test]
+fn k7_the_environment_is_what_was_declared_and_nothing_else() {
+    let site = site();
+    let spec = site.prepare(1).unwrap();
+    let mut env = spec.env.clone();
+    env.sort();
+    let names = env
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect::<Vec<_>>();
+    let expected = [
+        "HOME",
+        "LANG",
+        "OUTPOST_ATTEMPT",
+        "OUTPOST_ENTRY",
+        "OUTPOST_FENCE",
+        "OUTPOST_OUT",
+        "OUTPOST_RUN",
+        "OUTPOST_RUN_DIR",
+        "OUTPOST_TASK",
+        "OUTPOST_WORKFLOW",
+        "PATH",
+    ];
+    assert_eq!(names, expected);
+    let value = |name: &str| env.iter().find(|(n, _)| n == name).unwrap().1.clone();
+    assert_eq!(value("PATH"), "/bin", "what is declared counts");
+    assert_eq!(value("HOME"), spec.cwd.display().to_string());
+    assert_eq!(value("OUTPOST_ATTEMPT"), spec.attempt);
+}
+
+#[test]
+fn an_attempt_begins_with_empty_outputs_whatever_lay_there() {
+    let site = site();
+    site.prepare(1).unwrap();
+    let out = site.run().join("out/t.env");
+    let precious = site.state.path().join("precious");
+    std::fs::write(&precious, "stays").unwrap();
+    std::fs::write(&out, "count=1\n").unwrap();
+    site.prepare(2).unwrap();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "");
+    std::fs::remove_file(&out).unwrap();
+    std::os::unix::fs::symlink(&precious, &out).unwrap();
+    site.prepare(3).unwrap();
+    assert!(out.symlink_metadata().unwrap().is_file());
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "stays");
+}
+
+#[test]
+fn a_run_directory_that_a_crash_left_half_made_is_made_right() {
+    let site = site();
+    DirBuilder::new().mode(0o700).create(site.run()).unwrap();
+    site.prepare(1).unwrap();
+    assert_eq!(mode(&site.run()), if is_root() { 0o1777 } else { 0o700 });
+    std::fs::remove_dir_all(site.run()).unwrap();
+    std::os::unix::fs::symlink("/tmp", site.run()).unwrap();
+    assert!(
+        site.prepare(2).is_err(),
+        "a link in its place is not followed"
+    );
+}
