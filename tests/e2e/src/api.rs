@@ -122,8 +122,7 @@ impl Api {
     #[track_caller]
     #[must_use]
     pub fn post(&self, path: &str, body: &Value) -> Reply {
-        self.try_post(path, body)
-            .expect("the orchestrator answers")
+        self.try_post(path, body).expect("the orchestrator answers")
     }
 
     /// DELETE.
@@ -232,12 +231,15 @@ impl Api {
     #[track_caller]
     #[must_use]
     pub fn attempt_in(&self, run: &str, task: &str, state: &str) -> String {
-        eventually(&format!("task {task} has an attempt that is {state}"), || {
-            let tree = self.run(run)?;
-            let attempts = attempts_of(&tree, task);
-            let found = attempts.iter().find(|attempt| attempt["state"] == state)?;
-            Some(text(&found["attempt"]))
-        })
+        eventually(
+            &format!("task {task} has an attempt that is {state}"),
+            || {
+                let tree = self.run(run)?;
+                let attempts = attempts_of(&tree, task);
+                let found = attempts.iter().find(|attempt| attempt["state"] == state)?;
+                Some(text(&found["attempt"]))
+            },
+        )
     }
 
     /// An agent as the list shows it; `None` when it is not in it.
@@ -245,10 +247,7 @@ impl Api {
     pub fn agent(&self, name: &str) -> Option<Value> {
         let list = self.try_get("/api/v1/agents")?.body;
         let found = list["items"].as_array()?.iter();
-        found
-            .filter(|agent| agent["agent"] == name)
-            .next()
-            .cloned()
+        found.filter(|agent| agent["agent"] == name).next().cloned()
     }
 }
 

@@ -107,7 +107,11 @@ impl Done {
     #[track_caller]
     #[must_use]
     pub fn fails_with(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "it was to end with {code}: {self:#?}");
+        assert_eq!(
+            self.code,
+            Some(code),
+            "it was to end with {code}: {self:#?}"
+        );
         self.err
     }
 }

@@ -152,7 +152,11 @@ impl Site {
                     ),
                 );
                 let shared = self.shared.to_string_lossy().into_owned();
-                vec!["/bin/sh".to_owned(), format!("{{catalogue}}/{name}"), shared]
+                vec![
+                    "/bin/sh".to_owned(),
+                    format!("{{catalogue}}/{name}"),
+                    shared,
+                ]
             }
         };
         argv.extend(entry.arguments.iter().cloned());

@@ -86,7 +86,10 @@ impl World {
     /// How often tasks of this name were started.
     #[must_use]
     pub fn starts_of(&self, task: &str) -> usize {
-        self.starts().iter().filter(|(_, name)| name == task).count()
+        self.starts()
+            .iter()
+            .filter(|(_, name)| name == task)
+            .count()
     }
 
     /// The administrator's client of the tenant `default`.
@@ -201,7 +204,9 @@ impl Drop for World {
     fn drop(&mut self) {
         let failing = std::thread::panicking();
         if failing {
-            logs(self.dir.path()).iter().for_each(|log| report::tail(log));
+            logs(self.dir.path())
+                .iter()
+                .for_each(|log| report::tail(log));
         }
         self.orchestrator.kill();
         // Nobody else holds it for longer than a start takes: its write end closes here.

@@ -30,8 +30,18 @@ fn a_workflow_with_dependencies_runs_on_an_agent_that_dialled_out_and_outputs_st
 
     let both = text(&attempts_of(&tree, "both")[0]["attempt"]);
     let output = agent.output(&both);
-    assert!(output.contains("left=7") && output.contains("right=9"), "{output}");
-    let order = world.starts().into_iter().map(|(_, task)| task).collect::<Vec<_>>();
+    assert!(
+        output.contains("left=7") && output.contains("right=9"),
+        "{output}"
+    );
+    let order = world
+        .starts()
+        .into_iter()
+        .map(|(_, task)| task)
+        .collect::<Vec<_>>();
     assert_eq!(order.len(), 3, "{order:?}");
-    assert_eq!(order[2], "both", "it started before what it needs was over: {order:?}");
+    assert_eq!(
+        order[2], "both",
+        "it started before what it needs was over: {order:?}"
+    );
 }

@@ -149,7 +149,8 @@ fn c2_a_killed_orchestrator_finds_tasks_running_when_it_is_back() {
 }
 
 #[test]
-fn c1_runner_link_and_spawner_killed_together_leave_a_task_whose_exit_37_the_next_runner_tells_once() {
+fn c1_runner_link_and_spawner_killed_together_leave_a_task_whose_exit_37_the_next_runner_tells_once()
+ {
     let (world, mut agent, api, run, attempt) = one_running(37);
     let (keeper, task) = agent.keeper_and_task(&attempt);
     let (link, spawner) = (agent.link(), agent.spawner());

@@ -1,1 +1,69 @@
-//! x
+//! What the site can rely on: no listener, and numbers that mean something.
+
+use outpost_e2e::wait::so;
+use outpost_e2e::{eventually, eventually_within, procs};
+use std::time::Duration;
+
+use crate::kills::one_running;
+
+#[test]
+fn no_process_of_the_agent_listens_on_tcp() {
+    let (world, agent, _, _, attempt) = one_running(0);
+    let (keeper, task) = agent.keeper_and_task(&attempt);
+    let listening = procs::listening_tcp();
+    let listens = |pid| {
+        let own = procs::sockets(pid);
+        let found = listening.iter().filter(|(inode, _)| own.contains(inode));
+        found
+            .map(|(_, address)| address.clone())
+            .collect::<Vec<_>>()
+    };
+    let orchestrator = world.orchestrator.process().pid;
+    assert_eq!(
+        listens(orchestrator).len(),
+        2,
+        "the test looks at the right place"
+    );
+    let processes = agent.processes();
+    for part in [
+        &agent.runner(),
+        &agent.link(),
+        &agent.spawner(),
+        &keeper,
+        &task,
+    ] {
+        assert!(
+            processes.iter().any(|process| process.pid == part.pid),
+            "{part:?}"
+        );
+    }
+    for process in processes {
+        assert_eq!(listens(process.pid), Vec::<String>::new(), "{process:?}");
+    }
+}
+
+#[test]
+fn the_memory_number_of_heartbeats_moves_when_memory_is_used() {
+    let (_world, agent, api, _, _) = one_running(0);
+    let reported = || api.agent(&agent.name)?["memory_percent"].as_u64();
+    let before = eventually("a heartbeat told it", || {
+        reported().filter(|percent| *percent > 0)
+    });
+    let total = meminfo("MemTotal:");
+    let mut held = vec![0_u8; usize::try_from(total * 1024 / 8).unwrap()];
+    // Every page is touched: only then it is memory.
+    held.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+    eventually_within(Duration::from_secs(60), "the number follows", || {
+        assert_eq!(held[4096], 1);
+        so(reported()? >= before + 6)
+    });
+}
+
+fn meminfo(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}

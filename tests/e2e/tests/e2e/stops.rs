@@ -26,8 +26,14 @@ fn p6_sigterm_ends_the_agent_soon_and_its_task_goes_on() {
 #[test]
 fn sigterm_ends_the_orchestrator_in_order_and_nothing_is_lost() {
     let (mut world, _agent, api, run, _) = one_running(0);
-    world.orchestrator.process().signal(rustix::process::Signal::TERM);
-    assert_eq!(world.orchestrator.ended_within(Duration::from_secs(15)), Some(0));
+    world
+        .orchestrator
+        .process()
+        .signal(rustix::process::Signal::TERM);
+    assert_eq!(
+        world.orchestrator.ended_within(Duration::from_secs(15)),
+        Some(0)
+    );
     world.orchestrator.start();
     world.allow("go");
     let _ = api.succeeded(&run);
@@ -56,7 +62,8 @@ fn i6_an_agent_removed_in_mid_run_is_cut_off_within_five_seconds_and_cannot_come
     agent.start();
     eventually("the orchestrator refuses it", || {
         let logged = agent.logged();
-        so(logged[before..].to_lowercase().contains("refused") || logged[before..].contains("removed"))
+        so(logged[before..].to_lowercase().contains("refused")
+            || logged[before..].contains("removed"))
     });
     assert!(presence().is_none_or(|presence| presence == "removed"));
     assert!(task.is_alive(), "losing contact ends no task of this entry");
@@ -69,7 +76,11 @@ fn a_second_orchestrator_on_the_same_directory_is_refused() {
     second.args(["--agents", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
     let error = outpost_e2e::process::run(second).fails_with(2);
     assert!(error.contains("another orchestrator uses"), "{error}");
-    assert_eq!(world.api().get("/readyz").status, 200, "the first one goes on");
+    assert_eq!(
+        world.api().get("/readyz").status,
+        200,
+        "the first one goes on"
+    );
 }
 
 #[test]
@@ -82,7 +93,10 @@ fn a_port_that_is_taken_is_told_with_the_way_out() {
         let mut serve = world.orchestrator.serve();
         serve.args([mine, &taken, other, "127.0.0.1:0"]);
         let error = outpost_e2e::process::run(serve).fails_with(2);
-        assert!(error.contains(&taken) && error.contains("choose another port"), "{error}");
+        assert!(
+            error.contains(&taken) && error.contains("choose another port"),
+            "{error}"
+        );
     }
 }
 

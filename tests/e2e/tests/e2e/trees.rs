@@ -16,7 +16,9 @@ fn k2_a_cancel_is_reported_only_when_a_tree_that_ignores_term_and_double_forks_i
     let stubborn = Entry::script("stubborn", STUBBORN).with("grace = \"1s\"");
     let _agent = world.agent("site-1", &[stubborn]);
     let api = world.api();
-    let _ = api.apply("name: one\ntasks:\n  wait: {entry: stubborn}\n").ok();
+    let _ = api
+        .apply("name: one\ntasks:\n  wait: {entry: stubborn}\n")
+        .ok();
     let run = api.trigger("one", &json!({}));
     let attempt = api.attempt_in(&run, "wait", "running");
     let marker = format!("OUTPOST_ATTEMPT={attempt}");
@@ -29,10 +31,17 @@ fn k2_a_cancel_is_reported_only_when_a_tree_that_ignores_term_and_double_forks_i
         .ok();
     let tree = api.finished(&run);
     let left = procs::with_environment(&marker);
-    assert!(left.is_empty(), "P7: reported, and these still run: {left:?}");
+    assert!(
+        left.is_empty(),
+        "P7: reported, and these still run: {left:?}"
+    );
     assert!(asked.elapsed() < Duration::from_secs(10), "K2");
     assert_eq!(tree["state"], "cancelled", "{tree:#}");
-    assert_eq!(attempts_of(&tree, "wait")[0]["outcome"], "cancelled", "{tree:#}");
+    assert_eq!(
+        attempts_of(&tree, "wait")[0]["outcome"],
+        "cancelled",
+        "{tree:#}"
+    );
     assert_eq!(world.starts_of("wait"), 1);
 }
 
@@ -58,7 +67,11 @@ fn c4_a_timeout_needs_no_contact_and_is_told_later() {
     eventually("the keeper is done", || so(!keeper.is_alive()));
     world.orchestrator.start();
     let tree = api.finished(&run);
-    assert_eq!(attempts_of(&tree, "wait")[0]["outcome"], "timed_out", "{tree:#}");
+    assert_eq!(
+        attempts_of(&tree, "wait")[0]["outcome"],
+        "timed_out",
+        "{tree:#}"
+    );
     assert_eq!(world.starts_of("wait"), 1);
 }
 
@@ -73,11 +86,18 @@ fn k4_a_flood_of_output_is_capped_and_blocks_no_task() {
     .with("log_max = \"1MiB\"");
     let agent = world.agent("site-1", &[flood]);
     let api = world.api();
-    let _ = api.apply("name: one\ntasks:\n  wait: {entry: flood}\n").ok();
+    let _ = api
+        .apply("name: one\ntasks:\n  wait: {entry: flood}\n")
+        .ok();
     let run = api.trigger("one", &json!({}));
     let mut most = 0;
     let tree = eventually("the flood is over", || {
-        most = most.max(procs::attempts(&agent.state).iter().map(|dir| log_bytes(dir)).sum());
+        most = most.max(
+            procs::attempts(&agent.state)
+                .iter()
+                .map(|dir| log_bytes(dir))
+                .sum(),
+        );
         let tree = api.run(&run)?;
         (tree["state"] != "running").then_some(tree)
     });
@@ -85,7 +105,10 @@ fn k4_a_flood_of_output_is_capped_and_blocks_no_task() {
     assert!(most <= CAP, "{most} bytes of log were kept at a time");
     let attempt = text(&attempts_of(&tree, "wait")[0]["attempt"]);
     let kept = log_bytes(&agent.attempt_dir(&attempt));
-    assert!(kept > CAP / 4 && kept <= CAP, "{kept} bytes of log are kept");
+    assert!(
+        kept > CAP / 4 && kept <= CAP,
+        "{kept} bytes of log are kept"
+    );
     let output = agent.output(&attempt);
     assert!(output.starts_with("first-line") && output.contains("last-line"));
 }
