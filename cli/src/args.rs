@@ -25,6 +25,9 @@ Exit status:
   6   interrupted
   70  an error of ours";
 
+/// Options that only commands that ask a server look at.
+const SERVER: &str = "Server";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -59,16 +62,17 @@ pub(crate) struct ConnectionArgs {
     #[arg(
         long,
         global = true,
+        help_heading = SERVER,
         env = "OUTPOST_SERVER",
         default_value = "http://127.0.0.1:7080",
         value_name = "URL"
     )]
     pub(crate) server: String,
     /// File with the API token; without it, the variable OUTPOST_TOKEN holds the token itself.
-    #[arg(long, global = true, env = "OUTPOST_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "OUTPOST_TOKEN_FILE", help_heading = SERVER, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Root certificate (PEM) to trust for https, instead of the system's.
-    #[arg(long, global = true, env = "OUTPOST_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "OUTPOST_CA", help_heading = SERVER, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
 }
 

@@ -116,14 +116,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// Says in which file the server found what it found.
-fn named(failure: Failure, path: &Path) -> Failure {
-    match failure {
-        Failure::Problem(mut problem) => {
-            problem.file = Some(path.display().to_string());
-            Failure::Problem(problem)
-        }
-        other => other,
+fn named(mut failure: Failure, path: &Path) -> Failure {
+    if let Failure::Problem(problem) = &mut failure {
+        problem.file = Some(path.display().to_string());
     }
+    failure
 }
 
 async fn trigger(client: &Client, args: &TriggerArgs, out: Out) -> Result<(), Failure> {

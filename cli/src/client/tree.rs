@@ -86,19 +86,26 @@ pub(crate) fn lines(tree: &RunTree, pen: Pen) -> Vec<String> {
         clean(&tree.state)
     )];
     let forest = forest(&tree.tasks);
-    let widest = forest
+    let widths = forest
         .iter()
-        .map(|(depth, task, _)| depth.len() * 3 + task.task.len())
-        .max()
-        .unwrap_or(0);
-    for (trail, task, others) in forest {
-        task_lines(&mut lines, pen, &trail, task, &others, widest);
+        .map(|branch| branch.trail.len() * 3 + branch.task.task.len());
+    let widest = widths.max().unwrap_or(0);
+    for branch in &forest {
+        task_lines(&mut lines, pen, branch, widest);
     }
     lines
 }
 
-/// A task, which of its ancestors (itself last) have siblings below, and the needs other than the one it stands below.
-type Branch<'a> = (Vec<bool>, &'a TaskNode, Vec<&'a str>);
+/// A task at its place in the tree.
+struct Branch<'a> {
+    /// Of its ancestors and of itself: whether a sibling follows.
+    trail: Vec<bool>,
+    task: &'a TaskNode,
+    /// The needs other than the one it stands below.
+    others: Vec<&'a str>,
+    /// Whether anything stands below it.
+    bears: bool,
+}
 
 fn forest(tasks: &[TaskNode]) -> Vec<Branch<'_>> {
     let depths = depths(tasks);
@@ -110,14 +117,13 @@ fn forest(tasks: &[TaskNode]) -> Vec<Branch<'_>> {
             .push(task);
     }
     let mut branches = Vec::new();
-    grow(&mut branches, &children, &depths, None, &[]);
+    grow(&mut branches, &children, None, &[]);
     branches
 }
 
 fn grow<'a>(
     branches: &mut Vec<Branch<'a>>,
     children: &BTreeMap<Option<&str>, Vec<&'a TaskNode>>,
-    depths: &BTreeMap<&str, usize>,
     above: Option<&str>,
     trail: &[bool],
 ) {
@@ -125,15 +131,14 @@ fn grow<'a>(
     for (at, task) in below.iter().enumerate() {
         let mut trail = trail.to_vec();
         trail.push(at + 1 < below.len());
-        let parent = parent(task, depths);
-        let others = task
-            .needs
-            .iter()
-            .map(String::as_str)
-            .filter(|need| Some(*need) != parent)
-            .collect();
-        branches.push((trail.clone(), *task, others));
-        grow(branches, children, depths, Some(&task.task), &trail);
+        let needs = task.needs.iter().map(String::as_str);
+        branches.push(Branch {
+            trail: trail.clone(),
+            task,
+            others: needs.filter(|need| Some(*need) != above).collect(),
+            bears: children.contains_key(&Some(task.task.as_str())),
+        });
+        grow(branches, children, Some(&task.task), &trail);
     }
 }
 
@@ -170,29 +175,16 @@ fn parent<'a>(task: &'a TaskNode, depths: &BTreeMap<&str, usize>) -> Option<&'a 
         .map(String::as_str)
 }
 
-fn task_lines(
-    lines: &mut Vec<String>,
-    pen: Pen,
-    trail: &[bool],
-    task: &TaskNode,
-    others: &[&str],
-    widest: usize,
-) {
+fn task_lines(lines: &mut Vec<String>, pen: Pen, branch: &Branch<'_>, widest: usize) {
     let [fork, corner, pipe, blank] = pen.branches();
-    let (last, above) = trail.split_last().unwrap_or((&false, &[]));
-    let indent = above
-        .iter()
-        .map(|more| if *more { pipe } else { blank })
-        .collect::<String>();
-    let branch = Tone::Faint.paint(&format!("{indent}{}", if *last { fork } else { corner }));
-    let pad = widest.saturating_sub(trail.len() * 3 + task.task.chars().count());
-    let name = clean(&task.task);
-    let mut line = format!(
-        "{branch}{} {name}{:pad$}  {}",
-        pen.mark(shown_state(task)),
-        "",
-        words(task, pen)
-    );
+    let (task, others) = (branch.task, &branch.others);
+    let (follows, above) = branch.trail.split_last().unwrap_or((&false, &[]));
+    let indent = above.iter().map(|more| if *more { pipe } else { blank });
+    let indent = indent.collect::<String>();
+    let twig = Tone::Faint.paint(&format!("{indent}{}", if *follows { fork } else { corner }));
+    let pad = widest.saturating_sub(branch.trail.len() * 3 + task.task.chars().count());
+    let (mark, name) = (pen.mark(shown_state(task)), clean(&task.task));
+    let mut line = format!("{twig}{mark} {name}{:pad$}  {}", "", words(task, pen));
     if !others.is_empty() {
         let also = if others.len() > 2 {
             format!("{} others", others.len())
@@ -205,15 +197,13 @@ fn task_lines(
     if !pen.attempts || task.attempts.len() < 2 {
         return;
     }
-    let below = format!("{indent}{}   ", if *last { pipe } else { blank });
+    let beside = if *follows { pipe } else { blank };
+    let below = if branch.bears { pipe } else { blank };
     for (at, attempt) in task.attempts.iter().enumerate() {
         let number = attempt.number.map_or(at + 1, |number| number as usize);
         let took = attempt_ms(attempt, pen.now).map(took).unwrap_or_default();
-        let text = format!(
-            "{below}attempt {number}: {} {took}  {}",
-            clean(&attempt.ending()),
-            clean(&attempt.attempt)
-        );
+        let (ending, id) = (clean(&attempt.ending()), clean(&attempt.attempt));
+        let text = format!("{indent}{beside}{below}attempt {number}: {ending}  {took}  {id}");
         lines.push(Tone::Faint.paint(&text));
     }
 }

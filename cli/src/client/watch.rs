@@ -102,7 +102,7 @@ enum View {
     /// One line per thing that happened.
     Lines(Out, Said),
     /// A tree, drawn in place.
-    Tree(Out, Live, Picture),
+    Tree(Out, Live, Box<Picture>),
 }
 
 #[derive(Default)]
@@ -117,7 +117,7 @@ impl View {
         if out.is_json() {
             Self::Silent
         } else if out.is_live() {
-            Self::Tree(out, Live::new(out), Picture::default())
+            Self::Tree(out, Live::new(out), Box::default())
         } else {
             Self::Lines(out, Said::default())
         }

@@ -108,7 +108,10 @@ fn pieces(sent: &[u8]) -> HashSet<Piece> {
         let engine = GeneralPurpose::new(&alphabet, config);
         // Six bytes that begin at the first, second or third byte of a group of four characters.
         for (skip, characters) in [(0, 8), (1, 10), (2, 11)] {
-            for run in sent.windows(characters) {
+            for run in sent
+                .windows(characters)
+                .filter(|run| run.iter().all(may_be_base64))
+            {
                 let decoded = engine.decode(run).unwrap_or_default();
                 pieces.extend(
                     decoded
@@ -119,6 +122,11 @@ fn pieces(sent: &[u8]) -> HashSet<Piece> {
         }
     }
     pieces
+}
+
+/// Of either alphabet.
+fn may_be_base64(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+/-_=".contains(byte)
 }
 
 fn unhex(digits: &[u8; 2 * SHORTEST]) -> Option<Piece> {

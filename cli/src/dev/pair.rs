@@ -118,7 +118,7 @@ async fn enrol(place: &Place, supervisor: &Supervisor, client: &Client) -> Resul
     args.extend(["--state".into(), place.agent().into()]);
     let enrol = program("agent", AGENT_MAIN, place, args);
     for round in 0.. {
-        if round % 2 == 0 {
+        if round % 4 == 0 {
             let invite: Invite =
                 parse(client::invite(client, AGENT, Duration::from_secs(600)).await?)?;
             let _ = std::fs::remove_file(&file);

@@ -87,7 +87,8 @@ impl Place {
             let root = base.join(format!("{family}{stamp}-{process}-{round}"));
             match DirBuilder::new().mode(0o711).create(&root) {
                 Ok(()) => {
-                    return Self::take(root).map_err(|error| format!("{}: {error}", base.display()));
+                    return Self::take(root)
+                        .map_err(|error| format!("{}: {error}", base.display()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(format!("{}: {error}", base.display())),
@@ -212,15 +213,31 @@ fn prune(base: &Path, family: &str, uid: u32) {
 mod tests {
     use super::*;
 
+    /// Root's tasks run as somebody else.
+    fn passable() -> tempfile::TempDir {
+        let base = tempfile::tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(base.path(), Permissions::from_mode(0o711)).unwrap();
+        base
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_or_a_clone_holds_nothing() {
+        let base = passable();
+        std::fs::create_dir(base.path().join(".git")).unwrap();
+        let error = Place::at(&base.path().join("d")).unwrap_err().to_string();
+        assert!(error.contains("is a clone"), "{error}");
+        std::fs::remove_dir(base.path().join(".git")).unwrap();
+        std::fs::set_permissions(base.path(), Permissions::from_mode(0o777)).unwrap();
+        let error = Place::at(&base.path().join("e")).unwrap_err().to_string();
+        assert!(error.contains("others can write"), "{error}");
+    }
+
     #[test]
     fn only_the_newest_that_nobody_uses_are_kept() {
-        let base = tempfile::tempdir().unwrap();
+        let base = passable();
         let uid = rustix::process::geteuid().as_raw();
         let make = |name: &str| Place::at(&base.path().join(name));
-        // Below a temporary directory others may not pass; what is tested here is the choice.
-        let Ok(used) = make("outpost-x-1-20260101-000000-1") else {
-            return;
-        };
+        let used = make("outpost-x-1-20260101-000000-1").unwrap();
         for day in 2..9 {
             drop(make(&format!("outpost-x-1-2026010{day}-000000-1")).unwrap());
         }

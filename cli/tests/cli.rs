@@ -1,0 +1,349 @@
+//! The `outpost` binary as people meet it: its help, what it says when something is wrong, and the demo, whole.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests panic: that is how tests fail"
+)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use support::{Running, Site, outpost, text, wait_until};
+
+/// Longer than anything here takes on a slow machine.
+const LONG: Duration = Duration::from_secs(90);
+
+fn run(args: &[&str]) -> Output {
+    outpost().args(args).output().unwrap()
+}
+
+#[track_caller]
+fn refused(command: &mut Command, status: i32, parts: &[&str]) {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+}
+
+#[test]
+fn help_says_what_there_is_and_what_exit_codes_mean() {
+    for (name, args) in [
+        ("help", &["--help"][..]),
+        ("help_trigger", &["trigger", "--help"]),
+        ("help_agents_invite", &["agents", "invite", "--help"]),
+        ("help_demo", &["demo", "--help"]),
+    ] {
+        let output = run(args);
+        assert!(output.status.success());
+        insta::assert_snapshot!(name, text(&output.stdout));
+    }
+}
+
+#[test]
+fn the_hidden_programs_are_the_real_ones() {
+    for (name, expected) in [("orchestrator-main", "serve"), ("agent-main", "enrol")] {
+        let output = run(&[name, "--help"]);
+        assert!(output.status.success());
+        assert!(text(&output.stdout).contains(expected));
+    }
+    assert!(!text(&run(&["--help"]).stdout).contains("-main"));
+}
+
+#[test]
+fn completions_are_printed() {
+    let output = run(&["completions", "bash"]);
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("_outpost"));
+}
+
+#[test]
+fn a_server_that_is_away_is_said_with_what_to_check() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let server = format!("http://127.0.0.1:{port}");
+    let mut command = outpost();
+    command
+        .args(["runs", "--server", &server])
+        .env("OUTPOST_TOKEN", "opt_0123456789ab_x");
+    refused(
+        &mut command,
+        3,
+        &[
+            "error[unreachable]",
+            &server,
+            "refused",
+            "help:",
+            "--server",
+        ],
+    );
+}
+
+#[test]
+fn a_token_is_never_shown_to_the_network() {
+    for (server, part) in [
+        ("http://outpost.example.org:7080", "use https"),
+        ("ftp://127.0.0.1", "only http and https"),
+        ("127.0.0.1:7080", "write it as http://"),
+    ] {
+        let mut command = outpost();
+        command
+            .args(["runs", "--server", server])
+            .env("OUTPOST_TOKEN", "opt_0123456789ab_x");
+        refused(&mut command, 2, &["error[usage]", part]);
+    }
+}
+
+#[test]
+fn without_a_token_nothing_is_asked() {
+    refused(
+        outpost().arg("runs"),
+        4,
+        &["error[no_token]", "--token-file", "OUTPOST_TOKEN_FILE"],
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    refused(
+        outpost().arg("runs").arg("--token-file").arg(&file),
+        2,
+        &["error[file]", "No such file"],
+    );
+    std::fs::write(&file, "something else\n").unwrap();
+    refused(
+        outpost().arg("runs").arg("--token-file").arg(&file),
+        2,
+        &["begins with `opt_`"],
+    );
+}
+
+#[test]
+fn an_unknown_form_or_command_is_wrong_use() {
+    refused(
+        outpost().args(["runs", "--output", "xml"]),
+        2,
+        &["possible values: table, json"],
+    );
+    refused(outpost().arg("aply"), 2, &["apply"]);
+    refused(outpost().args(["demo", "--top", "0"]), 2, &["1..=100"]);
+}
+
+#[test]
+fn the_demo_does_what_it_says() {
+    let site = Site::new();
+    let output = outpost()
+        .args(["demo", "--top", "7", "--dir"])
+        .arg(site.dir())
+        .output()
+        .unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", text(&output.stderr));
+    for part in [
+        "snapshot",
+        "trying again",
+        "attempt 2",
+        "top = 7",
+        "verified",
+        "raw, hex or base64",
+        "certificate request",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(!said.contains('\u{1b}'), "a pipe gets no escape sequences");
+
+    let report = said
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("report"))
+        .unwrap()
+        .trim();
+    let html = std::fs::read_to_string(report).unwrap();
+    assert!(html.contains("<html"));
+    let json = std::fs::read(report.replace(".html", ".json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["format"], "host-report/1");
+    assert_eq!(site.processes(), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_demo_leaves_running_can_be_used_and_ends_with_it() {
+    let site = Site::new();
+    let mut demo = Running::start(
+        outpost()
+            .args(["demo", "--keep", "--dir"])
+            .arg(site.dir())
+            .stdout(Stdio::piped()),
+    );
+    let said = demo.until("Ctrl-C ends it.", LONG);
+    let value = |name: &str| {
+        let line = said.lines().find_map(|line| {
+            line.trim()
+                .strip_prefix(&format!("export {name}="))
+                .map(str::to_owned)
+        });
+        line.unwrap()
+    };
+    let (server, token) = (value("OUTPOST_SERVER"), value("OUTPOST_TOKEN_FILE"));
+    let client = |args: &[&str]| {
+        let mut command = outpost();
+        command
+            .args(args)
+            .env("OUTPOST_SERVER", &server)
+            .env("OUTPOST_TOKEN_FILE", &token);
+        command
+    };
+
+    site.assert_agent_listens_to_nobody();
+
+    let runs = text(&client(&["runs"]).output().unwrap().stdout);
+    assert!(runs.starts_with("run\tworkflow\tstate\t"), "{runs}");
+    assert!(runs.contains("\thost-report\tsucceeded\t"), "{runs}");
+    let agents = client(&["agents", "--output", "json"]).output().unwrap();
+    let agents: serde_json::Value = serde_json::from_slice(&agents.stdout).unwrap();
+    assert_eq!(agents["items"][0]["presence"], "live");
+    assert!(client(&["workflows"]).output().unwrap().status.success());
+
+    let run = runs.lines().nth(1).unwrap().split('\t').next().unwrap();
+    let tree = client(&["run", run, "--output", "json"]).output().unwrap();
+    let tree: serde_json::Value = serde_json::from_slice(&tree.stdout).unwrap();
+    let attempt = tree["tasks"][0]["attempts"][0]["attempt"].as_str().unwrap();
+    let logs = text(&client(&["logs", attempt]).output().unwrap().stdout);
+    assert!(
+        logs.contains("site-1") && logs.contains(&format!("outpost-agent logs {attempt}")),
+        "{logs}"
+    );
+    assert!(client(&["explain", run]).output().unwrap().status.success());
+
+    let nowhere = "0".repeat(32);
+    refused(
+        &mut client(&["run", &nowhere]),
+        5,
+        &["error[not_found]", "help:"],
+    );
+    refused(
+        &mut client(&["trigger", "no-such-workflow"]),
+        5,
+        &["error[not_found]"],
+    );
+    refused(
+        &mut client(&["trigger", "host-report", "--param", "tops=1"]),
+        2,
+        &["it has:", "top"],
+    );
+    refused(
+        &mut client(&["trigger", "host-report", "--param", "top=0"]),
+        2,
+        &["error[invalid_parameters]"],
+    );
+    let yaml = site.dir().join("bad.yaml");
+    std::fs::write(&yaml, "name: bad\ntasks:\n  a:\n    entri: list-packages\n").unwrap();
+    let shown = yaml.display().to_string();
+    refused(
+        &mut client(&["apply", &shown]),
+        2,
+        &["error[invalid_workflow]", &format!("{shown}:4"), "tasks.a"],
+    );
+    let forged = std::fs::read_to_string(&token)
+        .unwrap()
+        .trim()
+        .chars()
+        .rev()
+        .skip(1)
+        .collect::<String>();
+    let forged = forged.chars().rev().chain(['_']).collect::<String>();
+    let mut stranger = client(&["runs"]);
+    stranger
+        .env_remove("OUTPOST_TOKEN_FILE")
+        .env("OUTPOST_TOKEN", forged);
+    refused(&mut stranger, 4, &["error[unauthenticated]", "help:"]);
+
+    let again = client(&["trigger", "host-report", "--param", "top=3", "--wait"])
+        .output()
+        .unwrap();
+    let lines = text(&again.stdout);
+    assert!(again.status.success(), "{lines}\n{}", text(&again.stderr));
+    assert!(
+        lines.lines().last().unwrap().contains("succeeded in"),
+        "{lines}"
+    );
+
+    let mut watching = client(&["trigger", "host-report", "--wait"]);
+    let mut watching = Running::start(watching.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let run = watching.until("index ", LONG);
+    let run = run.lines().next().unwrap().strip_prefix("run ").unwrap();
+    watching.signal(Signal::INT);
+    assert_eq!(watching.ended(LONG).code(), Some(6));
+    let advice = watching.errors();
+    assert!(
+        advice.contains(&format!("outpost cancel {run}")),
+        "{advice}"
+    );
+    assert!(
+        client(&["cancel", run, "--wait"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let over = text(&client(&["run", run]).output().unwrap().stdout);
+    assert!(over.contains("host-report cancelled"), "{over}");
+
+    demo.signal(Signal::INT);
+    assert!(demo.ended(LONG).success());
+    assert_eq!(site.processes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_demo_that_is_stopped_says_so_and_leaves_nothing() {
+    let site = Site::new();
+    let mut demo = Running::start(
+        outpost()
+            .args(["demo", "--dir"])
+            .arg(site.dir())
+            .stdout(Stdio::piped()),
+    );
+    demo.until("index ", LONG);
+    demo.signal(Signal::TERM);
+    assert_eq!(demo.ended(LONG).code(), Some(6));
+    assert_eq!(site.processes(), Vec::<String>::new());
+}
+
+#[test]
+fn a_demo_that_is_killed_leaves_nothing() {
+    let site = Site::new();
+    let mut demo = Running::start(
+        outpost()
+            .args(["demo", "--dir"])
+            .arg(site.dir())
+            .stdout(Stdio::piped()),
+    );
+    demo.until("index ", LONG);
+    assert!(site.processes().len() >= 4, "{:?}", site.processes());
+    demo.signal(Signal::KILL);
+    demo.ended(LONG);
+    let gone = wait_until(Duration::from_secs(10), || site.processes().is_empty());
+    assert!(gone, "{:?}", site.processes());
+}
+
+#[test]
+fn dev_comes_up_and_goes() {
+    let site = Site::new();
+    let mut dev = Running::start(
+        outpost()
+            .args(["dev", "--dir"])
+            .arg(site.dir())
+            .stdout(Stdio::piped()),
+    );
+    dev.until("Ctrl-C ends it.", LONG);
+    dev.signal(Signal::INT);
+    assert!(dev.ended(LONG).success());
+    assert_eq!(site.processes(), Vec::<String>::new());
+}
