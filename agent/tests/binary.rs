@@ -1,0 +1,190 @@
+//! The agent's executable as a person meets it: what it says, how it ends, and that a refusal has no effect.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Done {
+    #[track_caller]
+    fn fails(self, code: i32, part: &str) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(self.err.contains(part), "`{part}` is not in {self:#?}");
+    }
+}
+
+/// A directory for state and catalogue.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn catalogue(&self) -> PathBuf {
+        self.0.path().join("catalogue.d")
+    }
+
+    /// A state directory as enrolment makes it, before it is enrolled.
+    fn with_state(self, version: &str) -> Self {
+        std::fs::create_dir(self.state()).unwrap();
+        std::fs::write(self.state().join("version"), version).unwrap();
+        mode(&self.state(), 0o711);
+        self
+    }
+
+    fn with_catalogue(self, text: &str) -> Self {
+        std::fs::create_dir(self.catalogue()).unwrap();
+        mode(&self.catalogue(), 0o755);
+        std::fs::write(self.file(), text).unwrap();
+        mode(&self.file(), 0o644);
+        self
+    }
+
+    fn file(&self) -> PathBuf {
+        self.catalogue().join("site.toml")
+    }
+
+    fn agent(&self, args: &[&str]) -> Done {
+        let output = Command::new(env!("CARGO_BIN_EXE_outpost-agent"))
+            .env_clear()
+            .env("OUTPOST_AGENT_STATE", self.state())
+            .env("OUTPOST_AGENT_CATALOGUE", self.catalogue())
+            .args(args)
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Done {
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// An entry that root and everybody else may have in a catalogue.
+fn entry() -> String {
+    let user = if rustix::process::geteuid().is_root() {
+        "user = \"nobody\"\n"
+    } else {
+        ""
+    };
+    format!("[entry.quick]\nargv = [\"/bin/true\"]\n{user}")
+}
+
+#[test]
+fn help_shows_the_commands_with_examples_and_exit_statuses() {
+    let done = Home::new().agent(&["--help"]);
+    assert_eq!(done.code, Some(0), "{done:#?}");
+    for part in ["enrol", "check", "ledger", "Examples", "Exit status"] {
+        assert!(done.out.contains(part), "`{part}` is not in:\n{}", done.out);
+    }
+    assert!(!done.out.contains("role"), "roles are the agent's own");
+}
+
+#[test]
+fn an_unknown_command_is_wrong_usage() {
+    Home::new().agent(&["rnu"]).fails(2, "unrecognized");
+}
+
+#[test]
+fn check_on_nothing_says_what_is_missing_and_what_to_do() {
+    let home = Home::new();
+    let done = home.agent(&["check"]);
+    assert_eq!(done.code, Some(1), "{done:#?}");
+    assert!(
+        done.out.contains("FAIL  state") && done.out.contains("outpost-agent enrol"),
+        "{done:#?}"
+    );
+    assert!(!home.state().exists(), "a check leaves nothing behind");
+}
+
+#[test]
+fn run_before_enrolment_says_how_to_enrol() {
+    let home = Home::new().with_catalogue(&entry());
+    home.agent(&["run"]).fails(1, "outpost-agent enrol");
+    let home = home.with_state("1");
+    home.agent(&["run"]).fails(1, "not enrolled");
+    home.agent(&["status"]).fails(1, "no agent is running");
+}
+
+#[test]
+fn d6_a_state_directory_of_a_newer_agent_is_refused_and_left_alone() {
+    let home = Home::new().with_state("99").with_catalogue(&entry());
+    home.agent(&["run"]).fails(1, "newer agent");
+    home.agent(&["logs"]).fails(1, "newer agent");
+    assert_eq!(std::fs::read_dir(home.state()).unwrap().count(), 1);
+}
+
+#[test]
+fn d6_a_state_directory_that_others_can_write_is_refused() {
+    let home = Home::new().with_state("1");
+    mode(&home.state(), 0o777);
+    home.agent(&["run"]).fails(1, "chmod go-w");
+}
+
+#[test]
+fn a_second_runner_on_one_state_directory_is_refused() {
+    let home = Home::new().with_state("1").with_catalogue(&entry());
+    let lock = std::fs::File::create(home.state().join("lock")).unwrap();
+    lock.lock().unwrap();
+    home.agent(&["run"]).fails(1, "another agent is running");
+}
+
+#[test]
+fn a_catalogue_that_is_not_there_or_cannot_be_understood_is_told_with_file_and_line() {
+    let home = Home::new();
+    home.agent(&["catalogue", "list"])
+        .fails(1, "make the directory");
+    let home = home.with_catalogue("[entry.quick]\nargv = [\"/bin/true\"]\nspeed = 3\n");
+    home.agent(&["catalogue", "list"]).fails(1, "site.toml:3");
+    std::fs::write(home.file(), [0xff, 0xfe]).unwrap();
+    home.agent(&["catalogue", "list"])
+        .fails(1, "cannot be read");
+    std::fs::remove_file(home.file()).unwrap();
+    std::os::unix::fs::symlink("/nowhere", home.file()).unwrap();
+    home.agent(&["catalogue", "list"]).fails(1, "site.toml");
+}
+
+#[test]
+fn k12_a_catalogue_that_others_can_write_is_refused_along_its_whole_path() {
+    let home = Home::new().with_catalogue(&entry());
+    assert_eq!(home.agent(&["catalogue", "list"]).code, Some(0));
+    mode(&home.file(), 0o666);
+    home.agent(&["catalogue", "list"]).fails(1, "chmod go-w");
+    mode(&home.file(), 0o644);
+    mode(&home.catalogue(), 0o777);
+    home.agent(&["catalogue", "list"]).fails(1, "chmod go-w");
+    mode(&home.catalogue(), 0o755);
+    mode(home.0.path(), 0o777);
+    home.agent(&["catalogue", "list"]).fails(1, "chmod go-w");
+}
+
+#[test]
+fn a_token_that_is_none_is_refused_and_makes_no_state() {
+    let home = Home::new();
+    let file = home.0.path().join("join.token");
+    std::fs::write(&file, "opj1.nonsense\n").unwrap();
+    mode(&file, 0o600);
+    let path = file.to_string_lossy().into_owned();
+    home.agent(&["enrol", "--token-file", &path])
+        .fails(1, "join token");
+    assert!(!home.state().exists());
+}
