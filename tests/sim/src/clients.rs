@@ -302,18 +302,26 @@ impl World {
                 self.sites[site].enrolled = true;
                 self.start_site(site);
             }
-            (Want::Enrol(site), Err(_)) => self.want(&tenant, Want::Invite(site)),
+            (Want::Enrol(site), Err(_)) => {
+                // The invitation ran out, or the agent was removed meanwhile: a new invitation, and a new key for it.
+                self.sites[site].identity.key = self.dice.next();
+                self.want(&tenant, Want::Invite(site));
+            }
             (Want::Remove(site), _) => self.removed(site),
             (Want::Apply(_) | Want::Trigger { .. } | Want::Cancel(_) | Want::Invite(_), _) => {}
         }
     }
 
-    /// An agent was removed: some time later its host is set up anew and enrols again under the same name.
-    fn removed(&mut self, site: usize) {
+    pub(crate) fn is_removed(&self, site: usize) -> bool {
         let identity = &self.sites[site].identity;
         let name = (identity.tenant.clone(), identity.agent.clone());
         let known = self.center.disk.mirror.agents.get(&name);
-        if !known.is_some_and(|agent| agent.removed) {
+        known.is_some_and(|agent| agent.removed)
+    }
+
+    /// An agent was removed: some time later its host is set up anew and enrols again under the same name.
+    fn removed(&mut self, site: usize) {
+        if !self.is_removed(site) {
             // It had not enrolled when its removal was asked for.
             return;
         }

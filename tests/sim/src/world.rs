@@ -270,6 +270,10 @@ impl World {
 
     /// The host is set up from nothing, and its agent enrols under the name it had.
     fn set_up_anew(&mut self, index: usize) {
+        if !self.is_removed(index) {
+            // An enrolment that was under way when it was removed went through after all.
+            return;
+        }
         self.power_cut(index);
         let site = &mut self.sites[index];
         site.enrolled = false;

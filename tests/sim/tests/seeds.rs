@@ -1,5 +1,11 @@
 //! The simulation as a test: seeds that hold, seeds that once did not, and that it is the same every time.
 
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeSet;
 
 use outpost_sim::{Hasty, Options, Played, run};
