@@ -13,7 +13,7 @@ use outpost_certs::token::JoinToken;
 use outpost_proto::wire::{EnrolRequest, Issued};
 
 use crate::ledger::{DEFAULT_LIMIT_BYTES, Kind, Ledger};
-use crate::runner::link::{LinkProcess, LinkSetup};
+use crate::runner::link_process::{LinkProcess, LinkSetup};
 use crate::runner::wall_us;
 use crate::state_dir::{Identity, StateDir};
 

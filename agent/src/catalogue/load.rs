@@ -83,6 +83,10 @@ pub fn load(dir: &Path, spiffe_id: &str) -> Result<Catalogue, CatalogueError> {
             });
         }
     };
+    // Also when it holds links only: whoever can write here can exchange them.
+    if let Err(why) = paths::check(&dir, own_uid) {
+        loading.problem(&dir, None, None, why);
+    }
     match files(&dir) {
         Ok(files) => files.iter().for_each(|file| loading.file(&dir, file)),
         Err(error) => loading.problem(&dir, None, None, error.to_string()),

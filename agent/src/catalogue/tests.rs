@@ -280,3 +280,23 @@ fn another_account_than_the_agents_own_needs_root() {
         assert!(error.contains("which only root can change to"), "{error}");
     }
 }
+
+#[test]
+fn a_directory_that_others_can_write_is_refused_even_if_it_holds_links_only() {
+    let real = tempfile::tempdir().unwrap();
+    write(
+        real.path(),
+        "a.toml",
+        &format!("[entry.e]\n{}argv = [\"/bin/true\"]\n", user()),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(real.path().join("a.toml"), dir.path().join("a.toml")).unwrap();
+    let mode = |mode| {
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(0o755);
+    load(dir.path(), "").unwrap();
+    mode(0o777);
+    let why = load(dir.path(), "").unwrap_err().to_string();
+    assert!(why.contains("can be written by others (mode 777)"), "{why}");
+}

@@ -10,7 +10,7 @@ use outpost_agent_link::ipc::{FromLink, ToLink};
 use serde::Serialize;
 
 use crate::cli::Form;
-use crate::runner::link::LinkSetup;
+use crate::runner::link_process::LinkSetup;
 use crate::runner::wall_us;
 use crate::state_dir::{Identity, StateDir};
 use crate::{catalogue, output};
@@ -158,7 +158,10 @@ fn certificate(not_after_s: u64, spiffe_id: &str, identity: &Identity) -> Result
     ))
 }
 
-async fn reach(setup: &LinkSetup, link: &crate::runner::link::LinkProcess) -> Result<(), String> {
+async fn reach(
+    setup: &LinkSetup,
+    link: &crate::runner::link_process::LinkProcess,
+) -> Result<(), String> {
     let text = |error: outpost_agent_link::ipc::IpcError| error.to_string();
     link.socket
         .send(&ToLink::Open { conn: CONN })

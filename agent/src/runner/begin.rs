@@ -16,7 +16,8 @@ use outpost_proto::message::{Assign, Containment};
 use outpost_proto::wire;
 use tokio::sync::mpsc;
 
-use super::link::{LinkHandle, LinkSetup};
+use super::link::LinkHandle;
+use super::link_process::LinkSetup;
 use super::retention::{self, Trash};
 use super::store::AgentStore;
 use super::tasks::{Current, Tasks};

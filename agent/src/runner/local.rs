@@ -164,3 +164,7 @@ pub fn ask(state: &Path, ask: Ask) -> anyhow::Result<Status> {
     serde_json::from_str(&answer)
         .context("the agent's answer cannot be read; is it of another version?")
 }
+
+#[cfg(test)]
+#[path = "local_tests.rs"]
+mod tests;

@@ -3,7 +3,8 @@
 
 mod begin;
 mod keepers;
-pub(crate) mod link;
+mod link;
+pub(crate) mod link_process;
 mod local;
 mod outcome;
 mod retention;

@@ -1,0 +1,93 @@
+//! Asking over the real socket, with a loop that answers in the runner's place.
+
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+
+fn answer_of(ask: Ask) -> Status {
+    Status {
+        agent: format!("{ask:?}"),
+        tenant: "t".to_owned(),
+        orchestrator: "o:1".to_owned(),
+        certificate_not_after_s: 0,
+        trouble: None,
+        now_boot_us: 1,
+        view: serde_json::Value::Null,
+    }
+}
+
+/// Serves until `client`, on a thread of its own, is done; answers what it did and how many questions came through.
+fn served<T: Send + 'static>(
+    state: &StateDir,
+    client: impl FnOnce(std::path::PathBuf) -> T + Send + 'static,
+) -> (T, usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let path = state.path().to_owned();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (inbox, mut happened) = mpsc::channel(8);
+        serve(state, inbox).unwrap();
+        let mut client = tokio::task::spawn_blocking(move || client(path));
+        let mut asked = 0;
+        loop {
+            tokio::select! {
+                Some(Happened::Local(ask, answer)) = happened.recv() => {
+                    asked += 1;
+                    answer.send(answer_of(ask)).unwrap();
+                }
+                done = &mut client => return (done.unwrap(), asked),
+            }
+        }
+    })
+}
+
+#[test]
+fn a_question_is_answered_and_only_this_account_can_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let deep = dir.path().join("d".repeat(150));
+    let state = StateDir::create(&deep).unwrap();
+    // What a dead runner left.
+    std::fs::write(state.socket(), "").unwrap();
+    let (answers, asked) = served(&state, |path| {
+        [Ask::Status, Ask::Pause, Ask::Drain].map(|what| ask(&path, what).unwrap().agent)
+    });
+    assert_eq!(answers, ["Status", "Pause", "Drain"]);
+    assert_eq!(asked, 3);
+    let mode = state.socket().symlink_metadata().unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn nonsense_reaches_nobody_and_the_next_question_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    let (left_open, asked) = served(&state, |path| {
+        let send = |bytes: &[u8]| {
+            let mut stream =
+                std::os::unix::net::UnixStream::connect(path.join("agent.sock")).unwrap();
+            // The other side may hang up before it has read everything.
+            let _ = stream.write_all(bytes);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            answer
+        };
+        assert!(send(b"\"start\"\n").is_empty());
+        assert!(send(&[b'x'; 100_000]).is_empty());
+        assert!(send(b"\xff\xfe\n").is_empty());
+        let silent = std::os::unix::net::UnixStream::connect(path.join("agent.sock")).unwrap();
+        assert_eq!(ask(&path, Ask::Resume).unwrap().agent, "Resume");
+        silent
+    });
+    drop(left_open);
+    assert_eq!(asked, 1);
+}
+
+#[test]
+fn without_a_runner_it_says_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    let why = format!("{:#}", ask(state.path(), Ask::Status).unwrap_err());
+    assert!(why.contains("outpost-agent run"), "{why}");
+}
