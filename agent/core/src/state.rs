@@ -44,7 +44,8 @@ pub fn step(state: AttemptState, input: Input) -> Step {
         (S::Assigned, Input::Begin) => Step::To(S::Starting),
         (S::Assigned, Input::Cancel) => over(Outcome::Cancelled, false),
         (S::Assigned, Input::Refuse(refusal)) => over(Outcome::Refused(refusal), false),
-        (S::Assigned, Input::Interrupt(by)) => over(Outcome::Interrupted(by), false),
+        // A start is not synced: after a power cut the journal may still say that it only waits.
+        (S::Assigned, Input::Interrupt(by)) => over(Outcome::Interrupted(by), true),
         (S::Assigned, Input::Keeper(_)) => Step::Unexpected,
 
         (S::Starting, Input::Keeper(K::Running)) => Step::To(S::Running),
