@@ -1,9 +1,10 @@
 //! Keeps the two daemons of `dev` and `demo` running, as an init system would, and leaves nothing behind.
 //!
 //! Every daemon gets the read end of a pipe whose only write end is here: when this process ends, however it ends,
-//! they and all that they started do. An orderly end asks the daemons first, then lets go of the pipe, and then looks whether anybody still
-//! holds it.
+//! they and all that they started do. An orderly end asks the daemons first, then lets go of the
+//! pipe, and then waits until everybody who held it has ended.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -17,7 +18,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use outpost_agent_keeper::exec::Leash;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -105,18 +107,26 @@ impl Supervisor {
     pub(crate) async fn end(mut self) -> usize {
         self.stop.send_replace(true);
         while self.daemons.join_next().await.is_some() {}
-        let pipe = pipe_name(&self.leash);
+        let Some(pipe) = pipe_name(&self.leash) else {
+            return 0;
+        };
+        // Known by descriptor before they are told: an ending process lets go of the leash before it has ended.
+        let mut known = BTreeMap::new();
+        find_holders(&pipe, &mut known);
         drop((self.leash, self.hold));
-        let Some(pipe) = pipe else { return 0 };
         let until = Instant::now() + UNLEASHED;
-        while !holders(&pipe).is_empty() && Instant::now() < until {
+        loop {
+            find_holders(&pipe, &mut known);
+            known.retain(|_, process| !is_over(process));
+            if known.is_empty() || Instant::now() > until {
+                break;
+            }
             sleep(Duration::from_millis(10)).await;
         }
-        let left = holders(&pipe);
-        for pid in &left {
-            let _ = kill_process(*pid, Signal::KILL);
+        for process in known.values() {
+            let _ = pidfd_send_signal(process, Signal::KILL);
         }
-        left.len()
+        known.len()
     }
 }
 
@@ -215,17 +225,35 @@ fn pipe_name(leash: &Leash) -> Option<PathBuf> {
     Some(PathBuf::from(format!("pipe:[{}]", stat.st_ino)))
 }
 
-/// Processes that hold the pipe.
-fn holders(pipe: &Path) -> Vec<Pid> {
+/// Adds the processes that hold the pipe, other than this one.
+fn find_holders(pipe: &Path, known: &mut BTreeMap<i32, OwnedFd>) {
+    let own = std::process::id().to_string();
     let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Vec::new();
+        return;
     };
-    let pids = processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| holds(*pid, pipe))
-        .filter_map(Pid::from_raw)
-        .collect()
+    for entry in processes.flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().filter(|name| *name != own);
+        let Some(pid) = number.and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        if !known.contains_key(&pid)
+            && holds(pid, pipe)
+            && let Some(it) = Pid::from_raw(pid)
+            && let Ok(process) = pidfd_open(it, PidfdFlags::empty())
+        {
+            known.insert(pid, process);
+        }
+    }
+}
+
+/// Whether the process has ended.
+fn is_over(process: &OwnedFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 fn holds(pid: i32, pipe: &Path) -> bool {
