@@ -1,4 +1,8 @@
 //! The agent's executable as a person meets it: what it says, how it ends, and that a refusal has no effect.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, like the tests"
+)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -246,8 +246,8 @@ impl Api {
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<Value> {
         let list = self.try_get("/api/v1/agents")?.body;
-        let found = list["items"].as_array()?.iter();
-        found.filter(|agent| agent["agent"] == name).next().cloned()
+        let mut agents = list["items"].as_array()?.iter();
+        agents.find(|agent| agent["agent"] == name).cloned()
     }
 }
 

@@ -5,7 +5,6 @@
 //! them is what a person on the machine could see. Everything that was started ends with the [`World`], and, through
 //! the leash, with the harness's own process, however that ends.
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "a harness fails by panicking, like the tests it serves"

@@ -1,5 +1,10 @@
 //! The real binaries against each other: one file per kind of promise, one test per case, with the ids of the fault
 //! catalogue in names or comments. Tests that need more than an ordinary user say so and are ignored unless asked for.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking, like the tests"
+)]
 
 mod commands;
 mod happy;

@@ -18,7 +18,9 @@ use crate::victim::{self, Kind};
 const HANG: Duration = Duration::from_secs(60);
 /// How long its processes may take to be gone afterwards.
 const GONE: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long a victim of one kind is waited for, before any will do.
+const AIM: Duration = Duration::from_secs(4);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What was drawn.
 #[derive(Debug, Clone, Copy)]
@@ -206,9 +208,17 @@ fn strike(kill: Kill, dir: &Path, demo: &mut Child, begun: Instant) -> Option<(K
         if demo.try_wait().ok()?.is_some() {
             return None;
         }
-        if begun.elapsed() >= kill.at
-            && let Some((kind, process)) = pick(kill, dir, demo.id())
-        {
+        let now = begun.elapsed();
+        let met = match kill.aim {
+            _ if now < kill.at => None,
+            Some(Kind::Dial) if now < kill.at + AIM => {
+                victim::dial(dir).map(|dial| (Kind::Dial, dial))
+            }
+            Some(aim) if now < kill.at + AIM => pick(kill, Some(aim), dir, demo.id()),
+            // What was aimed at does not come any more.
+            Some(_) | None => pick(kill, None, dir, demo.id()),
+        };
+        if let Some((kind, process)) = met {
             process.kill();
             return Some((kind, begun.elapsed()));
         }
@@ -217,12 +227,12 @@ fn strike(kill: Kill, dir: &Path, demo: &mut Child, begun: Instant) -> Option<(K
 }
 
 /// First a kind, then one of it: there are many more keepers and tasks than others.
-fn pick(kill: Kill, dir: &Path, demo: u32) -> Option<(Kind, Proc)> {
+fn pick(kill: Kill, aim: Option<Kind>, dir: &Path, demo: u32) -> Option<(Kind, Proc)> {
     let alive = victim::alive(dir, demo);
     let kinds = alive
         .keys()
         .copied()
-        .filter(|kind| kill.aim.is_none_or(|aim| aim == *kind))
+        .filter(|kind| aim.is_none_or(|aim| aim == *kind))
         .collect::<Vec<_>>();
     let nth = |count: usize, draw: u64| usize::try_from(draw % count.max(1) as u64).unwrap_or(0);
     let kind = *kinds.get(nth(kinds.len(), kill.pick))?;

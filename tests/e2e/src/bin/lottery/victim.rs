@@ -67,6 +67,19 @@ pub(crate) fn alive(dir: &Path, demo: u32) -> BTreeMap<Kind, Vec<Proc>> {
     found
 }
 
+/// A dial of the demo in `dir`, by a look that is short enough to meet one: its arguments do not name the directory, its
+/// parent's do.
+pub(crate) fn dial(dir: &Path) -> Option<Proc> {
+    let text = dir.to_string_lossy();
+    let everybody = procs::all();
+    let ours = |pid: i32| {
+        let mut parents = everybody.iter().filter(|process| process.pid == pid);
+        parents.any(|parent| parent.args.iter().any(|arg| arg.contains(&*text)))
+    };
+    let mut dials = everybody.iter().filter(|process| process.is_role("dial"));
+    dials.find(|dial| ours(dial.parent)).cloned()
+}
+
 fn kind(process: &Proc, forked: bool) -> Kind {
     let says =
         |first: &str, second: &str| process.args.windows(2).any(|pair| pair == [first, second]);
