@@ -27,7 +27,7 @@ use crate::health::Sampler;
 use crate::journal::Journal;
 use crate::ledger::{self, Ledger};
 use crate::life::{self, Life};
-use crate::state_dir::StateDir;
+use crate::state_dir::{Identity, StateDir};
 
 /// Runs the agent until it is stopped, drained, or can no longer be trusted to record what it does.
 ///
@@ -35,7 +35,7 @@ use crate::state_dir::StateDir;
 /// Everything that keeps it from starting, and a journal or ledger that cannot be written.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let state = StateDir::open(&options.state)?;
-    let lock = state.lock()?;
+    let _lock = state.lock()?;
     let identity = state.identity()?.context(
         "this agent is not enrolled: get a join token from the operator and run `outpost-agent enrol --token-file FILE`",
     )?;
@@ -52,11 +52,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let store = open_store(&state)?;
     let (settings, life) = settings(&options, &state)?;
     let snapshot = store.snapshot();
-    let trash = Trash::start(&state);
-    let held = snapshot.attempts.iter().map(|held| held.assign.attempt);
-    if let Err(error) = trash.throw_work(&held.collect::<BTreeSet<_>>()) {
-        tracing::warn!("working directories of an earlier life stay for now: {error}");
-    }
+    let trash = clean_up(&state, &snapshot);
     let begun = begun(&snapshot, &settings);
     let found = keepers::find(&state, &begun, &current).await;
     let tasks = Tasks::new(
@@ -81,14 +77,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         "agent starts"
     );
     let core = Agent::new(settings, seed()?, now(), snapshot, found);
-    let setup = LinkSetup {
-        exec: options.exec.clone(),
-        leash: leash_for(&leash)?,
-        key_dir: state.keys(),
-        address: identity.orchestrator.clone(),
-        proxy: options.proxy.clone(),
-        pin: None,
-    };
+    let setup = link_setup(&options, &state, &identity, leash_for(&leash)?);
     let link = LinkHandle::start(setup, inbox.clone());
     local::serve(&state, inbox.clone())?;
     let log_percent = Rc::new(Cell::new(0));
@@ -112,9 +101,33 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         hangups: Vec::new(),
         life: Some((state, life.present)),
     };
-    let ended = runner.run(happened, leash).await;
-    drop(lock);
-    ended
+    runner.run(happened, leash).await
+}
+
+/// Takes away what an earlier runner had no time to. Nothing that fails here is worth not starting for.
+fn clean_up(state: &StateDir, snapshot: &Snapshot) -> Trash {
+    let trash = Trash::start(state);
+    let held = snapshot.attempts.iter().map(|held| held.assign.attempt);
+    if let Err(error) = trash.throw_work(&held.collect()) {
+        tracing::warn!("working directories of an earlier life stay for now: {error}");
+    }
+    trash
+}
+
+fn link_setup(
+    options: &Options,
+    state: &StateDir,
+    identity: &Identity,
+    leash: Option<Leash>,
+) -> LinkSetup {
+    LinkSetup {
+        exec: options.exec.clone(),
+        leash,
+        key_dir: state.keys(),
+        address: identity.orchestrator.clone(),
+        proxy: options.proxy.clone(),
+        pin: None,
+    }
 }
 
 /// The attempts of this life that an earlier runner began.
