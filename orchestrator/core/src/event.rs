@@ -23,6 +23,9 @@ pub enum Event {
         agent: AgentName,
         /// Its identity, the salt of its catalogue's hashes.
         spiffe_id: String,
+        /// SHA-256 of its certificate's public key, in hex: a removed agent's certificate lives on, and its name may
+        /// have been given to another.
+        key_hash: String,
     },
     /// One frame arrived, already validated.
     Frame {

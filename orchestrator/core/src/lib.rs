@@ -298,10 +298,11 @@ impl Core for Orchestrator {
                 tenant,
                 agent,
                 spiffe_id,
+                key_hash,
             } => {
                 self.conns.insert(*conn, tenant.clone());
                 let known = self.happened(now, tenant, out, |tenant, ctx, _| {
-                    tenant.opened(ctx, *conn, agent, spiffe_id)
+                    tenant.opened(ctx, *conn, agent, spiffe_id, key_hash)
                 });
                 if known.is_none() {
                     out.speech.push(Speech::Close {

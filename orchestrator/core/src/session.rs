@@ -74,6 +74,7 @@ impl Tenant {
         conn: Conn,
         name: &AgentName,
         spiffe_id: &str,
+        key_hash: &str,
     ) {
         if self.conns.contains_key(&conn) {
             return;
@@ -81,7 +82,7 @@ impl Tenant {
         let Some(agent) = self
             .agents
             .get_mut(name)
-            .filter(|agent| !agent.record.removed)
+            .filter(|agent| !agent.record.removed && agent.record.key_hash == key_hash)
         else {
             ctx.close(conn, CloseReason::Removed);
             return;

@@ -104,6 +104,7 @@ impl Handle {
         tenant: TenantName,
         agent: AgentName,
         spiffe_id: String,
+        key_hash: String,
     ) -> Option<(Conn, Outbox)> {
         let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
         let outbox = self.sessions.enter(conn);
@@ -113,6 +114,7 @@ impl Handle {
                 tenant,
                 agent,
                 spiffe_id,
+                key_hash,
             })
             .await
         {

@@ -113,9 +113,11 @@ impl Services {
             tenant,
             agent,
             spiffe_id,
+            public_key_sha256,
             ..
         } = identity.clone();
-        let opened = self.handle.opened(tenant, agent, spiffe_id).await;
+        let key_hash = crate::identity::hex(&public_key_sha256);
+        let opened = self.handle.opened(tenant, agent, spiffe_id, key_hash).await;
         let Some((conn, outbox)) = opened else {
             return Err(Status::unavailable(
                 "the orchestrator is stopping; connect again",

@@ -24,6 +24,7 @@ use super::limits::GOODBYE;
 use super::service::OpenCall;
 use crate::driver::Handle;
 use crate::driver::sessions::{Ending, Outbox};
+use crate::identity::hex;
 
 /// The certificate's end is looked at again this often at the latest: a suspended host must not outstay it for long.
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
@@ -220,10 +221,6 @@ fn slow() -> Status {
 
 fn draining() -> Status {
     Status::unavailable("the orchestrator is stopping; connect again")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

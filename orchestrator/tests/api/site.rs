@@ -40,7 +40,9 @@ impl Site {
         enrol(rig, "acme", agent).await;
         let agent: AgentName = agent.parse().unwrap();
         let id = spiffe_id("test.internal", &tenant("acme"), &agent);
-        let opened = rig.handle.opened(tenant("acme"), agent, id.clone()).await;
+        let key = format!("acme-{agent}-key");
+        let opened = rig.handle.opened(tenant("acme"), agent, id.clone(), key);
+        let opened = opened.await;
         let (conn, outbox) = opened.unwrap();
         let mut site = Self {
             conn,

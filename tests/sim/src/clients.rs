@@ -169,7 +169,7 @@ impl World {
     }
 
     fn key(&self, site: usize) -> String {
-        format!("key-{site}-{:016x}", self.sites[site].identity.key)
+        self.sites[site].identity.key_hash()
     }
 
     /// The orchestrator answers: what it says must be durable now, whether or not the answer arrives.

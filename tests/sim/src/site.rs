@@ -32,12 +32,18 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// As the orchestrator knows it.
+    pub(crate) fn key_hash(&self) -> String {
+        format!("key-{}-{:016x}", self.agent, self.key)
+    }
+
     pub(crate) fn opened(&self, conn: Conn) -> CenterEvent {
         CenterEvent::Opened {
             conn,
             tenant: self.tenant.clone(),
             agent: self.agent.clone(),
             spiffe_id: self.spiffe_id.clone(),
+            key_hash: self.key_hash(),
         }
     }
 }

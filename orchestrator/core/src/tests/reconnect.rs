@@ -346,6 +346,7 @@ fn unknown_and_removed_agents_and_unknown_tenants_are_turned_away() {
             tenant: name(tenant),
             agent: name(agent),
             spiffe_id: String::new(),
+            key_hash: "key".into(),
         };
         assert_eq!(rig.turn(&[opened]), std::slice::from_ref(&closed));
     }
@@ -368,6 +369,7 @@ fn unknown_and_removed_agents_and_unknown_tenants_are_turned_away() {
         tenant: name("acme"),
         agent: name("bank"),
         spiffe_id: String::new(),
+        key_hash: "key".into(),
     };
     assert_eq!(rig.turn(&[opened]), [closed]);
 }
@@ -430,4 +432,34 @@ fn pages_of_an_inventory_are_one_inventory() {
             .iter()
             .all(|assign| rig.phase(assign.attempt) == Phase::Accepted)
     );
+}
+
+#[test]
+fn a_removed_agents_certificate_is_not_the_one_of_whoever_has_its_name_now() {
+    let mut rig = Rig::new();
+    rig.site("bank");
+    let remove = Ask::RemoveAgent {
+        agent: name("bank"),
+    };
+    assert_eq!(rig.ask_in("acme", remove).0, Ok(Answer::Removed));
+    let invite = Ask::Invite {
+        agent: name("bank"),
+        token_hash: "second token".into(),
+        ttl_ms: 600_000,
+    };
+    assert!(matches!(rig.ask(invite), Ok(Answer::Invited { .. })));
+    rig.enrol_with("second token", "another key").unwrap();
+    let open = |conn: u64, key: &str| Happened::Opened {
+        conn: Conn(conn),
+        tenant: name("acme"),
+        agent: name("bank"),
+        spiffe_id: "spiffe://test/tenant/acme/agent/bank".into(),
+        key_hash: key.into(),
+    };
+    let turned_away = Speech::Close {
+        conn: Conn(50),
+        why: CloseReason::Removed,
+    };
+    assert_eq!(rig.turn(&[open(50, "key")]), [turned_away]);
+    assert_eq!(rig.turn(&[open(51, "another key")]), []);
 }

@@ -43,6 +43,7 @@ impl Site {
             tenant: name("acme"),
             agent: self.agent.clone(),
             spiffe_id,
+            key_hash: "key".into(),
         }
     }
 
