@@ -98,11 +98,11 @@ impl Trash {
         name.push("-");
         name.push(path.file_name().unwrap_or_default());
         let to = trash.join(name);
+        match DirBuilder::new().mode(0o700).create(&trash) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         match std::fs::rename(path, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !trash.exists() => {
-                DirBuilder::new().mode(0o700).create(&trash)?;
-                std::fs::rename(path, &to)
-            }
             // A directory that its owner made unwritable cannot be moved, only by root.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
