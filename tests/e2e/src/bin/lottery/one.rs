@@ -19,7 +19,7 @@ const HANG: Duration = Duration::from_secs(60);
 /// How long its processes may take to be gone afterwards.
 const GONE: Duration = Duration::from_secs(10);
 /// How long a victim of one kind is waited for, before any will do.
-const AIM: Duration = Duration::from_secs(4);
+const AIM: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What was drawn.
