@@ -22,7 +22,10 @@ impl Micros {
     /// This instant plus a duration.
     #[must_use]
     pub fn plus(self, duration: std::time::Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// Microseconds from `earlier` to this instant; 0 when it is later.
@@ -45,7 +48,10 @@ pub struct Effects<W, S> {
 impl<W, S> Effects<W, S> {
     /// Nothing decided yet.
     pub fn new() -> Self {
-        Self { writes: Vec::new(), speech: Vec::new() }
+        Self {
+            writes: Vec::new(),
+            speech: Vec::new(),
+        }
     }
 }
 
@@ -67,7 +73,12 @@ pub trait Core {
     type Snapshot;
 
     /// Decides one event. It may be shown the same event again after a failed commit.
-    fn handle(&mut self, now: Micros, event: &Self::Event, out: &mut Effects<Self::Write, Self::Speech>);
+    fn handle(
+        &mut self,
+        now: Micros,
+        event: &Self::Event,
+        out: &mut Effects<Self::Write, Self::Speech>,
+    );
 
     /// Called once after each burst, and when the deadline passes: timers, placement, everything not caused by one
     /// event.
@@ -84,7 +95,10 @@ pub trait Core {
 /// Where a core's writes become durable.
 pub trait Store<C: Core> {
     /// Makes all of it durable, or none of it. Speech comes along so that a store can record what is about to be said.
-    fn commit(&mut self, effects: &Effects<C::Write, C::Speech>) -> impl Future<Output = Result<(), CommitError>>;
+    fn commit(
+        &mut self,
+        effects: &Effects<C::Write, C::Speech>,
+    ) -> impl Future<Output = Result<(), CommitError>>;
 
     /// What is durable now.
     fn load(&mut self) -> impl Future<Output = Result<C::Snapshot, LoadError>>;
@@ -162,7 +176,10 @@ where
         }
         Err(CommitError::Fatal(why)) => Err(Fatal(why)),
         Err(CommitError::Failed(why)) => {
-            let snapshot = store.load().await.map_err(|error| Fatal(format!("{why}; then {error}")))?;
+            let snapshot = store
+                .load()
+                .await
+                .map_err(|error| Fatal(format!("{why}; then {error}")))?;
             core.reload(now, snapshot);
             Ok(Turn::NotCommitted(why))
         }

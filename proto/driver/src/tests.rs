@@ -53,13 +53,20 @@ impl Store<Counter> for Cell {
 
     async fn load(&mut self) -> Result<u32, LoadError> {
         std::future::ready(()).await;
-        if self.lost { Err(LoadError("gone".into())) } else { Ok(self.durable) }
+        if self.lost {
+            Err(LoadError("gone".into()))
+        } else {
+            Ok(self.durable)
+        }
     }
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("these futures never wait"),
     }
@@ -68,7 +75,9 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn a_burst_is_one_commit_and_is_spoken_after_it() {
     let (mut core, mut cell, mut said) = (Counter::default(), Cell::default(), Vec::new());
-    let turn = run(turn(&mut core, &mut cell, Micros(0), &[1, 2, 3], |s| said.push(s)));
+    let turn = run(turn(&mut core, &mut cell, Micros(0), &[1, 2, 3], |s| {
+        said.push(s)
+    }));
     assert_eq!(turn, Ok(Turn::Spoken));
     assert_eq!((cell.commits, cell.durable, said), (1, 6, vec![1, 3, 6]));
 }
@@ -76,15 +85,25 @@ fn a_burst_is_one_commit_and_is_spoken_after_it() {
 #[test]
 fn nothing_decided_commits_nothing() {
     let (mut core, mut cell) = (Counter::default(), Cell::default());
-    let turn = run(turn(&mut core, &mut cell, Micros(0), &[], |_| panic!("nothing to say")));
+    let turn = run(turn(&mut core, &mut cell, Micros(0), &[], |_| {
+        panic!("nothing to say")
+    }));
     assert_eq!((turn, cell.commits), (Ok(Turn::Spoken), 0));
 }
 
 #[test]
 fn after_a_failed_commit_nothing_is_spoken_and_the_core_is_what_is_durable() {
-    let (mut core, mut cell) = (Counter(4), Cell { durable: 4, ..Cell::default() });
+    let (mut core, mut cell) = (
+        Counter(4),
+        Cell {
+            durable: 4,
+            ..Cell::default()
+        },
+    );
     cell.fail = Some(CommitError::Failed("full".into()));
-    let turn = run(turn(&mut core, &mut cell, Micros(0), &[1], |_| panic!("spoke before the commit")));
+    let turn = run(turn(&mut core, &mut cell, Micros(0), &[1], |_| {
+        panic!("spoke before the commit")
+    }));
     assert_eq!(turn, Ok(Turn::NotCommitted("full".into())));
     assert_eq!(core.0, 4);
 }
@@ -93,8 +112,18 @@ fn after_a_failed_commit_nothing_is_spoken_and_the_core_is_what_is_durable() {
 fn a_failed_fsync_and_a_failed_load_end_the_process() {
     let (mut core, mut cell) = (Counter::default(), Cell::default());
     cell.fail = Some(CommitError::Fatal("fsync".into()));
-    assert!(run(turn(&mut core, &mut cell, Micros(0), &[1], |_| panic!("spoke"))).is_err());
+    assert!(
+        run(turn(&mut core, &mut cell, Micros(0), &[1], |_| panic!(
+            "spoke"
+        )))
+        .is_err()
+    );
     cell.fail = Some(CommitError::Failed("full".into()));
     cell.lost = true;
-    assert!(run(turn(&mut core, &mut cell, Micros(0), &[1], |_| panic!("spoke"))).is_err());
+    assert!(
+        run(turn(&mut core, &mut cell, Micros(0), &[1], |_| panic!(
+            "spoke"
+        )))
+        .is_err()
+    );
 }
