@@ -27,6 +27,9 @@ impl Closing {
 
     /// A failure of the TLS stream, during the handshake or later.
     pub(crate) fn from_io(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::cut();
+        }
         match error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>())
@@ -113,6 +116,12 @@ impl Closing {
         }
     }
 
+    /// TLS ended in the middle.
+    fn cut() -> Self {
+        let text = "the connection was cut without a goodbye: the orchestrator, or something on the way, went away";
+        Self::new(ClosedReason::PeerClosed, text)
+    }
+
     pub(crate) fn intercepted() -> Self {
         let text = "the server does not offer HTTP/2 (ALPN h2): a proxy on the way opens TLS, or the address is wrong";
         Self::new(ClosedReason::Intercepted, text)
@@ -151,6 +160,9 @@ impl Closing {
         let mut reason = ClosedReason::PeerClosed;
         let mut cause = status.source();
         while let Some(error) = cause {
+            if is_cut(error) {
+                return Self::cut();
+            }
             if error
                 .downcast_ref::<hyper::Error>()
                 .is_some_and(hyper::Error::is_timeout)
@@ -174,10 +186,18 @@ impl Closing {
         }
         let mut text = format!("the connection was lost: {error}");
         if let Some(cause) = error.source() {
+            if is_cut(cause) {
+                return Self::cut();
+            }
             let _ = write!(text, ": {cause}");
         }
         Self::new(ClosedReason::PeerClosed, text)
     }
+}
+
+fn is_cut(error: &(dyn std::error::Error + 'static)) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 #[cfg(test)]
@@ -212,6 +232,14 @@ mod tests {
             assert_eq!(closing.reason, reason, "code {code}");
             assert!(closing.text.ends_with("why so"));
         }
+    }
+
+    #[test]
+    fn a_connection_that_was_cut_is_told_in_our_words() {
+        let raw = io::Error::new(io::ErrorKind::UnexpectedEof, "see https://example.com");
+        let closing = Closing::from_io(&raw);
+        assert_eq!(closing.reason, ClosedReason::PeerClosed);
+        assert!(closing.text.starts_with("the connection was cut"));
     }
 
     #[test]

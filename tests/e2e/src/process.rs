@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::PipeFlags;
 
-/// A pipe whose write end only the harness has: when it is closed, by [`Leash::drop`] or by the harness's death,
+/// A pipe whose write end only the harness has: when it is closed, by its drop or by the harness's death,
 /// everything that was given its read end ends itself.
 #[derive(Debug)]
 pub struct Leash {
