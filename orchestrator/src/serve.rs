@@ -1,7 +1,7 @@
 //! `serve`: opens everything, listens, says so, runs until told to stop, and stops in order.
 //!
 //! Order of stopping: no new connections; streams end with `unavailable`; what is decided is stored; the store is
-//! closed. All of it within [`DRAIN`].
+//! closed. All of it within `DRAIN`.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

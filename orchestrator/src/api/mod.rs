@@ -1,6 +1,6 @@
 //! The REST interface: every route below `/api/v1`, with what it takes, what it answers and who may ask.
 //!
-//! [`routes`] is the one table of routes and roles; a request passes, from the outside inward, the host check, the token
+//! `routes` is the one table of routes and roles; a request passes, from the outside inward, the host check, the token
 //! and its role, the room for one more request and the time limit before its handler sees it. Changes go through the
 //! driver, lists and history come from the database. Nothing here decides anything about work.
 
