@@ -111,15 +111,17 @@ impl ExitSlot {
         self.written
     }
 
-    /// Puts the record on disk, whole or not at all; may be tried again.
+    /// Puts the record into the directory, whole or not at all; may be tried again.
+    ///
+    /// It is not synced: a crash of any process keeps it, and after a power cut the boot id already answers that the
+    /// task was interrupted, whatever this file says.
     pub(crate) fn write(&mut self, dir: BorrowedFd<'_>, record: &ExitRecord) -> io::Result<()> {
         let bytes = encode_exit(record)?;
         self.file.write_all_at(&bytes, 0)?;
         self.file.set_len(bytes.len() as u64)?;
-        self.file.sync_all()?;
         rustix::fs::renameat(dir, EXIT_RESERVED, dir, EXIT)?;
         self.written = true;
-        Ok(rustix::fs::fsync(dir)?)
+        Ok(())
     }
 
     /// Gives the space back: there will be no record.
