@@ -1,8 +1,10 @@
 //! Where the real binaries are, and whether they are what the sources say.
 //!
 //! Cargo builds no other package's binaries for a test, so a stale one would be tested silently: a binary that is older
-//! than any file its dep-info names is refused.
+//! than any file its dep-info names is refused. `cargo build` leaves one dep-info beside the binary; `cargo test` leaves
+//! only those of the libraries that the binary was linked from.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -53,8 +55,17 @@ impl Binary {
             Self::Orchestrator => (1, "outpost-orchestrator"),
             Self::Cli => (2, "outpost"),
         };
-        let found = FOUND[slot].get_or_init(|| checked(&directory(), name));
+        let found = FOUND[slot].get_or_init(|| checked(&directory(), name, self.libraries()));
         found.as_ref().map(PathBuf::as_path).map_err(Clone::clone)
+    }
+
+    /// What it is linked from, by the beginnings of the crates' names.
+    fn libraries(self) -> &'static [&'static str] {
+        match self {
+            Self::Agent => &["agent", "proto", "driver", "certs"],
+            Self::Orchestrator => &["orchestrator", "proto", "driver", "certs"],
+            Self::Cli => &["agent", "orchestrator", "proto", "driver", "certs"],
+        }
     }
 
     /// The same, for tests.
@@ -78,7 +89,7 @@ fn directory() -> PathBuf {
     }
 }
 
-fn checked(dir: &Path, name: &str) -> Result<PathBuf, Refused> {
+fn checked(dir: &Path, name: &str, libraries: &[&str]) -> Result<PathBuf, Refused> {
     let path = dir.join(name);
     let release = if dir.ends_with("release") {
         " --release"
@@ -89,18 +100,56 @@ fn checked(dir: &Path, name: &str) -> Result<PathBuf, Refused> {
     let Some(built) = modified(&path) else {
         return Err(Refused::Missing { path, build });
     };
-    let info = std::fs::read_to_string(dir.join(format!("{name}.d"))).unwrap_or_default();
-    let newer = parts(&info)
+    let parts = match std::fs::read_to_string(dir.join(format!("{name}.d"))) {
+        Ok(info) => parts(&info),
+        Err(_) => parts_of_libraries(&dir.join("deps"), libraries),
+    };
+    if parts.is_empty() {
+        let path = dir.join(format!("{name}.d"));
+        return Err(Refused::Missing { path, build });
+    }
+    let newer = parts
         .into_iter()
         .find(|part| modified(part).is_none_or(|at| at > built));
     match newer {
         Some(newer) => Err(Refused::Stale { path, newer, build }),
-        None if info.is_empty() => Err(Refused::Missing {
-            path: dir.join(format!("{name}.d")),
-            build,
-        }),
         None => Ok(path),
     }
+}
+
+/// The sources of the newest build of each of our libraries among `libraries`.
+fn parts_of_libraries(deps: &Path, libraries: &[&str]) -> Vec<PathBuf> {
+    let mut newest: BTreeMap<String, (SystemTime, String)> = BTreeMap::new();
+    for entry in std::fs::read_dir(deps).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let stem = name
+            .strip_prefix("lib")
+            .and_then(|name| name.strip_suffix(".rlib"));
+        let Some((library, _)) = stem.and_then(|stem| stem.rsplit_once('-')) else {
+            continue;
+        };
+        let ours = library
+            .strip_prefix("outpost_")
+            .is_some_and(|own| libraries.iter().any(|library| own.starts_with(library)));
+        let Some(built) = modified(&entry.path()).filter(|_| ours) else {
+            continue;
+        };
+        let stem = stem.unwrap_or_default().to_owned();
+        let known = newest
+            .entry(library.to_owned())
+            .or_insert((built, stem.clone()));
+        if built > known.0 {
+            *known = (built, stem);
+        }
+    }
+    // These dep-infos name the workspace's files relative to its root.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let info = |stem: &String| std::fs::read_to_string(deps.join(format!("{stem}.d"))).ok();
+    let infos = newest.values().filter_map(|(_, stem)| info(stem));
+    infos
+        .flat_map(|info| parts(&info))
+        .map(|part| root.join(part))
+        .collect()
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -126,7 +175,7 @@ mod tests {
     #[test]
     fn a_binary_older_than_one_of_its_sources_is_refused_with_the_command_that_builds_it() {
         let dir = tempfile::tempdir().unwrap();
-        let error = checked(dir.path(), "it").unwrap_err().to_string();
+        let error = checked(dir.path(), "it", &[]).unwrap_err().to_string();
         assert!(error.contains("cargo build"), "{error}");
 
         let source = dir.path().join("a source.rs");
@@ -134,14 +183,38 @@ mod tests {
         std::fs::write(dir.path().join("it"), "").unwrap();
         let named = source.display().to_string().replace(' ', "\\ ");
         std::fs::write(dir.path().join("it.d"), format!("it: {named} {named}\n")).unwrap();
-        checked(dir.path(), "it").unwrap();
+        checked(dir.path(), "it", &[]).unwrap();
 
         let later = SystemTime::now() + std::time::Duration::from_secs(5);
         let file = std::fs::File::options().append(true).open(&source).unwrap();
         file.set_modified(later).unwrap();
-        let error = checked(dir.path(), "it").unwrap_err().to_string();
+        let error = checked(dir.path(), "it", &[]).unwrap_err().to_string();
         assert!(error.contains("a source.rs"), "{error}");
         std::fs::remove_file(&source).unwrap();
-        assert!(checked(dir.path(), "it").is_err());
+        assert!(checked(dir.path(), "it", &[]).is_err());
+    }
+
+    #[test]
+    fn without_a_dep_info_of_its_own_the_libraries_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let deps = dir.path().join("deps");
+        std::fs::create_dir(&deps).unwrap();
+        let source = dir.path().join("lib.rs");
+        std::fs::write(&source, "").unwrap();
+        std::fs::write(dir.path().join("it"), "").unwrap();
+        let look = |libraries: &[&str]| checked(dir.path(), "it", libraries);
+        assert!(look(&["agent"]).is_err(), "nothing is known of it");
+
+        std::fs::write(deps.join("liboutpost_agent_core-0f.rlib"), "").unwrap();
+        let info = format!("it: {}\n", source.display());
+        std::fs::write(deps.join("outpost_agent_core-0f.d"), info).unwrap();
+        look(&["agent"]).unwrap();
+        assert!(look(&["orchestrator"]).is_err(), "nothing is known of it");
+
+        let later = SystemTime::now() + std::time::Duration::from_secs(5);
+        let file = std::fs::File::options().append(true).open(&source).unwrap();
+        file.set_modified(later).unwrap();
+        let error = look(&["agent"]).unwrap_err().to_string();
+        assert!(error.contains("lib.rs"), "{error}");
     }
 }
