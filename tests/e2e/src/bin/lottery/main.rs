@@ -9,6 +9,7 @@ mod starts;
 mod victim;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,8 +18,11 @@ use outpost_e2e::binaries::Binary;
 use outpost_e2e::report;
 
 use crate::chance::Chance;
-use crate::one::{Kill, One, Verdict};
+use crate::one::{Kill, NOBODY, One, Verdict};
 use crate::victim::Kind;
+
+/// Runs that may be over too soon before one counts as it is.
+const AGAIN: u32 = 3;
 
 const AFTER_HELP: &str = "\
 Needs the release binaries: cargo build --release --workspace --bins
@@ -57,8 +61,7 @@ fn main() -> ExitCode {
     let mut table: BTreeMap<(String, Verdict), u64> = BTreeMap::new();
     for number in 0..args.runs {
         let seed = args.seed.wrapping_add(number);
-        let kill = draw(seed, undisturbed.took, args.victim);
-        let one = One::run(outpost, Some(kill));
+        let one = disturbed(outpost, draw(seed, undisturbed.took, args.victim));
         report::line(format_args!("{:>4}  seed {seed:<6} {one}", number + 1));
         *table.entry((one.victim(), one.verdict)).or_default() += 1;
         if one.verdict != Verdict::Ok {
@@ -66,6 +69,19 @@ fn main() -> ExitCode {
         }
     }
     summary(&table, args.runs)
+}
+
+/// A run in which somebody was killed. One that was over before the moment that was drawn, because it was faster than
+/// the first, is run again with half of it.
+fn disturbed(outpost: &Path, mut kill: Kill) -> One {
+    for _ in 0..AGAIN {
+        let one = One::run(outpost, Some(kill));
+        if one.verdict != Verdict::Ok || one.victim() != NOBODY {
+            return one;
+        }
+        kill.at /= 2;
+    }
+    One::run(outpost, Some(kill))
 }
 
 /// What happens in the run with this seed. An aimed victim is waited for from the moment on; dial lives so briefly that

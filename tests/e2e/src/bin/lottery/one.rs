@@ -22,6 +22,9 @@ const GONE: Duration = Duration::from_secs(10);
 const AIM: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
+/// The victim of a run that was over too soon.
+pub(crate) const NOBODY: &str = "nobody";
+
 /// What was drawn.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kill {
@@ -148,7 +151,7 @@ impl One {
     /// Who was killed, for the table.
     pub(crate) fn victim(&self) -> String {
         self.killed
-            .map_or("nobody", |(kind, _)| kind.word())
+            .map_or(NOBODY, |(kind, _)| kind.word())
             .to_owned()
     }
 
