@@ -104,10 +104,10 @@ impl World {
         let Some(stream) = self.stream.as_mut() else {
             return;
         };
-        let Some((seq, at)) = stream.beats.last().copied() else {
+        let Some((seq, _)) = stream.beats.last().copied() else {
             return;
         };
-        stream.lease_until = stream.lease_until.max(Some(at.plus_ms(30_000)));
+        stream.granted(seq.0);
         self.frame(vec![lease(seq.0)]);
     }
 
@@ -267,8 +267,11 @@ impl World {
         if let Some(stream) = self.stream.as_mut() {
             stream.welcomed |= matches!(message, DownMessage::Welcome(_));
             stream.reconciled |= what % 8 == 1;
+            if what % 8 == 3 {
+                stream.granted(u32::from(what));
+            }
         }
-        // What a lie may grant is not in the model: such a stream is cut before anything can follow.
+        // What else a lie may do is not in the model: such a stream is cut before anything can follow.
         self.frame(vec![message]);
         self.cut(0);
     }

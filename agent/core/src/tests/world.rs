@@ -21,6 +21,15 @@ pub(super) struct Stream {
     pub(super) lease_until: Option<Micros>,
 }
 
+impl Stream {
+    /// Notes what a lease that names the heartbeat `seq` allows; one that names none allows nothing.
+    pub(super) fn granted(&mut self, seq: u32) {
+        let named = self.beats.iter().find(|(beat, _)| beat.0 == seq);
+        let until = named.map(|(_, at)| at.plus_ms(30_000));
+        self.lease_until = self.lease_until.max(until);
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Keeper {
     Launched,
