@@ -243,6 +243,11 @@ impl Agent {
             heartbeat: self.live.heartbeat,
             entries: self.offers.len(),
             attempts: self.held.len(),
+            labels: self.record.labels.clone(),
+            queues: self.record.queues.clone(),
+            slots_limit: self.record.slots_limit,
+            cordoned: self.record.cordoned,
+            draining: self.record.draining,
         }
     }
 }

@@ -153,6 +153,8 @@ impl Tenant {
             agent: None,
             created_at: ctx.now.0,
             finished_at: None,
+            scheduled_for: None,
+            reruns: 0,
         };
         if let Some(key) = key {
             self.keep_key(ctx, key, &run)?;
@@ -183,6 +185,7 @@ impl Tenant {
             tenant: run.tenant.clone(),
             key: key.to_owned(),
             workflow: run.workflow.clone(),
+            request: None,
             run: run.run,
             at: ctx.now.0,
         };

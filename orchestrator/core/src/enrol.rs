@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, CommandSeq, EventSeq, Incarnation, Nonce, SessionEpoch};
+use outpost_proto::ids::{AttemptId, CommandSeq, Nonce, SessionEpoch};
 use outpost_proto::name::{AgentName, TenantName};
 
 use crate::agent::Agent;
@@ -190,20 +190,12 @@ impl Tenant {
             .get(name)
             .map(|agent| (agent.record.session_epoch, agent.record.command_seq));
         let (session_epoch, command_seq) = former.unwrap_or((SessionEpoch(0), CommandSeq(0)));
+        let tenant = self.record.tenant.clone();
         let record = AgentRecord {
-            tenant: self.record.tenant.clone(),
-            agent: name.clone(),
-            key_hash: key_hash.to_owned(),
-            spiffe_id: String::new(),
-            enrolled_at: ctx.now.0,
-            removed: false,
             session_epoch,
             nonces: vec![Nonce(0)],
-            event_seq: EventSeq(0),
             command_seq,
-            incarnation: Incarnation(0),
-            catalogue: None,
-            cordoned: false,
+            ..AgentRecord::enrolled(tenant, name.clone(), key_hash.to_owned(), ctx.now.0)
         };
         let mut agent = Agent::new(record, ctx.now, ctx.settings);
         agent.presence = Presence::Enrolled;

@@ -1,13 +1,14 @@
 //! Everything that can happen to the orchestrator's core, and everything that can result: one page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_proto::ids::{AttemptId, Conn, RunId};
 use outpost_proto::message::{DownMessage, Heartbeat, Hello, ParamValue, UpMessage};
 use outpost_proto::name::{AgentName, EntryName, ParamName, TaskName, TenantName, WorkflowName};
 use serde::Serialize;
 
-use crate::record::{Presence, RunState};
+use crate::label::{Labels, QueueName};
+use crate::record::{Presence, RunState, StoredRun};
 use crate::spec::WorkflowSpec;
 
 /// Everything that can happen.
@@ -74,6 +75,42 @@ pub enum Ask {
         source: String,
         /// Accept entries that no agent announces.
         allow_unknown_entries: bool,
+        /// Only tell what it would do.
+        dry_run: bool,
+        /// Refuse if the current version is another; 0: if there is one.
+        expected_version: Option<u32>,
+    },
+    /// Let no more runs of it be made. Its history stays readable.
+    DeleteWorkflow {
+        /// Which.
+        workflow: WorkflowName,
+        /// Refuse if the current version is another.
+        expected_version: Option<u32>,
+    },
+    /// Stop or start the making of scheduled runs. Triggers work all the same.
+    PauseWorkflow {
+        /// Which.
+        workflow: WorkflowName,
+        /// Whether it shall be paused.
+        paused: bool,
+    },
+    /// All workflows with what they do now.
+    Workflows,
+    /// The next instants of a schedule.
+    Upcoming {
+        /// Of this workflow.
+        workflow: WorkflowName,
+        /// How many at most; at most [`crate::limits::UPCOMING`].
+        count: u16,
+    },
+    /// Run tasks of a run again, in the same run.
+    Rerun {
+        /// Which run.
+        run: RunId,
+        /// These and everything that needs them; `None`: all that did not succeed.
+        tasks: Option<Vec<TaskName>>,
+        /// The run as it is stored, read right before: used when it is not in memory.
+        stored: Option<Box<StoredRun>>,
     },
     /// Make a run.
     Trigger {
@@ -96,6 +133,13 @@ pub enum Ask {
     },
     /// All agents with their presence.
     Agents,
+    /// Change what a person decides about an agent.
+    ConfigureAgent {
+        /// Which.
+        agent: AgentName,
+        /// What of it.
+        change: AgentChange,
+    },
     /// Let an agent enrol under this name.
     Invite {
         /// The name.
@@ -110,6 +154,21 @@ pub enum Ask {
         /// Which.
         agent: AgentName,
     },
+}
+
+/// What a person changes about an agent; `None` leaves it as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentChange {
+    /// All its labels; at most [`crate::label::LABELS`].
+    pub labels: Option<Labels>,
+    /// All its queues; between 1 and [`crate::label::QUEUES`].
+    pub queues: Option<BTreeSet<QueueName>>,
+    /// Attempts it may run at once; `Some(None)`: as many as it offers.
+    pub slots_limit: Option<Option<u16>>,
+    /// Whether it takes no new work.
+    pub cordoned: Option<bool>,
+    /// Whether it takes no new work and is to run empty.
+    pub draining: Option<bool>,
 }
 
 /// Everything that can result, besides writes.
@@ -189,6 +248,26 @@ pub enum Answer {
         /// What may not work yet, one sentence each.
         warnings: Vec<String>,
     },
+    /// To [`Ask::DeleteWorkflow`].
+    Deleted,
+    /// To [`Ask::PauseWorkflow`].
+    Paused {
+        /// Whether it is paused now.
+        paused: bool,
+        /// When its next scheduled run is made; microseconds since 1970.
+        next: Option<u64>,
+    },
+    /// To [`Ask::Workflows`], by name.
+    Workflows(Vec<WorkflowView>),
+    /// To [`Ask::Upcoming`]: microseconds since 1970, ascending. What a paused workflow would do.
+    Upcoming(Vec<u64>),
+    /// To [`Ask::Rerun`].
+    Rerun {
+        /// What runs again, in the order of the workflow.
+        tasks: Vec<TaskName>,
+    },
+    /// To [`Ask::ConfigureAgent`].
+    Agent(AgentView),
     /// To [`Ask::Trigger`].
     Triggered {
         /// The run.
@@ -252,6 +331,50 @@ pub enum Denied {
         /// How.
         state: RunState,
     },
+    /// Somebody else changed it meanwhile.
+    #[error(
+        "workflow `{workflow}` is at version {current}, not at {expected}: look at what changed and apply again"
+    )]
+    VersionMismatch {
+        /// Which.
+        workflow: WorkflowName,
+        /// The version that was expected; 0: none.
+        expected: u32,
+        /// The version it is at; 0: there is none.
+        current: u32,
+    },
+    /// It has live runs.
+    #[error(
+        "workflow `{workflow}` has {runs} live runs: wait for them or cancel them, then delete it"
+    )]
+    WorkflowBusy {
+        /// Which.
+        workflow: WorkflowName,
+        /// How many.
+        runs: usize,
+    },
+    /// It cannot be scheduled like this.
+    #[error("the schedule: {0}")]
+    BadSchedule(String),
+    /// It makes no runs by itself.
+    #[error("workflow `{0}` has no schedule")]
+    NoSchedule(WorkflowName),
+    /// The run has no such task.
+    #[error("run {run} has no task `{task}`")]
+    UnknownTask {
+        /// Which run.
+        run: RunId,
+        /// What was named.
+        task: TaskName,
+    },
+    /// Nothing of the run can be run again now.
+    #[error("run {run} cannot be run again: {why}")]
+    CannotRerun {
+        /// Which.
+        run: RunId,
+        /// What stands in the way and what would change it.
+        why: String,
+    },
     /// No agent of the tenant announces it, though at least one announced a catalogue.
     #[error(
         "task `{task}` wants the catalogue entry `{entry}`, which no agent of this tenant announces ({asked} asked)"
@@ -282,7 +405,7 @@ pub enum Denied {
     #[error("the join token is not valid: unknown, expired or used already; ask for a new one")]
     BadToken,
     /// The same idempotency key with another request.
-    #[error("this idempotency key was used for another workflow")]
+    #[error("this idempotency key was used for another workflow or with other parameters")]
     KeyReused,
     /// A limit.
     #[error("{0}")]
@@ -305,6 +428,25 @@ pub struct Explanation {
     pub attempt: Option<AttemptId>,
 }
 
+/// A workflow as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkflowView {
+    /// Its name.
+    pub name: WorkflowName,
+    /// The current version.
+    pub version: u32,
+    /// Whether its schedule makes no runs while a person wants so.
+    pub paused: bool,
+    /// When its next scheduled run is made; microseconds since 1970.
+    pub next: Option<u64>,
+    /// Runs that are not over.
+    pub active_runs: usize,
+    /// Tasks of them that could be placed.
+    pub queued_tasks: usize,
+    /// Tasks of them with an attempt.
+    pub active_tasks: usize,
+}
+
 /// An agent as people see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentView {
@@ -324,4 +466,14 @@ pub struct AgentView {
     pub entries: usize,
     /// Attempts it holds, as far as known.
     pub attempts: usize,
+    /// What it is labelled.
+    pub labels: Labels,
+    /// The queues it serves.
+    pub queues: BTreeSet<QueueName>,
+    /// Attempts it may run at once, if fewer than it offers.
+    pub slots_limit: Option<u16>,
+    /// Takes no new work while a person wants so.
+    pub cordoned: bool,
+    /// Takes no new work and is to run empty; it is when `attempts` is 0.
+    pub draining: bool,
 }

@@ -13,9 +13,11 @@ mod ask;
 mod attempt;
 pub mod chance;
 mod command;
+mod configure;
 mod enrol;
 pub mod event;
 mod explain;
+pub mod label;
 pub mod limits;
 pub mod mirror;
 mod place;
@@ -123,6 +125,11 @@ impl Orchestrator {
                 tenant.load_workflow(record);
             }
         }
+        for record in snapshot.workflow_states {
+            if let Some(tenant) = self.tenants.get_mut(&record.tenant) {
+                tenant.load_workflow_state(record);
+            }
+        }
         let mut tasks: BTreeMap<RunId, Vec<TaskRecord>> = BTreeMap::new();
         for record in snapshot.tasks {
             tasks.entry(record.run).or_default().push(record);
@@ -217,7 +224,13 @@ impl Orchestrator {
     fn asked(&mut self, now: Micros, call: Call, name: &TenantName, ask: &Ask, out: &mut Out) {
         let founds = match ask {
             Ask::Apply { .. } | Ask::Invite { .. } => true,
-            Ask::Trigger { .. }
+            Ask::DeleteWorkflow { .. }
+            | Ask::PauseWorkflow { .. }
+            | Ask::Workflows
+            | Ask::Upcoming { .. }
+            | Ask::Rerun { .. }
+            | Ask::ConfigureAgent { .. }
+            | Ask::Trigger { .. }
             | Ask::Cancel { .. }
             | Ask::Explain { .. }
             | Ask::Agents
@@ -264,6 +277,7 @@ fn decide(
             spec,
             source,
             allow_unknown_entries,
+            ..
         } => tenant.apply(ctx, spec, source, *allow_unknown_entries),
         Ask::Trigger {
             workflow,
@@ -280,6 +294,12 @@ fn decide(
             token_hash,
             ttl_ms,
         } => tenant.invite(ctx, invites, agent, token_hash, *ttl_ms),
+        Ask::ConfigureAgent { agent, change } => tenant.configure_agent(ctx, agent, change),
+        Ask::DeleteWorkflow { .. }
+        | Ask::PauseWorkflow { .. }
+        | Ask::Workflows
+        | Ask::Upcoming { .. }
+        | Ask::Rerun { .. } => Err(Denied::Limit("not yet".to_owned())),
         Ask::RemoveAgent { agent } => tenant.remove_agent(ctx, invites, agent),
     }
 }

@@ -17,6 +17,8 @@ pub const RUNS: usize = 10_000;
 pub const AGENTS: usize = 10_000;
 /// Workflows of one tenant.
 pub const WORKFLOWS: usize = 1_000;
+/// Instants of a schedule that are told at once.
+pub const UPCOMING: u16 = 1_000;
 /// Idempotency keys of one tenant: more than one a second for a day.
 pub const KEYS: usize = 100_000;
 /// Characters of an idempotency key.

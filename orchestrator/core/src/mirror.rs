@@ -11,7 +11,7 @@ use outpost_proto::name::{AgentName, TenantName, WorkflowName};
 
 use crate::record::{
     AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, Phase, RunRecord, Snapshot,
-    TaskRecord, TenantRecord, WorkflowRecord, Write,
+    StoredRun, TaskRecord, TenantRecord, WorkflowRecord, WorkflowStateRecord, Write,
 };
 use crate::tenant::{is_active, key_expiry, over};
 
@@ -24,6 +24,8 @@ pub struct Mirror {
     pub tenants: BTreeMap<TenantName, TenantRecord>,
     /// By tenant, name and version.
     pub workflows: BTreeMap<(TenantName, WorkflowName, u32), WorkflowRecord>,
+    /// By tenant and name.
+    pub workflow_states: BTreeMap<(TenantName, WorkflowName), WorkflowStateRecord>,
     /// All runs, those that are over too.
     pub runs: BTreeMap<RunId, RunRecord>,
     /// All tasks.
@@ -52,6 +54,10 @@ impl Mirror {
                 );
                 self.workflows.insert(key, record);
             }
+            Write::WorkflowState(record) => {
+                let key = (record.tenant.clone(), record.workflow.clone());
+                self.workflow_states.insert(key, record);
+            }
             Write::Run(record) => {
                 self.runs.insert(record.run, record);
             }
@@ -65,6 +71,12 @@ impl Mirror {
                 self.agents
                     .insert((record.tenant.clone(), record.agent.clone()), record);
             }
+            Write::AgentMark(mark) => {
+                if let Some(agent) = self.agents.get_mut(&(mark.tenant, mark.agent)) {
+                    agent.event_seq = mark.event_seq;
+                    agent.command_seq = mark.command_seq;
+                }
+            }
             Write::Invite(record) => {
                 self.invites.insert(record.token_hash.clone(), record);
             }
@@ -77,6 +89,23 @@ impl Mirror {
             }
             Write::Notice(notice) => self.notices.push(notice),
         }
+    }
+
+    /// A run that is over, with all its tasks.
+    #[must_use]
+    pub fn stored_run(&self, tenant: &TenantName, run: RunId) -> Option<StoredRun> {
+        let record = self.runs.get(&run).filter(|run| run.tenant == *tenant)?;
+        let version = (tenant.clone(), record.workflow.clone(), record.version);
+        let tasks = (run, TaskIndex(0))..=(run, TaskIndex(u16::MAX));
+        Some(StoredRun {
+            run: record.clone(),
+            workflow: self.workflows.get(&version)?.clone(),
+            tasks: self
+                .tasks
+                .range(tasks)
+                .map(|(_, task)| task.clone())
+                .collect(),
+        })
     }
 
     /// What can still change at this instant, sorted by key.
@@ -98,13 +127,16 @@ impl Mirror {
             .filter(|((tenant, name, version), _)| {
                 let newer = (tenant.clone(), name.clone(), version + 1)
                     ..=(tenant.clone(), name.clone(), u32::MAX);
+                let deleted = |state: &WorkflowStateRecord| state.deleted;
+                let state = self.workflow_states.get(&(tenant.clone(), name.clone()));
                 used.contains(&(tenant, name, *version))
-                    || self.workflows.range(newer).next().is_none()
+                    || (self.workflows.range(newer).next().is_none() && !state.is_some_and(deleted))
             });
         Snapshot {
             recovery: self.recovery,
             tenants: self.tenants.values().cloned().collect(),
             workflows: workflows.map(|(_, record)| record.clone()).collect(),
+            workflow_states: self.workflow_states.values().cloned().collect(),
             tasks: self
                 .tasks
                 .values()

@@ -2,7 +2,7 @@
 //!
 //! Times are microseconds since 1970 on the database host's clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_proto::ids::{
     AttemptId, CommandSeq, EventSeq, Fence, Incarnation, Nonce, RecoveryEpoch, RunId, SessionEpoch,
@@ -13,6 +13,7 @@ use outpost_proto::name::{AgentName, ParamName, TenantName, WorkflowName};
 use outpost_proto::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
+use crate::label::{Labels, QueueName, default_queues};
 use crate::spec::WorkflowSpec;
 
 /// One change to what is durable. All writes of a burst are one transaction.
@@ -20,6 +21,8 @@ use crate::spec::WorkflowSpec;
 pub enum Write {
     /// A version of a workflow; the highest version is current.
     Workflow(WorkflowRecord),
+    /// What becomes of a workflow apart from its versions.
+    WorkflowState(WorkflowStateRecord),
     /// A run, created or changed.
     Run(RunRecord),
     /// A task of a run, created or changed.
@@ -28,6 +31,8 @@ pub enum Write {
     Attempt(AttemptRecord),
     /// An agent, enrolled or changed.
     Agent(AgentRecord),
+    /// An agent's numbers that change with every burst. Of an agent's record and mark the one written last counts.
+    AgentMark(AgentMark),
     /// An invitation, made or used.
     Invite(InviteRecord),
     /// What a tenant counts.
@@ -62,6 +67,28 @@ pub struct WorkflowRecord {
     pub applied_at: u64,
 }
 
+/// What becomes of a workflow apart from its versions. Without one it is neither paused nor deleted, and no instant of
+/// its schedule was decided on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkflowStateRecord {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Which.
+    pub workflow: WorkflowName,
+    /// Its schedule makes no runs while a person wants so.
+    #[serde(default)]
+    pub paused: bool,
+    /// It was deleted; its versions and runs stay readable.
+    #[serde(default)]
+    pub deleted: bool,
+    /// The newest version when it was deleted: applying the name again goes on from here. 0 while it is there.
+    #[serde(default)]
+    pub version: u32,
+    /// Every instant of its schedule up to this one was decided on; never goes back.
+    #[serde(default)]
+    pub scheduled_until: Option<u64>,
+}
+
 /// One execution of a workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -83,6 +110,24 @@ pub struct RunRecord {
     pub created_at: u64,
     /// When it was over.
     pub finished_at: Option<u64>,
+    /// The instant of the workflow's schedule that made it: one run per workflow and instant. `None` when it was
+    /// triggered.
+    #[serde(default)]
+    pub scheduled_for: Option<u64>,
+    /// How often tasks of it were run again after it was over.
+    #[serde(default)]
+    pub reruns: u16,
+}
+
+/// A run that is over as a store gives it back, so that it can go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRun {
+    /// The run.
+    pub run: RunRecord,
+    /// The version it is of.
+    pub workflow: WorkflowRecord,
+    /// All its tasks.
+    pub tasks: Vec<TaskRecord>,
 }
 
 /// Where a run stands.
@@ -247,6 +292,57 @@ pub struct AgentRecord {
     pub catalogue: Option<Catalogue>,
     /// Takes no new work while a person wants so.
     pub cordoned: bool,
+    /// What it is labelled; at most [`crate::label::LABELS`].
+    #[serde(default)]
+    pub labels: Labels,
+    /// The queues it serves; at least one, at most [`crate::label::QUEUES`].
+    #[serde(default = "default_queues")]
+    pub queues: BTreeSet<QueueName>,
+    /// Attempts it may run at once, if fewer than it offers.
+    #[serde(default)]
+    pub slots_limit: Option<u16>,
+    /// Takes no new work and is to run empty while a person wants so.
+    #[serde(default)]
+    pub draining: bool,
+}
+
+impl AgentRecord {
+    /// An agent as it is right after it enrolled.
+    #[must_use]
+    pub fn enrolled(tenant: TenantName, agent: AgentName, key_hash: String, at: u64) -> Self {
+        Self {
+            tenant,
+            agent,
+            key_hash,
+            spiffe_id: String::new(),
+            enrolled_at: at,
+            removed: false,
+            session_epoch: SessionEpoch(0),
+            nonces: Vec::new(),
+            event_seq: EventSeq(0),
+            command_seq: CommandSeq(0),
+            incarnation: Incarnation(0),
+            catalogue: None,
+            cordoned: false,
+            labels: Labels::new(),
+            queues: default_queues(),
+            slots_limit: None,
+            draining: false,
+        }
+    }
+}
+
+/// An agent's numbers that change with every burst, written apart from its record with the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentMark {
+    /// Whose.
+    pub tenant: TenantName,
+    /// Which.
+    pub agent: AgentName,
+    /// The highest event applied.
+    pub event_seq: EventSeq,
+    /// The newest command.
+    pub command_seq: CommandSeq,
 }
 
 /// A one-time invitation.
@@ -273,6 +369,10 @@ pub struct KeyRecord {
     pub key: String,
     /// Of this workflow: the same key for another one is refused.
     pub workflow: WorkflowName,
+    /// SHA-256 of workflow and parameters as they were given, in hex: the same key with other ones is refused. `None`
+    /// in records of before it was kept.
+    #[serde(default)]
+    pub request: Option<String>,
     /// What it made.
     pub run: RunId,
     /// When; kept for a day.
@@ -326,6 +426,26 @@ pub enum NoticeKind {
         /// Now.
         phase: Phase,
     },
+    /// A workflow was applied, paused, resumed or deleted.
+    Workflow {
+        /// Which.
+        workflow: WorkflowName,
+        /// What happened to it.
+        change: WorkflowChange,
+    },
+    /// Instants of a schedule made no run.
+    Skipped {
+        /// Of this workflow.
+        workflow: WorkflowName,
+        /// The first of them.
+        from: u64,
+        /// The last of them.
+        until: u64,
+        /// How many; counted up to 1000.
+        count: u32,
+        /// Why.
+        why: SkippedWhy,
+    },
     /// An agent enrolled, came, went stale or was removed.
     Agent {
         /// Which.
@@ -333,6 +453,35 @@ pub enum NoticeKind {
         /// Now.
         presence: Presence,
     },
+}
+
+/// What happened to a workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum WorkflowChange {
+    /// This version of it is current now.
+    Applied {
+        /// Counted from 1.
+        version: u32,
+    },
+    /// Its schedule makes no runs.
+    Paused,
+    /// Its schedule makes runs again.
+    Resumed,
+    /// It is gone; its history stays.
+    Deleted,
+}
+
+/// Why an instant of a schedule made no run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkippedWhy {
+    /// The orchestrator was not there, and the schedule says so.
+    Missed,
+    /// The tenant has as many live runs as one can have.
+    RunLimit,
+    /// The workflow's parameters refuse what the schedule gives.
+    Params,
 }
 
 /// Whether an agent is in touch. Apart from what its attempts do.
@@ -356,8 +505,10 @@ pub struct Snapshot {
     pub recovery: RecoveryEpoch,
     /// All tenants.
     pub tenants: Vec<TenantRecord>,
-    /// The current version of each workflow, and every version that a live run is of.
+    /// The current version of each workflow that is not deleted, and every version that a live run is of.
     pub workflows: Vec<WorkflowRecord>,
+    /// All of them, deleted ones too.
+    pub workflow_states: Vec<WorkflowStateRecord>,
     /// Runs that are not over, and runs with an attempt whose end is still unknown.
     pub runs: Vec<RunRecord>,
     /// The tasks of those runs.

@@ -7,8 +7,12 @@ use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName, TaskName, WorkflowName};
 use serde::{Deserialize, Serialize};
 
+use crate::label::{QueueName, Selector};
+
 /// Tasks of one workflow.
 pub const TASKS: usize = 1000;
+/// Lowest and highest priority.
+pub const PRIORITIES: (i8, i8) = (-100, 100);
 
 /// One version of a workflow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,136 @@ pub struct WorkflowSpec {
     pub params: BTreeMap<ParamName, ParamSpec>,
     /// In the order of the file; a task's place is its [`TaskIndex`]. Between 1 and [`TASKS`], acyclic.
     pub tasks: Vec<TaskSpec>,
+    /// The queue of tasks that name none.
+    #[serde(default, skip_serializing_if = "QueueName::is_default")]
+    pub queue: QueueName,
+    /// What the agent of every task must be labelled.
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
+    pub selector: Selector,
+    /// Of tasks that name none; within [`PRIORITIES`], higher first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub priority: i8,
+    /// Runs that may have started tasks at once; `None` sets no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active_runs: Option<u32>,
+    /// Tasks active at once over all runs; `None` sets no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active_tasks: Option<u32>,
+    /// Whether the tasks of a run stay together.
+    #[serde(default, skip_serializing_if = "Affinity::is_run")]
+    pub affinity: Affinity,
+    /// When runs are made without anybody asking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleSpec>,
+}
+
+impl WorkflowSpec {
+    /// A workflow of these tasks with every other part as if it was not given.
+    #[must_use]
+    pub fn new(name: WorkflowName, tasks: Vec<TaskSpec>) -> Self {
+        Self {
+            name,
+            description: String::new(),
+            params: BTreeMap::new(),
+            tasks,
+            queue: QueueName::default(),
+            selector: Selector::default(),
+            priority: 0,
+            max_active_runs: None,
+            max_active_tasks: None,
+            affinity: Affinity::Run,
+            schedule: None,
+        }
+    }
+}
+
+fn is_zero(priority: &i8) -> bool {
+    *priority == 0
+}
+
+/// Whether the tasks of a run stay together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Affinity {
+    /// All tasks of a run go to one agent, so that they share the run's directory.
+    #[default]
+    Run,
+    /// Each task goes where there is room.
+    None,
+}
+
+impl Affinity {
+    fn is_run(&self) -> bool {
+        *self == Self::Run
+    }
+}
+
+/// When runs of a workflow are made without anybody asking. Valid once `schedule::check` took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleSpec {
+    /// The rule that instants follow.
+    pub when: When,
+    /// IANA name of the zone whose wall clock a cron expression is read on.
+    pub timezone: String,
+    /// No instant before; microseconds since 1970. Intervals are counted from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// No instant after; microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u64>,
+    /// What becomes of instants that passed while the orchestrator was not there.
+    #[serde(default)]
+    pub missed: Missed,
+    /// For [`Missed::All`]: at most the newest so many, 1 to 100.
+    pub missed_limit: u16,
+    /// What scheduled runs are given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<ParamName, ParamValue>,
+}
+
+impl ScheduleSpec {
+    /// This rule in UTC with every other part as if it was not given.
+    #[must_use]
+    pub fn new(when: When) -> Self {
+        Self {
+            when,
+            timezone: "UTC".to_owned(),
+            start: None,
+            end: None,
+            missed: Missed::Latest,
+            missed_limit: 10,
+            params: BTreeMap::new(),
+        }
+    }
+}
+
+/// The rule that instants follow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// Minutes of a wall clock.
+    Cron {
+        /// Five fields, or a nickname such as `@daily`.
+        expression: String,
+    },
+    /// Again and again after this long.
+    Every {
+        /// Milliseconds, at least 1000.
+        ms: u64,
+    },
+}
+
+/// What becomes of instants that passed while the orchestrator was not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missed {
+    /// They make no run.
+    Skip,
+    /// The newest of them makes a run.
+    #[default]
+    Latest,
+    /// Each makes a run, up to a bound.
+    All,
 }
 
 /// One task.
@@ -43,6 +177,41 @@ pub struct TaskSpec {
     /// Milliseconds one attempt may run; `None` leaves it to the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// Where it waits; `None`: in the workflow's queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueName>,
+    /// What its agent must be labelled, besides what the workflow asks.
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
+    pub selector: Selector,
+    /// Within [`PRIORITIES`]; `None`: the workflow's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i8>,
+    /// Attempts of this task active at once over all runs; `None` sets no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active: Option<u32>,
+}
+
+impl TaskSpec {
+    /// A task that runs this entry once, with every other part as if it was not given.
+    #[must_use]
+    pub fn new(name: TaskName, entry: EntryName) -> Self {
+        Self {
+            name,
+            entry,
+            needs: Vec::new(),
+            with: BTreeMap::new(),
+            retry: Retry {
+                retries: 0,
+                delay_ms: 1_000,
+                max_delay_ms: 60_000,
+            },
+            timeout_ms: None,
+            queue: None,
+            selector: Selector::default(),
+            priority: None,
+            max_active: None,
+        }
+    }
 }
 
 /// What a parameter of a catalogue entry is given.

@@ -17,7 +17,7 @@ use crate::limits::Settings;
 use crate::queue::Places;
 use crate::record::{
     AgentRecord, AttemptRecord, KeyRecord, Notice, NoticeKind, RunRecord, RunState, Snapshot,
-    TaskRecord, TaskState, TenantRecord, WorkflowRecord, Write,
+    TaskRecord, TaskState, TenantRecord, WorkflowRecord, WorkflowStateRecord, Write,
 };
 use crate::run::{Run, Workflow};
 use crate::timers::Timers;
@@ -91,6 +91,7 @@ pub(crate) struct Tenant {
     pub(crate) conns: BTreeMap<Conn, AgentName>,
     /// Ascending by version: the last one is current.
     pub(crate) workflows: BTreeMap<WorkflowName, BTreeMap<u32, Version>>,
+    pub(crate) workflow_states: BTreeMap<WorkflowName, WorkflowStateRecord>,
     pub(crate) runs: BTreeMap<RunId, Run>,
     /// Attempts whose end is not known.
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
@@ -106,6 +107,7 @@ impl Tenant {
             agents: BTreeMap::new(),
             conns: BTreeMap::new(),
             workflows: BTreeMap::new(),
+            workflow_states: BTreeMap::new(),
             runs: BTreeMap::new(),
             attempts: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -168,6 +170,10 @@ impl Tenant {
                 runs: 0,
             },
         );
+    }
+
+    pub(crate) fn load_workflow_state(&mut self, record: WorkflowStateRecord) {
+        self.workflow_states.insert(record.workflow.clone(), record);
     }
 
     pub(crate) fn load_agent(&mut self, ctx: &mut Ctx<'_>, record: AgentRecord) {
@@ -274,6 +280,8 @@ impl Tenant {
         let versions = self.workflows.values().flat_map(BTreeMap::values);
         into.workflows
             .extend(versions.map(|version| version.workflow.record.clone()));
+        into.workflow_states
+            .extend(self.workflow_states.values().cloned());
         for run in self.runs.values() {
             into.runs.push(run.record.clone());
             into.tasks

@@ -280,6 +280,21 @@ impl Feed {
                             "state": word, "outcome": outcome }),
                 )
             }
+            NoticeKind::Workflow { workflow, change } => (
+                "workflow",
+                json!({ "workflow": workflow, "change": change }),
+            ),
+            NoticeKind::Skipped {
+                workflow,
+                from,
+                until,
+                count,
+                why,
+            } => (
+                "skipped",
+                json!({ "workflow": workflow, "from": view::time(*from), "until": view::time(*until),
+                        "count": count, "why": why }),
+            ),
             NoticeKind::Agent { agent, presence } => (
                 "agent",
                 json!({ "agent": agent, "presence": view::presence(*presence) }),

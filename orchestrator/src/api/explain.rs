@@ -46,6 +46,12 @@ pub(super) async fn explain(
             | Answer::Cancelled { .. }
             | Answer::Agents(_)
             | Answer::Invited { .. }
+            | Answer::Deleted
+            | Answer::Paused { .. }
+            | Answer::Workflows(_)
+            | Answer::Upcoming(_)
+            | Answer::Rerun { .. }
+            | Answer::Agent(_)
             | Answer::Removed
             | Answer::Enrolled { .. },
         ) => return Err(ApiError::Internal),

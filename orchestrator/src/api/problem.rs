@@ -370,10 +370,16 @@ fn code(error: &ApiError) -> Code {
 
 fn denied_code(denied: &Denied) -> Code {
     match denied {
-        Denied::UnknownWorkflow(_) | Denied::UnknownRun(_) | Denied::UnknownAgent(_) => {
-            Code::NotFound
-        }
-        Denied::RunOver { .. } => Code::RunOver,
+        Denied::UnknownWorkflow(_)
+        | Denied::UnknownRun(_)
+        | Denied::UnknownAgent(_)
+        | Denied::NoSchedule(_)
+        | Denied::UnknownTask { .. } => Code::NotFound,
+        Denied::RunOver { .. }
+        | Denied::VersionMismatch { .. }
+        | Denied::WorkflowBusy { .. }
+        | Denied::CannotRerun { .. } => Code::RunOver,
+        Denied::BadSchedule(_) => Code::InvalidParameters,
         Denied::UnknownEntry { .. } => Code::UnknownEntry,
         Denied::BadParam { .. } => Code::InvalidParameters,
         Denied::AgentExists(_) => Code::AgentExists,

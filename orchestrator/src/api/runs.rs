@@ -109,6 +109,12 @@ pub(super) async fn cancel(
             | Answer::Explained(_)
             | Answer::Agents(_)
             | Answer::Invited { .. }
+            | Answer::Deleted
+            | Answer::Paused { .. }
+            | Answer::Workflows(_)
+            | Answer::Upcoming(_)
+            | Answer::Rerun { .. }
+            | Answer::Agent(_)
             | Answer::Removed
             | Answer::Enrolled { .. },
         ) => Err(ApiError::Internal),

@@ -44,6 +44,8 @@ pub(super) async fn apply(
         spec,
         source,
         allow_unknown_entries: how.allow_unknown_entries,
+        dry_run: false,
+        expected_version: None,
     };
     let Answer::Applied {
         version,

@@ -94,6 +94,12 @@ impl Handle {
             | Answer::Explained(_)
             | Answer::Agents(_)
             | Answer::Invited { .. }
+            | Answer::Deleted
+            | Answer::Paused { .. }
+            | Answer::Workflows(_)
+            | Answer::Upcoming(_)
+            | Answer::Rerun { .. }
+            | Answer::Agent(_)
             | Answer::Removed => Err(AskError::Unavailable),
         }
     }

@@ -132,6 +132,12 @@ fn status_of(error: &AskError) -> Status {
             | Denied::BadParam { .. }
             | Denied::UnknownAgent(_)
             | Denied::KeyReused
+            | Denied::VersionMismatch { .. }
+            | Denied::WorkflowBusy { .. }
+            | Denied::BadSchedule(_)
+            | Denied::NoSchedule(_)
+            | Denied::UnknownTask { .. }
+            | Denied::CannotRerun { .. }
             | Denied::Limit(_),
         ) => Status::failed_precondition(error.to_string()),
         AskError::Unavailable => Status::unavailable(error.to_string()),

@@ -197,6 +197,7 @@ impl Sqlite {
             recovery,
             tenants: rows(&mut tx, "tenant", TENANTS, now).await?,
             workflows: rows(&mut tx, "workflow", WORKFLOWS, now).await?,
+            workflow_states: Vec::new(),
             runs: rows(&mut tx, "run", RUNS, now).await?,
             tasks: rows(&mut tx, "task", TASKS, now).await?,
             attempts: rows(&mut tx, "attempt", ATTEMPTS, now).await?,

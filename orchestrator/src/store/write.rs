@@ -97,6 +97,7 @@ impl<'a> Batch<'a> {
             Write::Invite(record) => {
                 self.invites.insert(&record.token_hash, record);
             }
+            Write::WorkflowState(_) | Write::AgentMark(_) => {}
             Write::Run(record) => {
                 self.runs.insert(record.run.0, record);
             }

@@ -91,10 +91,9 @@ pub(super) fn workflow(root: &Node, found: &mut Findings) -> Option<WorkflowSpec
         .required("tasks", found)
         .map(|node| tasks::all(node, &params, &defaults, found));
     Some(WorkflowSpec {
-        name: name?,
         description: description.unwrap_or_default().to_owned(),
         params,
-        tasks: tasks?,
+        ..WorkflowSpec::new(name?, tasks?)
     })
 }
 

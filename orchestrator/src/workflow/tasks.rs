@@ -185,12 +185,11 @@ impl Scope<'_> {
             .map(TaskIndex)
             .collect();
         let spec = name_of.zip(entry).map(|(name, entry)| TaskSpec {
-            name,
-            entry,
             needs: indices.into_iter().collect(),
             with,
             retry,
             timeout_ms: own.timeout_ms.or(self.defaults.timeout_ms),
+            ..TaskSpec::new(name, entry)
         });
         (spec, needs)
     }

@@ -112,18 +112,12 @@ impl Writes {
             max_delay_ms: 60_000,
         };
         let task = |name: &str| TaskSpec {
-            name: name.parse().unwrap(),
-            entry: "list-packages".parse().unwrap(),
-            needs: Vec::new(),
-            with: BTreeMap::new(),
             retry,
-            timeout_ms: None,
+            ..TaskSpec::new(name.parse().unwrap(), "list-packages".parse().unwrap())
         };
         let spec = WorkflowSpec {
-            name: name.parse().unwrap(),
             description: "quotes \" and ' and \u{1F680} and \\ and \u{0}".into(),
-            params: BTreeMap::new(),
-            tasks: vec![task("one"), task("two")],
+            ..WorkflowSpec::new(name.parse().unwrap(), vec![task("one"), task("two")])
         };
         let source = format!("name: {name}\n# \u{0}\u{7f}\u{2028}");
         Write::Workflow(WorkflowRecord {
@@ -165,6 +159,8 @@ impl Writes {
             agent,
             created_at,
             finished_at: None,
+            scheduled_for: None,
+            reruns: 0,
         }
     }
 
@@ -324,10 +320,6 @@ impl Writes {
             entries: vec![entry],
         });
         Write::Agent(AgentRecord {
-            tenant: self.tenant(),
-            agent: format!("site-{}", self.below(4)).parse().unwrap(),
-            key_hash: "ab".repeat(32),
-            enrolled_at: self.tick(),
             removed: self.flag(),
             session_epoch: SessionEpoch(4),
             nonces: vec![Nonce(self.draw()), Nonce(u64::MAX)],
@@ -337,6 +329,12 @@ impl Writes {
             catalogue,
             spiffe_id: "spiffe://test/tenant/a/agent/site".into(),
             cordoned: self.flag(),
+            ..AgentRecord::enrolled(
+                self.tenant(),
+                format!("site-{}", self.below(4)).parse().unwrap(),
+                "ab".repeat(32),
+                self.tick(),
+            )
         })
     }
 
@@ -368,6 +366,7 @@ impl Writes {
                 key,
                 run,
                 workflow,
+                request: None,
                 at,
             }));
         }

@@ -132,6 +132,8 @@ impl World {
                 source: spec.description.clone(),
                 spec,
                 allow_unknown_entries: true,
+                dry_run: false,
+                expected_version: None,
             },
             Want::Trigger {
                 workflow,

@@ -168,7 +168,9 @@ impl CenterDisk {
                 Some(Change::Attempt(before, Box::new(attempt.clone())))
             }
             Write::Workflow(_)
+            | Write::WorkflowState(_)
             | Write::Agent(_)
+            | Write::AgentMark(_)
             | Write::Invite(_)
             | Write::Tenant(_)
             | Write::Key(_)

@@ -121,10 +121,9 @@ impl World {
         let kind = ParamKind::Int { min: 0, max: 9 };
         let default = Some(ParamValue::Integer(3));
         Ok(WorkflowSpec {
-            name: name.clone(),
             description: format!("drawn as {:x}", self.dice.next()),
             params: BTreeMap::from([(n, ParamSpec { kind, default })]),
-            tasks,
+            ..WorkflowSpec::new(name.clone(), tasks)
         })
     }
 
@@ -133,8 +132,6 @@ impl World {
         let n: ParamName = "n".parse()?;
         let argument = Argument::Param(n.clone());
         Ok(TaskSpec {
-            name: format!("task-{index}").parse()?,
-            entry: entry.name.parse()?,
             needs,
             with: if entry.picky {
                 BTreeMap::from([(n, argument)])
@@ -147,6 +144,7 @@ impl World {
                 max_delay_ms: 30_000,
             },
             timeout_ms: self.dice.percent(20).then(|| self.dice.span(1_000, 60_000)),
+            ..TaskSpec::new(format!("task-{index}").parse()?, entry.name.parse()?)
         })
     }
 

@@ -12,6 +12,8 @@ fn apply(rig: &mut Rig, spec: WorkflowSpec, allow: bool) -> Result<Answer, Denie
         spec,
         source: "source".into(),
         allow_unknown_entries: allow,
+        dry_run: false,
+        expected_version: None,
     })
 }
 

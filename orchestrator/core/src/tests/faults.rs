@@ -41,7 +41,11 @@ fn an_agent_is_stale_after_forty_seconds_and_live_again_when_heard() {
         .iter()
         .filter_map(|notice| match notice.what {
             NoticeKind::Agent { presence, .. } => Some(presence),
-            NoticeKind::Run { .. } | NoticeKind::Task { .. } | NoticeKind::Attempt { .. } => None,
+            NoticeKind::Run { .. }
+            | NoticeKind::Task { .. }
+            | NoticeKind::Attempt { .. }
+            | NoticeKind::Workflow { .. }
+            | NoticeKind::Skipped { .. } => None,
         })
         .collect();
     assert_eq!(

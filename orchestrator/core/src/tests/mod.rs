@@ -45,26 +45,18 @@ fn report(outcome: Outcome) -> Report {
 
 fn task(text: &str, entry: &str, needs: &[u16]) -> TaskSpec {
     TaskSpec {
-        name: name(text),
-        entry: name(entry),
         needs: needs.iter().copied().map(TaskIndex).collect(),
-        with: BTreeMap::new(),
         retry: Retry {
             retries: 0,
             delay_ms: 1000,
             max_delay_ms: 4000,
         },
-        timeout_ms: None,
+        ..TaskSpec::new(name(text), name(entry))
     }
 }
 
 fn workflow(text: &str, tasks: Vec<TaskSpec>) -> WorkflowSpec {
-    WorkflowSpec {
-        name: name(text),
-        description: String::new(),
-        params: BTreeMap::new(),
-        tasks,
-    }
+    WorkflowSpec::new(name(text), tasks)
 }
 
 /// The core, its store and the time.
@@ -197,6 +189,8 @@ impl Rig {
             spec,
             source: String::new(),
             allow_unknown_entries: true,
+            dry_run: false,
+            expected_version: None,
         };
         assert!(matches!(self.ask(ask), Ok(Answer::Applied { .. })));
     }
