@@ -83,7 +83,8 @@ async fn call(
             | FromLink::Frame { .. }
             | FromLink::Closed { .. }
             | FromLink::Reply { .. }
-            | FromLink::Stored { .. }) => {
+            | FromLink::Stored { .. }
+            | FromLink::Ends { .. }) => {
                 bail!("link said {other:?} when it was asked for a certificate request")
             }
         }
@@ -118,7 +119,7 @@ async fn call(
             }
             FromLink::Reply { text, .. } => bail!("the orchestrator refused: {text}"),
             FromLink::Closed { reason, text, .. } => bail!("{}: {reason}: {text}", setup.address),
-            FromLink::Ready { .. } | FromLink::Opened { .. } => {}
+            FromLink::Ready { .. } | FromLink::Opened { .. } | FromLink::Ends { .. } => {}
             other @ (FromLink::Frame { .. } | FromLink::Csr { .. } | FromLink::Stored { .. }) => {
                 bail!("link said {other:?} in the middle of an enrolment")
             }
@@ -137,7 +138,7 @@ async fn store(link: &LinkProcess, issued: Issued) -> anyhow::Result<()> {
         match said(link).await? {
             FromLink::Stored { ok: true, .. } => return Ok(()),
             FromLink::Stored { text, .. } => bail!("the certificate could not be stored: {text}"),
-            FromLink::Ready { .. } | FromLink::Closed { .. } => {}
+            FromLink::Ready { .. } | FromLink::Closed { .. } | FromLink::Ends { .. } => {}
             other @ (FromLink::Opened { .. }
             | FromLink::Frame { .. }
             | FromLink::Csr { .. }

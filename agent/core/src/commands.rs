@@ -220,8 +220,9 @@ impl Agent {
                 self.gates.cordoned = false;
                 self.gates.told_to_drain = false;
             }
-            // To go on is what an attempt does anyway; the other two are no business of attempts.
-            Directive::Keep(_) | Directive::Receipt(_) | Directive::RenewNow => {}
+            // To go on is what an attempt does anyway; a receipt is for the ledger.
+            Directive::Keep(_) | Directive::Receipt(_) => {}
+            Directive::RenewNow => self.renew_now(now),
             Directive::Reconciled => return self.reconciled(now, conn),
         }
         Ok(())

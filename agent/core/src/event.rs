@@ -41,6 +41,31 @@ pub enum Event {
     Catalogue(Rules),
     /// The host's numbers, sampled by the driver.
     Health(Health),
+    /// The certificate that link presents: at its start, and again when the site's clock was set.
+    Certificate {
+        /// For how long it holds in all, in microseconds.
+        life_us: u64,
+        /// When it ends, on the boot-time clock; 0 for a time before the host's start.
+        until: Micros,
+    },
+    /// The request that [`Speech::MakeCsr`] asked for; empty when none could be made.
+    Csr(Vec<u8>),
+    /// A newer certificate is durable, and presented on every connection that is made from now on.
+    Renewed {
+        /// As in [`Event::Certificate`].
+        life_us: u64,
+        /// As in [`Event::Certificate`].
+        until: Micros,
+    },
+    /// The orchestrator did not issue one, or it cannot be used.
+    NotRenewed,
+    /// Until when a stream's certificates, the agent's and the server's, both hold.
+    Ends {
+        /// Which stream.
+        conn: Conn,
+        /// On the boot-time clock.
+        at: Micros,
+    },
     /// The site wants something.
     Site(Site),
 }
@@ -143,6 +168,15 @@ pub enum Speech {
     Hangup {
         /// Which.
         conn: Conn,
+    },
+    /// Make a new key and a request for a certificate.
+    MakeCsr,
+    /// Ask for the next certificate under the present one. The store has put the request's exact bytes into the ledger.
+    Renew {
+        /// Beside this stream.
+        conn: Conn,
+        /// PKCS #10, DER, as link made it.
+        csr: Vec<u8>,
     },
     /// Start this, once. The keeper looks at the lease again.
     Start {

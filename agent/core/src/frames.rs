@@ -34,6 +34,10 @@ impl Breach {
 
 impl Agent {
     pub(crate) fn opened(&mut self, now: Micros, conn: Conn, out: &mut Out) {
+        if self.connector.is_successor(conn) {
+            let faded = self.connector.take_over();
+            self.due.hangups.extend(faded);
+        }
         let Some(session) = self
             .connector
             .on(conn)
@@ -126,6 +130,7 @@ impl Agent {
         }
         session.enter(Phase::Welcomed, now);
         session.agree(welcome, now);
+        self.due.hangups.extend(self.connector.faded());
         self.gates.cordoned = false;
         self.gates.told_to_drain = false;
         self.counters.nonce = welcome.next_nonce;

@@ -20,6 +20,7 @@ mod memory;
 pub mod mirror;
 mod outbox;
 pub mod record;
+mod renewal;
 mod reports;
 mod session;
 mod settings;
@@ -38,8 +39,10 @@ use crate::attempts::Attempts;
 use crate::event::{Down, Event, Rules, Site, Speech};
 use crate::memory::Memories;
 use crate::record::{SessionRecord, SiteRecord, Snapshot, Write};
+use crate::renewal::Renewal;
 use crate::session::Connector;
 
+pub use crate::renewal::CertificateView;
 pub use crate::session::Phase as SessionPhase;
 pub use crate::settings::{Backoff, Found, Settings};
 pub use crate::startup::unsettled;
@@ -64,6 +67,7 @@ pub struct Agent {
     acknowledged: EventSeq,
     gates: Gates,
     connector: Connector,
+    renewal: Renewal,
     health: Health,
     refusals: u16,
     trouble: Option<Trouble>,
@@ -131,14 +135,17 @@ impl Core for Agent {
         match event {
             Event::Opened { conn } => self.opened(now, *conn, out),
             Event::Closed { conn, why } => {
-                if self.connector.on(*conn).is_some() {
-                    self.lose(now, *why, Trouble::Down(*why));
-                }
+                self.closed(now, *conn, *why);
             }
             Event::Frame { conn, messages } => self.frame(now, *conn, messages, out),
             Event::Keeper { attempt, said } => self.keeper(now, *attempt, *said, out),
             Event::Catalogue(rules) => self.catalogue(now, rules, out),
             Event::Health(health) => self.health = *health,
+            Event::Certificate { life_us, until } => self.certificate(*life_us, *until),
+            Event::Csr(der) => self.csr(now, der, out),
+            Event::Renewed { life_us, until } => self.renewed(now, *life_us, *until),
+            Event::NotRenewed => self.not_renewed(now),
+            Event::Ends { conn, at } => self.ends(now, *conn, *at),
             Event::Site(site) => self.site(now, *site, out),
         }
     }
@@ -148,6 +155,7 @@ impl Core for Agent {
         if !self.gates.done {
             self.lose_silent(now);
             self.forget_old(now, out);
+            self.renew(now, out);
             self.say_due(out);
             self.dial(now, out);
             self.inventory();
@@ -170,9 +178,16 @@ impl Core for Agent {
             .map(session::Session::next_deadline);
         let retry = Some(self.connector.retry_at).filter(|_| self.may_dial());
         let memory = self.memories.due_s().map(|due_s| self.boot_time(due_s));
+        let successor = self
+            .connector
+            .successor_due()
+            .filter(|_| self.may_succeed());
         [
             session,
             retry,
+            successor,
+            self.connector.successor_patience_ends(),
+            self.renewal.next_deadline(self.may_renew()),
             memory,
             self.gates.draining,
             self.gates.stopping,
@@ -231,10 +246,29 @@ impl Agent {
         }
     }
 
+    fn closed(&mut self, now: Micros, conn: Conn, why: Down) {
+        if self.connector.on(conn).is_some() {
+            self.lose(now, why, Trouble::Down(why));
+        } else if self.connector.is_successor(conn) {
+            self.connector.successor_lost(now, &self.settings);
+        } else if self.connector.is_fading(conn) {
+            self.connector.faded();
+        }
+    }
+
     /// Ends the present session. The stream itself is gone already.
     fn lose(&mut self, now: Micros, why: Down, trouble: Trouble) -> Option<Conn> {
         self.trouble = Some(trouble);
-        self.connector.lost(now, why, &self.settings)
+        let conn = self.connector.lost(now, why, &self.settings);
+        if let Some(conn) = conn {
+            self.unanswered(now, conn);
+        }
+        // What faded is of use only until its successor is welcomed. A successor that took the place goes on.
+        self.due.hangups.extend(self.connector.faded());
+        if self.connector.session.is_none() {
+            self.due.hangups.extend(self.connector.give_up_others());
+        }
+        conn
     }
 
     /// Ends the present session and its stream.
@@ -251,6 +285,22 @@ impl Agent {
             .is_some_and(|session| session.patience_ends() <= now)
         {
             self.hang_up(now, Down::Unreachable, Trouble::Silent);
+        }
+        if self
+            .connector
+            .successor_patience_ends()
+            .is_some_and(|at| at <= now)
+        {
+            let conn = self.connector.successor_lost(now, &self.settings);
+            self.due.hangups.extend(conn);
+        }
+    }
+
+    /// A stream's certificates end then: another one is made in time, at two thirds of what is left.
+    fn ends(&mut self, now: Micros, conn: Conn, at: Micros) {
+        if self.connector.on(conn).is_some() {
+            let left = at.since(now);
+            self.connector.want_successor(Micros(now.0 + left / 3 * 2));
         }
     }
 
@@ -288,7 +338,16 @@ impl Agent {
             let conn = self.connector.dial(now);
             self.turn.dialled = Some(conn);
             out.speech.push(Speech::Dial { conn });
+        } else if self.may_succeed() && self.connector.successor_due().is_some_and(|at| at <= now) {
+            let conn = self.connector.dial_successor(now);
+            self.turn.dialled = Some(conn);
+            out.speech.push(Speech::Dial { conn });
         }
+    }
+
+    /// Not while a renewal is under way: its answer comes on the present stream, and wants a successor anyway.
+    fn may_succeed(&self) -> bool {
+        self.renewal.is_idle() && self.gates.stopping.is_none() && self.rules.is_some()
     }
 
     /// Ends the process once it is drained or stopped, or was given long enough.
@@ -307,9 +366,11 @@ impl Agent {
         if !over {
             return;
         }
-        if let Some(session) = self.connector.session.take() {
-            out.speech.push(Speech::Hangup { conn: session.conn });
-        }
+        let others = self.connector.give_up_others();
+        let session = self.connector.session.take().map(|session| session.conn);
+        let hangups = session.into_iter().chain(others);
+        out.speech
+            .extend(hangups.map(|conn| Speech::Hangup { conn }));
         out.speech.push(Speech::Done);
         self.gates.done = true;
     }

@@ -1,5 +1,9 @@
 //! The one connection: where it stands, how long it may stay there, and when the next one is tried.
 //!
+//! Under a new certificate a successor is made beside the present session, which goes on until the successor's stream
+//! stands. With Hello on that, the present one is silent: it is only ended once the orchestrator has taken the Hello,
+//! so that there is no moment in which the agent has no stream.
+//!
 //! Hello, Welcome, Inventory, Reconciled, work: in this order on every stream, whatever happened before. A session
 //! knows its connection's number, so that nothing said on an earlier stream reaches a later one.
 
@@ -126,9 +130,16 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Connector {
     pub(crate) session: Option<Session>,
+    /// Being made beside the session; takes its place when its stream stands.
+    successor: Option<Session>,
+    /// A successor is wanted, not before then.
+    succeed_at: Option<Micros>,
+    /// The stream whose place was taken: nothing more is said or heard on it.
+    fading: Option<Conn>,
     chance: Chance,
     next_conn: u64,
     failures: u32,
+    successor_failures: u32,
     pub(crate) retry_at: Micros,
     /// Since when there is no session.
     pub(crate) down_since: Micros,
@@ -138,9 +149,13 @@ impl Connector {
     pub(crate) fn new(seed: [u8; 32], now: Micros) -> Self {
         Self {
             session: None,
+            successor: None,
+            succeed_at: None,
+            fading: None,
             chance: Chance::new(seed),
             next_conn: 1,
             failures: 0,
+            successor_failures: 0,
             retry_at: now,
             down_since: now,
         }
@@ -161,24 +176,116 @@ impl Connector {
     /// The session is ready: the next failure is a first one.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
+        self.successor_failures = 0;
+    }
+
+    pub(crate) fn chance_mut(&mut self) -> &mut Chance {
+        &mut self.chance
     }
 
     /// Begins a connection: its number.
     pub(crate) fn dial(&mut self, now: Micros) -> Conn {
-        let conn = Conn(self.next_conn);
-        self.next_conn += 1;
+        let conn = self.number();
         self.session = Some(Session::new(conn, now));
+        // What is dialled now presents the newest certificate anyway.
+        self.succeed_at = None;
         conn
     }
 
-    /// Ends the session, if there is one, and says when the next is tried.
+    fn number(&mut self) -> Conn {
+        let conn = Conn(self.next_conn);
+        self.next_conn += 1;
+        conn
+    }
+
+    /// Ends the session, if there is one, and says when the next is tried. A successor that is being made takes its
+    /// place when the stream was merely lost.
     pub(crate) fn lost(&mut self, now: Micros, why: Down, settings: &Settings) -> Option<Conn> {
         let session = self.session.take()?;
+        self.down_since = now;
+        let may_go_on = match why {
+            Down::Unreachable | Down::Ended => true,
+            Down::Refused | Down::Protocol => false,
+        };
+        if may_go_on && self.successor.is_some() {
+            self.session = self.successor.take();
+            return Some(session.conn);
+        }
         self.failures = self.failures.saturating_add(1);
         let bound = self.backoff(why, settings).bound_us(self.failures);
         self.retry_at = Micros(now.0.saturating_add(self.chance.up_to(bound)));
-        self.down_since = now;
         Some(session.conn)
+    }
+
+    // --- make before break
+
+    /// The present session is to be followed by one under a newer certificate, not before `at`.
+    pub(crate) fn want_successor(&mut self, at: Micros) {
+        if self.session.is_some() {
+            self.succeed_at = Some(self.succeed_at.map_or(at, |wanted| wanted.min(at)));
+        }
+    }
+
+    /// Whether a successor is being made, or about to take over.
+    pub(crate) fn is_succeeding(&self) -> bool {
+        self.successor.is_some() || self.fading.is_some()
+    }
+
+    /// When the successor that is wanted may be dialled: beside a session that works.
+    pub(crate) fn successor_due(&self) -> Option<Micros> {
+        self.succeed_at
+            .filter(|_| self.ready().is_some() && self.successor.is_none())
+    }
+
+    /// Begins the successor: its number.
+    pub(crate) fn dial_successor(&mut self, now: Micros) -> Conn {
+        let conn = self.number();
+        self.successor = Some(Session::new(conn, now));
+        self.succeed_at = None;
+        conn
+    }
+
+    /// When nobody waits for the successor any longer.
+    pub(crate) fn successor_patience_ends(&self) -> Option<Micros> {
+        self.successor.as_ref().map(Session::patience_ends)
+    }
+
+    /// The successor could not be made: the session goes on, and another one is tried later.
+    pub(crate) fn successor_lost(&mut self, now: Micros, settings: &Settings) -> Option<Conn> {
+        let successor = self.successor.take()?;
+        self.successor_failures = self.successor_failures.saturating_add(1);
+        let bound = settings.reconnect.bound_us(self.successor_failures);
+        self.succeed_at = Some(Micros(now.0.saturating_add(self.chance.up_to(bound))));
+        Some(successor.conn)
+    }
+
+    pub(crate) fn is_successor(&self, conn: Conn) -> bool {
+        self.successor
+            .as_ref()
+            .is_some_and(|successor| successor.conn == conn)
+    }
+
+    /// The successor's stream stands: it is the session from now on, and the former one fades. Gives what faded before.
+    pub(crate) fn take_over(&mut self) -> Option<Conn> {
+        let successor = self.successor.take()?;
+        let former = self.session.replace(successor).map(|former| former.conn);
+        std::mem::replace(&mut self.fading, former)
+    }
+
+    /// The stream that faded is not needed any more, or gone.
+    pub(crate) fn faded(&mut self) -> Option<Conn> {
+        self.fading.take()
+    }
+
+    pub(crate) fn is_fading(&self, conn: Conn) -> bool {
+        self.fading == Some(conn)
+    }
+
+    /// Every other stream there is, besides the session's: each is to be ended.
+    pub(crate) fn give_up_others(&mut self) -> Vec<Conn> {
+        self.succeed_at = None;
+        let successor = self.successor.take().map(|successor| successor.conn);
+        successor.into_iter().chain(self.fading.take()).collect()
     }
 
     fn backoff(&self, why: Down, settings: &Settings) -> Backoff {

@@ -14,6 +14,7 @@ use crate::attempts::Attempts;
 use crate::event::{Down, KeeperSaid};
 use crate::memory::Memories;
 use crate::record::{AttemptRecord, SessionRecord, SiteRecord, Snapshot};
+use crate::renewal::Renewal;
 use crate::session::Connector;
 use crate::state::{Input, Step, step};
 use crate::{Agent, Due, Found, Gates, Marks, Settings, Trouble};
@@ -44,6 +45,7 @@ impl Agent {
             acknowledged: EventSeq(0),
             gates: Gates::default(),
             connector: Connector::new(seed, now),
+            renewal: Renewal::new(),
             health: Health::default(),
             refusals: 0,
             trouble: None,
@@ -147,10 +149,13 @@ impl Agent {
         self.due.discards.extend(settled);
         self.due.hangups.extend(marks.hangups);
         self.cancel_again();
+        let others = self.connector.give_up_others();
         let lost = self.connector.lost(now, Down::Ended, &self.settings);
+        let ended = lost.into_iter().chain(others);
         self.due
             .hangups
-            .extend(lost.filter(|conn| marks.dialled != Some(*conn)));
+            .extend(ended.filter(|conn| marks.dialled != Some(*conn)));
+        self.not_renewed(now);
         self.trouble = Some(Trouble::NotCommitted);
         self.due.starts.clear();
     }

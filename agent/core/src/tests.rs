@@ -5,5 +5,6 @@ mod harness;
 mod history;
 mod life;
 mod order;
+mod renewal;
 mod restart;
 mod world;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::Agent;
 use crate::attempts::Held;
 use crate::event::{Alarm, Down};
+use crate::renewal::CertificateView;
 use crate::session::Phase;
 
 /// The agent at one moment. Times are microseconds since boot.
@@ -36,6 +37,8 @@ pub struct View {
     pub flags: Flags,
     /// What went wrong last, until a session is ready again.
     pub trouble: Option<Trouble>,
+    /// The certificate and its renewal; `None` before link has told of it.
+    pub certificate: Option<CertificateView>,
 }
 
 /// An attempt as people see it.
@@ -156,6 +159,7 @@ impl Agent {
             unacknowledged: self.attempts.over(),
             flags: self.flags(),
             trouble: self.trouble,
+            certificate: self.renewal.view(),
         }
     }
 }

@@ -23,6 +23,7 @@ use tonic::client::Grpc;
 
 use crate::Timeouts;
 use crate::closing::Closing;
+use crate::identity::not_after_s;
 use crate::ipc::{ClosedReason, MAX_FRAME_BYTES};
 use crate::tls::ALPN;
 
@@ -38,6 +39,7 @@ pub(crate) struct Connection {
     grpc: Grpc<Http2>,
     failure: Failure,
     driver: Driver,
+    server_end_s: u64,
 }
 
 impl Connection {
@@ -69,6 +71,10 @@ impl Connection {
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err(Closing::intercepted());
         }
+        let presented = stream.get_ref().1.peer_certificates();
+        let server_end_s = presented
+            .and_then(<[_]>::first)
+            .map_or(0, |leaf| not_after_s(leaf));
         let failure = Failure::default();
         let watched = Watched {
             inner: stream,
@@ -91,7 +97,13 @@ impl Connection {
             grpc,
             failure,
             driver: Driver(Some(tokio::spawn(connection))),
+            server_end_s,
         })
+    }
+
+    /// When the server's certificate ends, in seconds since 1970.
+    pub(crate) fn server_end_s(&self) -> u64 {
+        self.server_end_s
     }
 
     /// A client for one call.

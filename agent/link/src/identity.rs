@@ -44,6 +44,8 @@ pub(crate) enum IdentityError {
     OtherKey,
     #[error("no certificate was requested: there is no pending key")]
     NothingPending,
+    #[error("the renewed certificate is for another name: {0}")]
+    OtherName(String),
     #[error("the orchestrator sent a certificate that is not an agent's: {0}")]
     BadCertificate(&'static str),
     #[error("a key or certificate request could not be made")]
@@ -59,6 +61,8 @@ pub(crate) struct Identity {
     /// `spiffe://<trust domain>/tenant/<t>/agent/<id>`.
     pub(crate) spiffe_id: String,
     pub(crate) trust_domain: String,
+    /// Seconds since 1970 when it was stored, as far as its file tells; never outside its validity.
+    pub(crate) since_s: u64,
     /// Seconds since 1970.
     pub(crate) not_after_s: u64,
 }
@@ -101,6 +105,7 @@ impl KeyDir {
             roots,
             spiffe_id: facts.spiffe_id,
             trust_domain: facts.trust_domain,
+            since_s: self.stored_s().clamp(facts.not_before_s, facts.not_after_s),
             not_after_s: facts.not_after_s,
         }))
     }
@@ -149,6 +154,11 @@ impl KeyDir {
         // From here on the pending key is the certificate's key, whatever is interrupted below.
         self.write(CHAIN, pem(chain).as_bytes())?;
         self.load()?.ok_or(IdentityError::NothingPending)
+    }
+
+    fn stored_s(&self) -> u64 {
+        let modified = fs::metadata(self.0.join(CHAIN)).map(|meta| meta.mtime());
+        modified.map_or(0, |at| u64::try_from(at).unwrap_or(0))
     }
 
     /// The key that belongs to the certificate; finishes an interrupted store.
@@ -275,6 +285,7 @@ struct LeafFacts {
     public_key: Vec<u8>,
     spiffe_id: String,
     trust_domain: String,
+    not_before_s: u64,
     not_after_s: u64,
 }
 
@@ -294,14 +305,41 @@ impl LeafFacts {
         if trust_domain.is_empty() || path.is_empty() {
             return Err("the leaf's SPIFFE id is incomplete");
         }
+        let seconds = |at: i64| u64::try_from(at).map_err(|_| "the leaf is of before 1970");
+        let validity = (
+            seconds(leaf.validity().not_before.timestamp())?,
+            seconds(leaf.validity().not_after.timestamp())?,
+        );
         Ok(Self {
             public_key: leaf.public_key().raw.to_vec(),
             trust_domain: trust_domain.to_owned(),
-            not_after_s: u64::try_from(leaf.validity().not_after.timestamp())
-                .map_err(|_| "the leaf ends before 1970")?,
+            not_before_s: validity.0.min(validity.1),
+            not_after_s: validity.1,
             spiffe_id,
         })
     }
+}
+
+/// Whether a chain that is to replace `present` is for the same name.
+pub(crate) fn check_name(present: &Identity, chain: &[Vec<u8>]) -> Result<(), IdentityError> {
+    let ders: Vec<_> = chain
+        .iter()
+        .map(|der| CertificateDer::from_slice(der))
+        .collect();
+    let facts = LeafFacts::read(&ders).map_err(IdentityError::BadCertificate)?;
+    if facts.spiffe_id == present.spiffe_id {
+        Ok(())
+    } else {
+        Err(IdentityError::OtherName(facts.spiffe_id))
+    }
+}
+
+/// The last second of a certificate's validity, in seconds since 1970; 0 when it cannot be read.
+pub(crate) fn not_after_s(der: &[u8]) -> u64 {
+    let parsed = X509Certificate::from_der(der);
+    parsed.map_or(0, |(_, leaf)| {
+        u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0)
+    })
 }
 
 /// The certificate's URI name, when it has exactly one.

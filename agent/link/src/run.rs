@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::closing::Closing;
-use crate::identity::{Identity, IdentityError, KeyDir};
+use crate::identity::{self, Identity, IdentityError, KeyDir};
 use crate::ipc::{
     ClosedReason, Conn, FromLink, IpcError, RunnerSocket, ToLink, UnaryMethod, bounded_text,
     receive_descriptor,
@@ -281,6 +281,7 @@ impl Link {
         let setting = Setting {
             runner: Arc::clone(&self.runner),
             tls,
+            own_end_s: self.identity.as_ref().map(|own| own.not_after_s),
             server_name: self.server_name.clone(),
             timeouts: self.timeouts,
         };
@@ -388,19 +389,28 @@ impl Link {
         roots: &[Vec<u8>],
     ) -> Result<(Arc<ClientConfig>, Identity), LinkError> {
         tls::check_own(chain_ders, roots)?;
+        if let Some(present) = &self.identity {
+            // A renewal can add roots, but it must hold under one that is trusted already, and for the same name.
+            let trusted: Vec<_> = present.roots.iter().map(|root| root.to_vec()).collect();
+            tls::check_own(chain_ders, &trusted)?;
+            identity::check_name(present, chain_ders)?;
+        }
         let identity = self.keys.store(chain_ders, roots)?;
         Ok((tls::enrolled(&identity)?, identity))
     }
 
     fn ready(&self) -> FromLink {
-        let (certificate_not_after_s, spiffe_id) = self
-            .identity
-            .as_ref()
-            .map(|identity| (identity.not_after_s, identity.spiffe_id.clone()))
-            .unwrap_or_default();
+        let Some(identity) = &self.identity else {
+            return FromLink::Ready {
+                certificate_since_s: 0,
+                certificate_not_after_s: 0,
+                spiffe_id: String::new(),
+            };
+        };
         FromLink::Ready {
-            certificate_not_after_s,
-            spiffe_id,
+            certificate_since_s: identity.since_s,
+            certificate_not_after_s: identity.not_after_s,
+            spiffe_id: identity.spiffe_id.clone(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! One connection number from its descriptor to its `Closed`: the stream, if it was asked for, and identity calls.
 //!
 //! Runs as a task of its own. It hands every frame to the runner before it asks the network for the next one, so that
-//! a runner that does not read stops the orchestrator through HTTP/2's windows.
+//! a runner that does not read stops the orchestrator through HTTP/2's windows. It keeps no connection beyond the end
+//! of the certificates by which it was made, the agent's or the server's.
 
 use std::future::pending;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -22,11 +23,15 @@ use crate::Timeouts;
 use crate::closing::Closing;
 use crate::codec::BytesCodec;
 use crate::connection::Connection;
-use crate::ipc::{ClosedReason, Conn, FromLink, RunnerSocket, UnaryMethod, bounded_text};
+use crate::ipc::{
+    ClosedReason, Conn, FromLink, RunnerSocket, TlsProblem, UnaryMethod, bounded_text,
+};
 
 const CONNECT_PATH: &str = "/outpost.link.v1.Link/Connect";
 /// How long frames handed over before `Close` may take to leave.
 const LINGER: Duration = Duration::from_secs(1);
+/// The certificates' end is looked at again this often at the latest: a suspended host must not outstay it for long.
+const END_CHECK: Duration = Duration::from_secs(60);
 /// How long a failed call waits for the connection's own, better, reason.
 const REASON_WAIT: Duration = Duration::from_millis(500);
 
@@ -52,6 +57,8 @@ pub(crate) struct Inlets {
 pub(crate) struct Setting {
     pub(crate) runner: Arc<RunnerSocket>,
     pub(crate) tls: Arc<ClientConfig>,
+    /// When the certificate that `tls` presents ends, in seconds since 1970; absent before enrolment.
+    pub(crate) own_end_s: Option<u64>,
     pub(crate) server_name: ServerName<'static>,
     pub(crate) timeouts: Timeouts,
 }
@@ -79,6 +86,7 @@ async fn serve(
     let Setting {
         runner,
         tls,
+        own_end_s,
         server_name,
         timeouts,
     } = setting;
@@ -99,8 +107,9 @@ async fn serve(
         inbound: None,
         calls: JoinSet::new(),
     };
-    let closing = match session.open_stream(&mut inlets).await {
-        Ok(()) => session.carry(&mut inlets).await,
+    let end = End::new(own_end_s, session.connection.server_end_s());
+    let closing = match session.open_stream(&mut inlets, end).await {
+        Ok(()) => session.carry(&mut inlets, end).await,
         Err(closing) => closing,
     };
     drop(inlets);
@@ -119,7 +128,7 @@ struct Session {
 
 impl Session {
     /// Opens the stream if frames are wanted, and says `Opened` when the response headers are there.
-    async fn open_stream(&mut self, inlets: &mut Inlets) -> Result<(), Closing> {
+    async fn open_stream(&mut self, inlets: &mut Inlets, end: End) -> Result<(), Closing> {
         let Some(frames) = inlets.frames.take() else {
             return Ok(());
         };
@@ -146,18 +155,29 @@ impl Session {
             Ok(Ok(Ok(response))) => {
                 self.inbound = Some(response.into_inner());
                 self.say(&FromLink::Opened { conn: self.conn }, inlets)
-                    .await
+                    .await?;
+                match end {
+                    End::Own(_) => Ok(()),
+                    End::Server(at_s) => {
+                        let conn = self.conn;
+                        self.say(&FromLink::Ends { conn, at_s }, inlets).await
+                    }
+                }
             }
         }
     }
 
     /// Moves messages until something ends the connection.
-    async fn carry(&mut self, inlets: &mut Inlets) -> Closing {
+    async fn carry(&mut self, inlets: &mut Inlets, end: End) -> Closing {
+        let expired = end.reached();
+        tokio::pin!(expired);
         loop {
             let step = tokio::select! {
                 biased;
                 // The runner's wish to end goes before everything.
                 closing = closed(&mut inlets.close) => Err(closing),
+                // Then the end of what this connection stands on: traffic must not put it off.
+                closing = &mut expired => Err(closing),
                 // Answers to calls are few and awaited.
                 Some(done) = self.calls.join_next() => match done {
                     Ok(Ok(reply)) => Ok(Step::Say(reply)),
@@ -265,6 +285,41 @@ impl Session {
             let _ = timeout(LINGER, drain).await;
         }
         connection
+    }
+}
+
+/// Which certificate ends first, and when: seconds since 1970.
+#[derive(Clone, Copy)]
+enum End {
+    Own(u64),
+    Server(u64),
+}
+
+impl End {
+    fn new(own_s: Option<u64>, server_s: u64) -> Self {
+        match own_s {
+            Some(own_s) if own_s <= server_s => Self::Own(own_s),
+            Some(_) | None => Self::Server(server_s),
+        }
+    }
+
+    /// Waits for it, by this host's clock.
+    async fn reached(self) -> Closing {
+        let (Self::Own(at_s) | Self::Server(at_s)) = self;
+        let at = UNIX_EPOCH + Duration::from_secs(at_s);
+        while let Ok(left) = at.duration_since(SystemTime::now()) {
+            tokio::time::sleep(left.min(END_CHECK)).await;
+        }
+        match self {
+            Self::Own(_) => Closing::new(
+                ClosedReason::Unauthenticated,
+                "this agent's certificate has ended",
+            ),
+            Self::Server(_) => Closing::new(
+                ClosedReason::Tls(TlsProblem::Expired),
+                "the server's certificate has ended",
+            ),
+        }
     }
 }
 

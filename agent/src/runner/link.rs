@@ -1,7 +1,8 @@
 //! The runner's side of link and dial: starts them, hands frames over, and turns what link says into events.
 //!
 //! Link is a process of its own; when it dies the runner makes a new socket pair and a new link, and every connection
-//! that stood counts as closed. Nothing here decides when to connect: the core does.
+//! that stood counts as closed. Nothing here decides when to connect or to renew: the core does. Of an answer to a
+//! renewal only the form is looked at here; link checks what it says before it takes the place of anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -11,13 +12,16 @@ use std::time::Duration;
 use backon::BackoffBuilder as _;
 use bytes::Bytes;
 use outpost_agent_core::event::{Down, Event};
-use outpost_agent_link::ipc::{ClosedReason, FromLink, LinkSocket, TlsProblem, ToLink};
+use outpost_agent_link::ipc::{
+    ClosedReason, FromLink, LinkSocket, TlsProblem, ToLink, UnaryMethod,
+};
 use outpost_proto::ids::Conn;
-use outpost_proto::wire;
+use outpost_proto::wire::{self, Issued};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Happened;
+use super::certificate::Certificate;
 use super::link_process::{LinkProcess, LinkSetup};
 
 /// Messages for link that wait for it to read. Each is a burst's frame, so a full queue is a connection that stands
@@ -36,6 +40,12 @@ pub(super) enum LinkJob {
     Dial(Conn),
     Frame(Conn, Bytes),
     Hangup(Conn),
+    /// Make a key and a request for a certificate.
+    MakeCsr,
+    /// An encoded request for the next certificate.
+    Renew(Conn, Bytes),
+    /// Exactly this: an answer to what link said.
+    Tell(ToLink),
 }
 
 /// The runner's handle.
@@ -54,6 +64,7 @@ impl LinkHandle {
             jobs: receive,
             open: BTreeSet::new(),
             closing: BTreeMap::new(),
+            stored: false,
         };
         tokio::task::spawn_local(supervisor.run());
         Self { jobs }
@@ -83,6 +94,8 @@ struct Supervisor {
     open: BTreeSet<u64>,
     /// Connections that link was, or is to be, told to close and has not yet said to be closed; since when.
     closing: BTreeMap<u64, Instant>,
+    /// Link has just stored a newer certificate; it tells which one next.
+    stored: bool,
 }
 
 impl Supervisor {
@@ -189,6 +202,13 @@ impl Supervisor {
                     }
                     ToLink::Close { conn: conn.0 }
                 }
+                LinkJob::MakeCsr => ToLink::MakeCsr { conn: 0 },
+                LinkJob::Renew(conn, bytes) => ToLink::Unary {
+                    conn: conn.0,
+                    method: UnaryMethod::Renew,
+                    bytes,
+                },
+                LinkJob::Tell(told) => told,
             };
             if let Err(why) = self.tell(&mut life, &told).await {
                 return why;
@@ -202,7 +222,7 @@ impl Supervisor {
         tokio::select! {
             biased;
             // First what link says: its end, or a connection's, makes the rest pointless.
-            said = life.hears.recv() => self.heard(said).await,
+            said = life.hears.recv() => Ok(self.heard(said).await?.map(LinkJob::Tell)),
             // Then dials that failed: link learns it from here only.
             Some((conn, why)) = life.dials.recv() => {
                 tracing::warn!(conn, "cannot reach {}: {why}", self.setup.address);
@@ -218,7 +238,7 @@ impl Supervisor {
     async fn heard(
         &mut self,
         said: Option<Result<Option<FromLink>, String>>,
-    ) -> Result<Option<LinkJob>, String> {
+    ) -> Result<Option<ToLink>, String> {
         match said {
             Some(Ok(Some(said))) => Ok(self.said(said).await),
             Some(Ok(None)) | None => Err("it closed its socket".to_owned()),
@@ -244,14 +264,11 @@ impl Supervisor {
                 said = life.hears.recv() => then.extend(self.heard(said).await?),
             }
         }
-        for job in then {
-            if let LinkJob::Hangup(conn) = job {
-                let close = ToLink::Close { conn: conn.0 };
-                socket
-                    .send(&close)
-                    .await
-                    .map_err(|error| error.to_string())?;
-            }
+        for told in then {
+            socket
+                .send(&told)
+                .await
+                .map_err(|error| error.to_string())?;
         }
         Ok(())
     }
@@ -267,8 +284,8 @@ impl Supervisor {
                     wanted = Some(conn);
                 }
                 LinkJob::Hangup(conn) => wanted = wanted.filter(|wanted| *wanted != conn),
-                // Of a connection that went with the link that held it.
-                LinkJob::Frame(..) => {}
+                // Of a connection, or a renewal, that went with the link that held it.
+                LinkJob::Frame(..) | LinkJob::MakeCsr | LinkJob::Renew(..) | LinkJob::Tell(_) => {}
             }
         }
         if let Some(conn) = wanted {
@@ -278,7 +295,7 @@ impl Supervisor {
     }
 
     /// Answers what link is to be told because of it.
-    async fn said(&mut self, said: FromLink) -> Option<LinkJob> {
+    async fn said(&mut self, said: FromLink) -> Option<ToLink> {
         let mut then = None;
         let happened = match said {
             FromLink::Opened { conn } => Happened::Core(Event::Opened { conn: Conn(conn) }),
@@ -296,7 +313,7 @@ impl Supervisor {
                     // Whatever link still says of it is nobody's any more.
                     self.open.remove(&conn);
                     self.closing.insert(conn, Instant::now());
-                    then = Some(LinkJob::Hangup(Conn(conn)));
+                    then = Some(ToLink::Close { conn });
                     Happened::Core(Event::Closed {
                         conn: Conn(conn),
                         why: Down::Protocol,
@@ -319,14 +336,37 @@ impl Supervisor {
                     why: down(reason),
                 })
             }
+            FromLink::Ends { conn, at_s } => Happened::Ends {
+                conn: Conn(conn),
+                at_s,
+            },
             FromLink::Ready {
+                certificate_since_s,
                 certificate_not_after_s,
                 spiffe_id,
             } => Happened::Certificate {
-                not_after_s: certificate_not_after_s,
+                certificate: Certificate::new(certificate_since_s, certificate_not_after_s),
                 spiffe_id,
+                renewed: std::mem::take(&mut self.stored),
             },
-            FromLink::Csr { .. } | FromLink::Reply { .. } | FromLink::Stored { .. } => return None,
+            FromLink::Csr { der } => Happened::Core(Event::Csr(der)),
+            FromLink::Reply {
+                ok, bytes, text, ..
+            } => match issued(ok, &bytes, text) {
+                Ok(store) => return Some(store),
+                Err(why) => {
+                    tracing::warn!("the certificate was not renewed: {why}");
+                    Happened::Core(Event::NotRenewed)
+                }
+            },
+            FromLink::Stored { ok: true, .. } => {
+                self.stored = true;
+                return None;
+            }
+            FromLink::Stored { text, .. } => {
+                tracing::error!("the renewed certificate is not used: {text}");
+                Happened::Core(Event::NotRenewed)
+            }
         };
         self.inbox.send(happened).await.ok();
         then
@@ -334,6 +374,9 @@ impl Supervisor {
 
     async fn all_closed(&mut self) {
         self.closing.clear();
+        self.stored = false;
+        let not_renewed = Happened::Core(Event::NotRenewed);
+        self.inbox.send(not_renewed).await.ok();
         for conn in std::mem::take(&mut self.open) {
             let closed = Event::Closed {
                 conn: Conn(conn),
@@ -342,6 +385,18 @@ impl Supervisor {
             self.inbox.send(Happened::Core(closed)).await.ok();
         }
     }
+}
+
+/// What link is to store because of the orchestrator's answer to a renewal.
+fn issued(ok: bool, bytes: &[u8], text: String) -> Result<ToLink, String> {
+    if !ok {
+        return Err(text);
+    }
+    let issued = Issued::decode(bytes).map_err(|error| error.to_string())?;
+    Ok(ToLink::StoreIdentity {
+        chain: issued.chain,
+        roots: issued.roots,
+    })
 }
 
 async fn at(deadline: Option<Instant>) {

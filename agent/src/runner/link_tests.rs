@@ -19,6 +19,7 @@ fn supervisor() -> (Supervisor, mpsc::Sender<LinkJob>, mpsc::Receiver<Happened>)
         jobs: receive,
         open: BTreeSet::new(),
         closing: BTreeMap::new(),
+        stored: false,
     };
     (supervisor, jobs, happened)
 }
@@ -50,7 +51,7 @@ fn a_frame_that_is_not_accepted_ends_its_connection_in_link_too() {
         bytes: Bytes::from_static(b"\xff\xff\xff"),
     };
     let then = run(supervisor.said(nonsense()));
-    assert!(matches!(then, Some(LinkJob::Hangup(Conn(3)))), "{then:?}");
+    assert!(matches!(then, Some(ToLink::Close { conn: 3 })), "{then:?}");
     // More of it, and link's own word about the end, are nobody's.
     assert!(run(supervisor.said(nonsense())).is_none());
     let over = FromLink::Closed {

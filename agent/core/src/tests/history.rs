@@ -31,6 +31,8 @@ enum Op {
     Crash { unspoken: bool, claim: bool },
     Fail { written: bool },
     Nonsense(u8),
+    Renew { good: bool },
+    Succeed { good: bool },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -51,6 +53,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (any::<bool>(), any::<bool>()).prop_map(|(unspoken, claim)| Op::Crash { unspoken, claim }),
         1 => any::<bool>().prop_map(|written| Op::Fail { written }),
         1 => any::<u8>().prop_map(Op::Nonsense),
+        4 => prop::bool::weighted(0.8).prop_map(|good| Op::Renew { good }),
+        2 => prop::bool::weighted(0.8).prop_map(|good| Op::Succeed { good }),
     ]
 }
 
@@ -205,7 +209,8 @@ impl World {
 
     /// The process ends; the next one finds what is really there.
     pub(super) fn crash(&mut self, claim: bool) {
-        (self.stream, self.dialled, self.drop_speech) = (None, None, false);
+        self.all_streams_gone();
+        self.drop_speech = false;
         let wanted = unsettled(&self.stage.journal.mirror.snapshot(), &small());
         let mut found = Vec::new();
         for attempt in wanted {
@@ -285,6 +290,48 @@ impl World {
         ][usize::from(why % 4)];
         if let Some(conn) = self.dialled.take() {
             self.stream = None;
+            if matches!(why, Down::Unreachable | Down::Ended) {
+                self.stream_gone();
+            }
+            self.happens(Event::Closed { conn, why });
+        }
+    }
+
+    /// The next step of a renewal, whichever it is.
+    fn renew(&mut self, good: bool) {
+        if std::mem::take(&mut self.csr_wanted) {
+            let der = if good { vec![1] } else { vec![] };
+            return self.happens(Event::Csr(der));
+        }
+        let held = Event::Renewed {
+            life_us: 60 * SECOND,
+            until: Micros(self.stage.now.0 + 60 * SECOND),
+        };
+        if self.renewing.take().is_some() {
+            let answer = if good { held } else { Event::NotRenewed };
+            return self.happens(answer);
+        }
+        if self.stream_is(|stream| stream.reconciled) {
+            let order = self.stage.order(Directive::RenewNow);
+            self.frame(vec![order]);
+        }
+    }
+
+    /// The successor's stream stands, or cannot be made.
+    fn succeed(&mut self, good: bool) {
+        let Some(conn) = self.successor.take() else {
+            return;
+        };
+        if good {
+            self.successions += 1;
+            self.dialled = Some(conn);
+            self.stream = Some(Stream::default());
+            self.happens(Event::Opened { conn });
+            self.welcome();
+            self.reconcile();
+            self.grant();
+        } else {
+            let why = Down::Unreachable;
             self.happens(Event::Closed { conn, why });
         }
     }
@@ -342,6 +389,8 @@ impl World {
             } => self.crash(claim),
             Op::Fail { written } => self.stage.journal.fail = Some(written),
             Op::Nonsense(what) => self.nonsense(what),
+            Op::Renew { good } => self.renew(good),
+            Op::Succeed { good } => self.succeed(good),
         }
     }
 }
@@ -387,4 +436,12 @@ fn histories_are_not_idle() {
         world.apply(Op::Wait(1000));
     }
     assert_eq!((world.starts, world.settled.len()), (50, 50));
+    for _ in 0..10 {
+        for _ in 0..3 {
+            world.apply(Op::Renew { good: true });
+        }
+        world.apply(Op::Succeed { good: true });
+        world.apply(Op::Wait(20_000));
+    }
+    assert!(world.successions > 5, "{}", world.successions);
 }

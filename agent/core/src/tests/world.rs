@@ -42,6 +42,12 @@ pub(super) struct World {
     pub(super) hostile: bool,
     pub(super) dialled: Option<Conn>,
     pub(super) stream: Option<Stream>,
+    /// Dialled beside the stream.
+    pub(super) successor: Option<Conn>,
+    /// Link was asked for a request; it was said on this stream.
+    pub(super) csr_wanted: bool,
+    pub(super) renewing: Option<Conn>,
+    pub(super) successions: u32,
     pub(super) keepers: BTreeMap<AttemptId, Keeper>,
     pub(super) cancelled: BTreeSet<AttemptId>,
     pub(super) known: BTreeMap<AttemptId, Assign>,
@@ -70,6 +76,10 @@ impl World {
             hostile,
             dialled: None,
             stream: None,
+            successor: None,
+            csr_wanted: false,
+            renewing: None,
+            successions: 0,
             keepers: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             known: BTreeMap::new(),
@@ -113,7 +123,7 @@ impl World {
         }
         if let Turn::NotCommitted(_) = turned {
             assert!(said.is_empty(), "spoke before the commit");
-            (self.stream, self.dialled) = (None, None);
+            self.all_streams_gone();
             self.check_history();
             if again {
                 self.happens(event);
@@ -128,6 +138,17 @@ impl World {
         if done {
             self.crash(true);
         }
+    }
+
+    pub(super) fn all_streams_gone(&mut self) {
+        (self.stream, self.dialled, self.successor) = (None, None, None);
+        (self.csr_wanted, self.renewing) = (false, None);
+    }
+
+    /// What is dialled beside a stream that is gone takes its place.
+    pub(super) fn stream_gone(&mut self) {
+        self.stream = None;
+        self.dialled = self.successor.take();
     }
 
     pub(super) fn check_history(&mut self) {
@@ -174,8 +195,13 @@ impl World {
     pub(super) fn check_speech(&mut self, speech: Speech) {
         match speech {
             Speech::Dial { conn } => {
-                assert!(self.stream.is_none(), "one connection at a time");
-                self.dialled = Some(conn);
+                let Some(stream) = &self.stream else {
+                    self.dialled = Some(conn);
+                    return;
+                };
+                assert!(stream.reconciled, "a successor of a session that works");
+                let other = self.successor.replace(conn);
+                assert!(other.is_none(), "one successor at a time");
             }
             Speech::Send { conn, messages } => {
                 assert_eq!(
@@ -189,9 +215,16 @@ impl World {
                     .for_each(|message| self.check_message(message));
             }
             Speech::Hangup { conn } => {
+                self.successor.take_if(|successor| *successor == conn);
                 if self.dialled == Some(conn) {
-                    (self.stream, self.dialled) = (None, None);
+                    self.stream_gone();
                 }
+            }
+            Speech::MakeCsr => self.csr_wanted = true,
+            Speech::Renew { conn, csr } => {
+                assert_eq!(Some(conn), self.dialled, "asked on the present stream");
+                assert!(!csr.is_empty(), "asked with what link made");
+                self.renewing = Some(conn);
             }
             Speech::Start {
                 assign,

@@ -89,7 +89,9 @@ pub enum ToLink {
         /// The encoded request, at most [`MAX_FRAME_BYTES`].
         bytes: Bytes,
     },
-    /// Write the key of the last `MakeCsr`, this chain and these roots into the key directory, and use them from now on.
+    /// Write the key of the last `MakeCsr`, this chain and these roots into the key directory, and use them for every
+    /// connection made from now on. Where there is an identity already, the chain must be for the same name and lead
+    /// to a root that is trusted already.
     StoreIdentity {
         /// DER, leaf first, without the root; 1 to [`MAX_CERTIFICATES`].
         chain: Vec<Vec<u8>>,
@@ -103,6 +105,8 @@ pub enum ToLink {
 pub enum FromLink {
     /// Link is up, or its identity has changed.
     Ready {
+        /// Seconds since 1970 when the agent's certificate was stored; 0 without a certificate.
+        certificate_since_s: u64,
         /// Seconds since 1970 until which the agent's certificate is valid; 0 without a certificate.
         certificate_not_after_s: u64,
         /// The certificate's one URI SAN; empty without a certificate.
@@ -112,6 +116,13 @@ pub enum FromLink {
     Opened {
         /// As in `Open`.
         conn: Conn,
+    },
+    /// The server's certificate ends before the agent's own: the stream ends then. Said right after `Opened`.
+    Ends {
+        /// An opened connection.
+        conn: Conn,
+        /// Seconds since 1970.
+        at_s: u64,
     },
     /// One frame from the stream.
     Frame {

@@ -23,6 +23,7 @@ const CLOSED: u8 = 0x84;
 const CSR: u8 = 0x85;
 const REPLY: u8 = 0x86;
 const STORED: u8 = 0x87;
+const ENDS: u8 = 0x88;
 
 /// Bytes of one certificate or certificate request in a local message.
 const MAX_DER_BYTES: usize = 8 * 1024;
@@ -87,13 +88,16 @@ impl FromLink {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Ready {
+                certificate_since_s,
                 certificate_not_after_s,
                 spiffe_id,
             } => Writer::new(READY)
+                .u64(*certificate_since_s)
                 .u64(*certificate_not_after_s)
                 .text(spiffe_id)
                 .done(),
             Self::Opened { conn } => Writer::new(OPENED).u64(*conn).done(),
+            Self::Ends { conn, at_s } => Writer::new(ENDS).u64(*conn).u64(*at_s).done(),
             Self::Frame { conn, bytes } => Writer::new(FROM_FRAME).u64(*conn).rest(bytes).done(),
             Self::Closed { conn, reason, text } => Writer::new(CLOSED)
                 .u64(*conn)
@@ -126,10 +130,15 @@ impl FromLink {
         let mut r = Reader(packet);
         let message = match r.u8()? {
             READY => Self::Ready {
+                certificate_since_s: r.u64()?,
                 certificate_not_after_s: r.u64()?,
                 spiffe_id: r.text()?,
             },
             OPENED => Self::Opened { conn: r.u64()? },
+            ENDS => Self::Ends {
+                conn: r.u64()?,
+                at_s: r.u64()?,
+            },
             FROM_FRAME => Self::Frame {
                 conn: r.u64()?,
                 bytes: r.rest()?,
@@ -379,14 +388,20 @@ mod tests {
         let bytes = Bytes::from_static(b"\x00opaque\xff");
         let mut all = vec![
             FromLink::Ready {
+                certificate_since_s: 0,
                 certificate_not_after_s: 0,
                 spiffe_id: String::new(),
             },
             FromLink::Ready {
+                certificate_since_s: 1 << 32,
                 certificate_not_after_s: 1 << 33,
                 spiffe_id: "spiffe://d/tenant/t/agent/a".into(),
             },
             FromLink::Opened { conn: 1 },
+            FromLink::Ends {
+                conn: 1,
+                at_s: 1 << 33,
+            },
             FromLink::Frame {
                 conn: 2,
                 bytes: bytes.clone(),

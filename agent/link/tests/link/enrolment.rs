@@ -29,6 +29,7 @@ async fn enrolment_goes_through_under_the_pin() {
     assert_eq!(
         rig.ready,
         FromLink::Ready {
+            certificate_since_s: 0,
             certificate_not_after_s: 0,
             spiffe_id: String::new()
         }
@@ -132,11 +133,20 @@ async fn the_identity_survives_a_restart_with_private_files() {
             text: String::new()
         }
     );
-    let expected = FromLink::Ready {
-        certificate_not_after_s: not_after,
-        spiffe_id: AGENT.into(),
+    let FromLink::Ready {
+        certificate_since_s,
+        certificate_not_after_s,
+        spiffe_id,
+    } = rig.hear().await
+    else {
+        panic!()
     };
-    assert_eq!(rig.hear().await, expected);
+    assert_eq!(
+        (certificate_not_after_s, spiffe_id.as_str()),
+        (not_after, AGENT)
+    );
+    // Valid for a day, and stored just now.
+    assert!((not_after - 86_500..not_after - 86_300).contains(&certificate_since_s));
     rig.store(&ca).await;
     let (code, keys) = rig.end().await;
     assert_eq!(code, ExitCode::SUCCESS);
@@ -158,6 +168,7 @@ async fn the_identity_survives_a_restart_with_private_files() {
     let FromLink::Ready {
         certificate_not_after_s,
         spiffe_id,
+        ..
     } = &rig.ready
     else {
         panic!()
