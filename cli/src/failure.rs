@@ -4,9 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::exit;
 
 /// What the server said was wrong (RFC 9457).
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct Problem {
     /// HTTP status.
     #[serde(default)]
@@ -26,6 +29,9 @@ pub(crate) struct Problem {
     /// Which of our files that text was; not from the server.
     #[serde(skip)]
     pub(crate) file: Option<String>,
+    /// What to do next, found out by this side.
+    #[serde(skip)]
+    pub(crate) help: Option<String>,
 }
 
 impl Problem {
@@ -42,6 +48,43 @@ impl Problem {
             (place, Some(path)) => Some(format!("{place} ({path})")),
         }
     }
+
+    fn status(&self) -> u8 {
+        match self.status {
+            401 | 403 => exit::DENIED,
+            404 | 409 | 412 => exit::CONFLICT,
+            429 | 502..=504 => exit::UNREACHABLE,
+            500..=599 => exit::INTERNAL,
+            _ => exit::USAGE,
+        }
+    }
+
+    fn advice(&self) -> Option<&'static str> {
+        match (self.status, self.code.as_str()) {
+            (401, "token_expired") => Some(
+                "make a new one with `outpost-orchestrator token create`, and name its file with --token-file, \
+                 OUTPOST_TOKEN_FILE or `outpost context add … --replace`",
+            ),
+            (401, _) => Some(
+                "`outpost context show` says which token was used; one made by this server with \
+                 `outpost-orchestrator token create` is accepted",
+            ),
+            (403, "forbidden") => Some(
+                "ask an administrator for a token with that role (`outpost-orchestrator token create --role …`)",
+            ),
+            (409, "agent_exists") => {
+                Some("choose another name, or remove it first with `outpost agents remove`")
+            }
+            (409, "workflow_busy") => Some(
+                "wait for its runs (`outpost runs --workflow … --state running`) or cancel them with `outpost cancel`",
+            ),
+            (404, _) => {
+                Some("`outpost workflows`, `outpost runs` and `outpost agents` list what there is")
+            }
+            (429 | 503, _) => Some("try again in a moment"),
+            _ => None,
+        }
+    }
 }
 
 /// Every way in which a command ends badly.
@@ -53,9 +96,36 @@ pub(crate) enum Failure {
     /// Asked for wrongly.
     #[error("{0}")]
     Usage(String),
+    /// Files were looked at and told about already; this is the sum.
+    #[error("{summary}")]
+    Told {
+        /// What came out of it all.
+        summary: String,
+        /// For the shell.
+        status: u8,
+    },
+    /// Something differs, which was shown.
+    #[error("")]
+    Different,
     /// No token was given.
-    #[error("no API token was given for {0}")]
-    NoToken(String),
+    #[error("no API token was given for {server}")]
+    NoToken {
+        /// Its URL.
+        server: String,
+        /// The server of the context whose token was not used.
+        withheld: Option<String>,
+    },
+    /// No such context.
+    #[error("there is no context `{name}`")]
+    NoContext {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        hint: String,
+    },
+    /// Looked for here, and not found.
+    #[error("{0}")]
+    NotFound(String),
     /// A file of ours.
     #[error("{}: {error}", path.display())]
     File {
@@ -71,7 +141,12 @@ pub(crate) enum Failure {
         server: String,
         /// Innermost cause.
         reason: String,
+        /// What the cause points at.
+        hint: Option<&'static str>,
     },
+    /// Server and client do not understand each other.
+    #[error("{0}")]
+    Incompatible(String),
     /// An answer that says no.
     #[error("{}", .0.detail)]
     Problem(Box<Problem>),
@@ -90,22 +165,31 @@ impl Failure {
         move |error| Self::File { path, error }
     }
 
+    /// Whether the server said that a thing is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Problem(problem) if problem.status == 404)
+    }
+
+    /// With advice that this side has found out.
+    pub(crate) fn advised(mut self, help: Option<String>) -> Self {
+        if let Self::Problem(problem) = &mut self {
+            problem.help = help.or(problem.help.take());
+        }
+        self
+    }
+
     /// For the shell.
     pub(crate) fn status(&self) -> u8 {
         match self {
-            Self::Unsuccessful(_) => 1,
-            Self::Usage(_) | Self::File { .. } => 2,
-            Self::Unreachable { .. } => 3,
-            Self::NoToken(_) => 4,
-            Self::Interrupted(_) => 6,
-            Self::Internal(_) => 70,
-            Self::Problem(problem) => match problem.status {
-                401 | 403 => 4,
-                404 | 409 => 5,
-                429 | 502..=504 => 3,
-                500..=599 => 70,
-                _ => 2,
-            },
+            Self::Unsuccessful(_) | Self::Different => exit::UNSUCCESSFUL,
+            Self::Usage(_) | Self::File { .. } | Self::NoContext { .. } => exit::USAGE,
+            Self::Told { status, .. } => *status,
+            Self::Unreachable { .. } | Self::Incompatible(_) => exit::UNREACHABLE,
+            Self::NoToken { .. } => exit::DENIED,
+            Self::NotFound(_) => exit::CONFLICT,
+            Self::Interrupted(_) => exit::INTERRUPTED,
+            Self::Internal(_) => exit::INTERNAL,
+            Self::Problem(problem) => problem.status(),
         }
     }
 
@@ -113,13 +197,19 @@ impl Failure {
     pub(crate) fn code(&self) -> Option<&str> {
         match self {
             Self::Problem(problem) if !problem.code.is_empty() => Some(&problem.code),
-            Self::Problem(_) | Self::Unsuccessful(_) | Self::Interrupted(_) | Self::Internal(_) => {
-                None
-            }
+            Self::Problem(_)
+            | Self::Unsuccessful(_)
+            | Self::Told { .. }
+            | Self::Different
+            | Self::Interrupted(_)
+            | Self::Internal(_) => None,
             Self::Usage(_) => Some("usage"),
-            Self::NoToken(_) => Some("no_token"),
+            Self::NoToken { .. } => Some("no_token"),
+            Self::NoContext { .. } => Some("no_context"),
+            Self::NotFound(_) => Some("not_found"),
             Self::File { .. } => Some("file"),
             Self::Unreachable { .. } => Some("unreachable"),
+            Self::Incompatible(_) => Some("incompatible"),
         }
     }
 
@@ -129,9 +219,14 @@ impl Failure {
             Self::Problem(problem) => problem.place(),
             Self::Unsuccessful(_)
             | Self::Usage(_)
-            | Self::NoToken(_)
+            | Self::Told { .. }
+            | Self::Different
+            | Self::NoToken { .. }
+            | Self::NoContext { .. }
+            | Self::NotFound(_)
             | Self::File { .. }
             | Self::Unreachable { .. }
+            | Self::Incompatible(_)
             | Self::Interrupted(_)
             | Self::Internal(_) => None,
         }
@@ -139,37 +234,53 @@ impl Failure {
 
     /// What to do next, where the sentence itself does not say it.
     pub(crate) fn help(&self) -> Option<String> {
-        let help = match self {
-            Self::NoToken(_) => {
-                "name a file that holds one with --token-file or OUTPOST_TOKEN_FILE; `outpost-orchestrator init` writes \
-                 the first one, `outpost-orchestrator token create` makes more"
+        match self {
+            Self::NoToken { withheld: Some(server), .. } => Some(format!(
+                "the context's token is for {server} and is not shown to another server; name one with --token-file"
+            )),
+            Self::NoToken { withheld: None, .. } => Some(
+                "name a file that holds one with --token-file, OUTPOST_TOKEN_FILE or `outpost context add`; \
+                 `outpost-orchestrator init` writes the first one, `outpost-orchestrator token create` makes more"
+                    .to_owned(),
+            ),
+            Self::NoContext { hint, .. } => Some(hint.clone()),
+            Self::Unreachable { hint, .. } => Some(
+                hint.unwrap_or(
+                    "check that the orchestrator runs and that --server, OUTPOST_SERVER or the context is its API's \
+                     address (`outpost context show`)",
+                )
+                .to_owned(),
+            ),
+            Self::Problem(problem) => problem
+                .help
+                .clone()
+                .or_else(|| problem.advice().map(str::to_owned)),
+            Self::Incompatible(_) => Some(
+                "compare `outpost --version` with the server's, and use the same version on both sides".to_owned(),
+            ),
+            Self::File { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
+                Some("check the path; it is looked up from the current directory".to_owned())
             }
-            Self::Unreachable { .. } => {
-                "check that the orchestrator runs and that --server or OUTPOST_SERVER is its API's address"
-            }
-            Self::Problem(problem) => match (problem.status, problem.code.as_str()) {
-                (401, "token_expired") => "make a new one with `outpost-orchestrator token create`",
-                (401, _) => {
-                    "check the token in --token-file or OUTPOST_TOKEN_FILE; it begins with `opt_`"
-                }
-                (409, "agent_exists") => {
-                    "choose another name, or remove it first with `outpost agents remove`"
-                }
-                (404, _) => {
-                    "`outpost workflows`, `outpost runs` and `outpost agents` list what there is"
-                }
-                (429 | 503, _) => "try again in a moment",
-                _ => return None,
-            },
             Self::Unsuccessful(_)
             | Self::Usage(_)
+            | Self::Told { .. }
+            | Self::Different
+            | Self::NotFound(_)
             | Self::File { .. }
             | Self::Interrupted(_)
-            | Self::Internal(_) => {
-                return None;
-            }
-        };
-        Some(help.to_owned())
+            | Self::Internal(_) => None,
+        }
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        json!({ "error": {
+            "status": self.status(),
+            "code": self.code(),
+            "message": self.to_string(),
+            "place": self.place(),
+            "help": self.help(),
+        }})
     }
 }
 
@@ -207,7 +318,7 @@ mod tests {
         let code = |status| {
             Failure::Problem(Box::new(problem(&format!(r#"{{"status":{status}}}"#)))).status()
         };
-        let statuses = [400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503];
-        assert_eq!(statuses.map(code), [2, 4, 4, 5, 5, 2, 2, 2, 3, 70, 3]);
+        let statuses = [400, 401, 403, 404, 409, 412, 413, 415, 422, 429, 500, 503];
+        assert_eq!(statuses.map(code), [2, 4, 4, 5, 5, 5, 2, 2, 2, 3, 70, 3]);
     }
 }

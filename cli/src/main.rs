@@ -6,17 +6,21 @@
 
 mod args;
 mod client;
+mod context;
 mod demo;
 mod dev;
+mod exit;
 mod failure;
+mod local;
 mod output;
+mod suggest;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, LocalCommand};
 use crate::failure::Failure;
 use crate::output::Out;
 
@@ -65,12 +69,10 @@ fn people(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 async fn dispatch(cli: Cli, out: Out) -> Result<(), Failure> {
     match cli.command {
-        Command::Dev(args) => dev::run(&args, out).await,
-        Command::Demo(args) => demo::run(&args, out).await,
         Command::Client(command) => client::run(&cli.connection, command, out).await,
-        Command::Completions { shell } => {
-            args::completions(shell, out);
-            Ok(())
-        }
+        Command::Context(command) => context::run(&cli.connection, command, out),
+        Command::Local(LocalCommand::Dev(args)) => dev::run(&args, out).await,
+        Command::Local(LocalCommand::Demo(args)) => demo::run(&args, out).await,
+        Command::Local(command) => local::run(command, out),
     }
 }

@@ -2,6 +2,7 @@
 //! at the other end: a terminal, or a pipe.
 
 mod live;
+mod progress;
 mod table;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -13,6 +14,7 @@ use crate::args::Format;
 use crate::failure::Failure;
 
 pub(crate) use live::Live;
+pub(crate) use progress::{Steps, attended};
 pub(crate) use table::{Column, Table};
 
 /// Narrower than this nothing is readable.
@@ -25,6 +27,8 @@ const USUAL: usize = 80;
 pub(crate) struct Out {
     format: Format,
     terminal: bool,
+    /// Whether somebody looks at stderr.
+    attended: bool,
     unicode: bool,
 }
 
@@ -77,6 +81,7 @@ impl Out {
         Self {
             format,
             terminal: io::stdout().is_terminal() && !dumb,
+            attended: io::stderr().is_terminal() && !dumb,
             unicode: locale.contains("UTF-8") || locale.contains("UTF8"),
         }
     }
@@ -89,6 +94,34 @@ impl Out {
     /// Whether lines can be drawn again in place.
     pub(crate) fn is_live(self) -> bool {
         self.terminal && self.format == Format::Table
+    }
+
+    /// Whether a line about progress, drawn in place on stderr, is seen by anybody.
+    pub(crate) fn is_attended(self) -> bool {
+        self.attended
+    }
+
+    /// Asks for a yes; without a terminal to ask on, `insist` names the option that says it beforehand.
+    ///
+    /// # Errors
+    /// The answer is no, or there is nobody to ask.
+    pub(crate) fn confirm(self, question: &str, insist: &str) -> Result<(), Failure> {
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Failure::Usage(format!(
+                "{question} There is no terminal to ask on: pass {insist} to say yes"
+            )));
+        }
+        let mut terminal = anstream::stderr().lock();
+        let _ = write!(terminal, "{} [y/N] ", clean(question));
+        let _ = terminal.flush();
+        let mut answer = String::new();
+        io::stdin()
+            .read_line(&mut answer)
+            .map_err(Failure::file("standard input"))?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => Err(Failure::Interrupted("nothing was done".to_owned())),
+        }
     }
 
     /// Whether the other end shows more than ASCII.
@@ -139,6 +172,13 @@ impl Out {
 
     /// What went wrong, where, and what to do next.
     pub(crate) fn failure(self, failure: &Failure) {
+        if matches!(failure, Failure::Different) {
+            return;
+        }
+        if self.is_json() {
+            self.note(&failure.json().to_string());
+            return;
+        }
         let kind = match failure.code() {
             Some(code) => format!("error[{}]", clean(code)),
             None => "error".to_owned(),
@@ -152,6 +192,7 @@ impl Out {
             self.note(&format!("  {} {}", Tone::Faint.paint("-->"), clean(&place)));
         }
         if let Some(help) = failure.help() {
+            let help = clean(&help);
             self.note(&format!("  {} {help}", Tone::Faint.paint("help:")));
         }
     }

@@ -1,5 +1,7 @@
 //! What the API answers, as far as the client shows it. Unknown fields pass: a newer server may say more.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -8,6 +10,13 @@ use serde_json::Value;
 pub(crate) struct Items<T> {
     /// In the server's order.
     pub(crate) items: Vec<T>,
+    /// Cursor of the next page.
+    #[serde(default = "none")]
+    pub(crate) next: Option<String>,
+}
+
+fn none() -> Option<String> {
+    None
 }
 
 /// What became of an applied workflow.
@@ -22,6 +31,9 @@ pub(crate) struct Applied {
     /// What is allowed and yet worth a look.
     #[serde(default)]
     pub(crate) warnings: Vec<Value>,
+    /// Whether nothing was changed.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
 }
 
 /// A workflow in a list.
@@ -33,6 +45,23 @@ pub(crate) struct WorkflowItem {
     pub(crate) description: Option<String>,
     pub(crate) tasks: u32,
     pub(crate) applied_at: String,
+    #[serde(default)]
+    pub(crate) paused: bool,
+    pub(crate) next_run_at: Option<String>,
+    pub(crate) active_runs: Option<u32>,
+    #[serde(default)]
+    pub(crate) schedule: Option<Value>,
+}
+
+impl WorkflowItem {
+    /// Whether it runs by itself: `yes`, `paused`, `no`.
+    pub(crate) fn scheduled(&self) -> &'static str {
+        match (self.paused, self.schedule.is_some()) {
+            (true, _) => "paused",
+            (false, true) => "yes",
+            (false, false) => "no",
+        }
+    }
 }
 
 /// A run in a list.
@@ -44,6 +73,9 @@ pub(crate) struct RunItem {
     pub(crate) agent: Option<String>,
     pub(crate) created_at: String,
     pub(crate) duration_ms: Option<u64>,
+    pub(crate) scheduled_for: Option<String>,
+    #[serde(default)]
+    pub(crate) reruns: u32,
 }
 
 /// A run with its tasks and their attempts.
@@ -57,6 +89,9 @@ pub(crate) struct RunTree {
     pub(crate) created_at: String,
     pub(crate) finished_at: Option<String>,
     pub(crate) duration_ms: Option<u64>,
+    pub(crate) scheduled_for: Option<String>,
+    #[serde(default)]
+    pub(crate) reruns: u32,
     #[serde(default)]
     pub(crate) tasks: Vec<TaskNode>,
 }
@@ -153,6 +188,18 @@ pub(crate) struct AgentItem {
     pub(crate) memory_percent: Option<u32>,
     pub(crate) disk_percent: Option<u32>,
     pub(crate) certificate_days_left: Option<i64>,
+    /// Assigned and not over.
+    #[serde(default)]
+    pub(crate) attempts: u32,
+    #[serde(default)]
+    pub(crate) labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) queues: Vec<String>,
+    pub(crate) slots_limit: Option<u32>,
+    #[serde(default)]
+    pub(crate) cordoned: bool,
+    #[serde(default)]
+    pub(crate) draining: bool,
 }
 
 /// A token with which an agent enrols.

@@ -6,12 +6,16 @@
 use std::time::{Duration, Instant};
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Certificate, Method, RequestBuilder, Response, Url, redirect};
+use reqwest::{Method, RequestBuilder, Response, Url, redirect};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::config::Connection;
 use crate::failure::{Failure, Problem, innermost};
+use crate::output::{Out, attended};
+
+/// Of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Until a connection stands.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -29,6 +33,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     connection: Connection,
     patience: Duration,
+    /// Where it is said that an answer takes long.
+    shown: Option<Out>,
 }
 
 /// What is asked.
@@ -75,18 +81,21 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// `PATCH` of JSON: the same one twice changes nothing.
+    pub(crate) fn patch(path: &[&'a str], body: &Value) -> Self {
+        Self {
+            method: Method::PATCH,
+            repeatable: true,
+            ..Self::post(path, body)
+        }
+    }
+
     /// `POST` of a workflow: the same one twice changes nothing.
-    pub(crate) fn apply(yaml: Vec<u8>, allow_unknown_entries: bool) -> Self {
-        let query = if allow_unknown_entries {
-            vec![("allow_unknown_entries", "true".to_owned())]
-        } else {
-            vec![]
-        };
+    pub(crate) fn apply(yaml: Vec<u8>) -> Self {
         let body = Some(("application/yaml", yaml));
         Self {
             method: Method::POST,
             body,
-            query,
             ..Self::get(&["workflows"])
         }
     }
@@ -124,11 +133,8 @@ impl Client {
         if connection.server.scheme() == "http" {
             // Loopback: neither a proxy nor the system's certificates have a part in it.
             builder = builder.no_proxy().tls_certs_only([]);
-        } else if let Some(pem) = &connection.ca {
-            let roots = Certificate::from_pem_bundle(pem).map_err(|error| {
-                Failure::Usage(format!("--ca holds no certificate: {}", innermost(&error)))
-            })?;
-            builder = builder.tls_certs_only(roots);
+        } else if let Some(roots) = &connection.ca {
+            builder = builder.tls_certs_only(roots.iter().cloned());
         }
         let http = builder
             .build()
@@ -137,12 +143,25 @@ impl Client {
             http,
             connection,
             patience: Duration::ZERO,
+            shown: None,
         })
     }
 
     /// Asks again for so long while the server is away or cannot answer.
     pub(crate) fn patient(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Says when an answer takes long.
+    pub(crate) fn shown(self, out: Out) -> Self {
+        let shown = Some(out);
+        Self { shown, ..self }
+    }
+
+    /// Says nothing; somebody else draws.
+    pub(crate) fn quiet(self) -> Self {
+        let shown = None;
+        Self { shown, ..self }
     }
 
     /// The server's URL as people write it.
@@ -152,6 +171,11 @@ impl Client {
 
     /// Asks, and reads the answer's JSON; `null` when there is none.
     pub(crate) async fn ask(&self, ask: &Ask<'_>) -> Result<Value, Failure> {
+        let what = format!("waiting for {}", self.server());
+        attended(self.shown, &what, self.repeat(ask)).await
+    }
+
+    async fn repeat(&self, ask: &Ask<'_>) -> Result<Value, Failure> {
         let until = Instant::now() + self.patience;
         let mut pause = FIRST_PAUSE;
         loop {
@@ -189,8 +213,32 @@ impl Client {
         if response.status().is_success() {
             Ok(response)
         } else {
-            Err(Failure::Problem(Box::new(problem(response).await)))
+            Err(self.refused(response).await)
         }
+    }
+
+    /// What the server says, unless it shows that it does not know what was asked at all.
+    async fn refused(&self, response: Response) -> Failure {
+        let told = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/problem+json"));
+        let problem = problem(response).await;
+        // A path or method that a server of our version would know; a thing that is not there is told otherwise.
+        let unknown = match problem.status {
+            404 => !told || problem.detail.contains("nothing at this path"),
+            405 => true,
+            _ => false,
+        };
+        if !unknown {
+            return Failure::Problem(Box::new(problem));
+        }
+        let server = self.server();
+        Failure::Incompatible(if told {
+            format!("{server} does not know this request: it is older than this outpost {VERSION}")
+        } else {
+            format!("{server} answers, but not as an Outpost orchestrator does")
+        })
     }
 
     async fn once(&self, ask: &Ask<'_>) -> Result<Value, Refused> {
@@ -200,10 +248,9 @@ impl Client {
             failure: self.unreachable(&error),
         })?;
         if !response.status().is_success() {
-            let failure = Failure::Problem(Box::new(problem(response).await));
             return Err(Refused {
                 unsent: false,
-                failure,
+                failure: self.refused(response).await,
             });
         }
         let body = response.bytes().await;
@@ -216,12 +263,12 @@ impl Client {
         }
         serde_json::from_slice(&body).map_err(|error| {
             let why = format!(
-                "{} answered something that is no JSON: {error}",
+                "{} answered something that is no JSON ({error}); is it an Outpost orchestrator?",
                 self.server()
             );
             Refused {
                 unsent: false,
-                failure: Failure::Internal(why),
+                failure: Failure::Incompatible(why),
             }
         })
     }
@@ -246,8 +293,10 @@ impl Client {
             (true, _) => "no answer in time".to_owned(),
             (false, cause) => cause.to_string(),
         };
+        let https = self.connection.server.scheme() == "https";
         Failure::Unreachable {
             server: self.server().to_owned(),
+            hint: hint(https, &reason),
             reason,
         }
     }
@@ -266,8 +315,13 @@ impl Refused {
             Failure::Problem(problem) => repeatable && matches!(problem.status, 429 | 502..=504),
             Failure::Unsuccessful(_)
             | Failure::Usage(_)
-            | Failure::NoToken(_)
+            | Failure::Told { .. }
+            | Failure::Different
+            | Failure::NoToken { .. }
+            | Failure::NoContext { .. }
+            | Failure::NotFound(_)
             | Failure::File { .. }
+            | Failure::Incompatible(_)
             | Failure::Interrupted(_)
             | Failure::Internal(_) => false,
         }
@@ -277,10 +331,40 @@ impl Refused {
 /// An answer in its type.
 pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
-        Failure::Internal(format!(
-            "the server's answer is not understood ({error}); are both of the same version?"
+        Failure::Incompatible(format!(
+            "the server's answer is not understood by this outpost {VERSION} ({error})"
         ))
     })
+}
+
+/// What a cause points at.
+fn hint(https: bool, reason: &str) -> Option<&'static str> {
+    let says = |parts: &[&str]| parts.iter().any(|part| reason.contains(part));
+    if https && says(&["InvalidContentType", "corrupt message"]) {
+        return Some("the server speaks plain http there: write http:// instead of https://");
+    }
+    if !https
+        && says(&[
+            "invalid HTTP version",
+            "InvalidMessage",
+            "connection closed",
+            "reset by peer",
+        ])
+    {
+        return Some("the server may speak TLS there: write https:// instead of http://");
+    }
+    if https && says(&["UnknownIssuer", "unknown issuer", "CaUsedAsEndEntity"]) {
+        return Some(
+            "its certificate is by an authority that is not trusted here: name its root with --ca, OUTPOST_CA or the \
+             context (`ca/root.pem` in the orchestrator's directory)",
+        );
+    }
+    if https && says(&["NotValidForName", "not valid for name"]) {
+        return Some(
+            "its certificate is for other names: use one of them, or add this one with `outpost-orchestrator init --name`",
+        );
+    }
+    None
 }
 
 fn url(server: &Url, path: &[&str], query: &[(&str, String)]) -> Url {
@@ -299,15 +383,7 @@ async fn problem(response: Response) -> Problem {
     let status = response.status();
     let body = response.bytes().await.unwrap_or_default();
     let parsed: Option<Problem> = serde_json::from_slice(&body).ok();
-    let mut problem = parsed.unwrap_or_else(|| Problem {
-        status: 0,
-        code: String::new(),
-        detail: String::new(),
-        line: None,
-        column: None,
-        path: None,
-        file: None,
-    });
+    let mut problem = parsed.unwrap_or_default();
     problem.status = status.as_u16();
     if problem.detail.is_empty() {
         problem.detail = format!("the server answered {status}");

@@ -1,45 +1,26 @@
 //! Lists as tables.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
-use super::api::{AgentItem, Attempt, Items, Reason, RunItem, WorkflowItem, outcome_words};
+use super::api::{AgentItem, Attempt, Items, Reason, RunItem, outcome_words};
 use super::http::parse;
 use super::tree::{day_and_clock, took};
 use crate::failure::Failure;
 use crate::output::{Column, Out, Table, clean};
 
-/// `outpost workflows`
-pub(crate) fn workflows(value: &Value, out: Out) -> Result<(), Failure> {
-    let columns = [
-        Column::new("WORKFLOW", 0),
-        Column::new("VERSION", 1).right(),
-        Column::new("TASKS", 2).right(),
-        Column::new("APPLIED", 4),
-        Column::new("DESCRIPTION", 3).prose(),
-    ];
-    let mut table = Table::new(&columns, "no workflows yet; `outpost apply FILE` makes one");
-    for item in parse::<Items<WorkflowItem>>(value.clone())?.items {
-        table.row(vec![
-            item.name,
-            item.version.to_string(),
-            item.tasks.to_string(),
-            day_and_clock(&item.applied_at),
-            item.description.unwrap_or_default(),
-        ]);
-    }
-    out.either(value, |out| out.table(&table));
-    Ok(())
-}
-
 /// `outpost runs`
 pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
     let columns = [
-        Column::new("RUN", 0),
+        Column::new("RUN", 0).id(),
         Column::new("WORKFLOW", 1),
         Column::new("STATE", 0),
         Column::new("TOOK", 2).right(),
         Column::new("CREATED", 3),
         Column::new("AGENT", 4),
+        Column::new("SCHEDULED FOR", 5),
+        Column::new("RERUNS", 6).right(),
     ];
     let mut table = Table::new(&columns, "no runs; `outpost trigger WORKFLOW` starts one");
     for item in parse::<Items<RunItem>>(value.clone())?.items {
@@ -50,9 +31,23 @@ pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
             item.duration_ms.map(took).unwrap_or_default(),
             day_and_clock(&item.created_at),
             item.agent.unwrap_or_default(),
+            item.scheduled_for
+                .as_deref()
+                .map(day_and_clock)
+                .unwrap_or_default(),
+            match item.reruns {
+                0 => String::new(),
+                n => n.to_string(),
+            },
         ]);
     }
-    out.either(value, |out| out.table(&table));
+    let more = value.get("next").is_some_and(|next| !next.is_null());
+    out.either(value, |out| {
+        out.table(&table);
+        if more {
+            out.note("there are older ones: --limit N or --all shows them");
+        }
+    });
     Ok(())
 }
 
@@ -69,7 +64,9 @@ pub(crate) fn agents(value: &Value, out: Out) -> Result<(), Failure> {
         Column::new("CERT", 4).right(),
         Column::new("LAST HEARD", 3),
         Column::new("VERSION", 6),
-        Column::new("FLAGS", 2),
+        Column::new("FLAGS", 1),
+        Column::new("LABELS", 3),
+        Column::new("QUEUES", 4),
     ];
     let mut table = Table::new(
         &columns,
@@ -84,6 +81,9 @@ pub(crate) fn agents(value: &Value, out: Out) -> Result<(), Failure> {
             (free, None) => count(free),
             (None, Some(_)) => String::new(),
         };
+        let flags = flags(&item);
+        let queues = item.queues.join(",");
+        let labels = labels(&item.labels);
         table.row(vec![
             item.agent,
             item.presence,
@@ -100,10 +100,70 @@ pub(crate) fn agents(value: &Value, out: Out) -> Result<(), Failure> {
                 .map(day_and_clock)
                 .unwrap_or_default(),
             item.version.unwrap_or_default(),
-            item.flags.join(","),
+            flags,
+            labels,
+            queues,
         ]);
     }
     out.either(value, |out| out.table(&table));
+    Ok(())
+}
+
+/// What the agent says of itself, and what was decided about it here.
+fn flags(item: &AgentItem) -> String {
+    let decided = [(item.cordoned, "cordoned"), (item.draining, "draining")];
+    let decided = decided
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, word)| *word);
+    let mut flags: Vec<&str> = decided
+        .chain(item.flags.iter().map(String::as_str))
+        .collect();
+    flags.sort_unstable();
+    flags.dedup();
+    flags.join(",")
+}
+
+/// `disk=fast,zone=eu`
+pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
+    let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(",")
+}
+
+/// `outpost agents show AGENT`
+pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
+    let item: AgentItem = parse(value.clone())?;
+    let shown = flags(&item);
+    out.either(value, |out| {
+        let line = |name: &str, text: String| {
+            if !text.is_empty() {
+                out.line(&format!("{name:12} {}", clean(&text)));
+            }
+        };
+        let number = |value: Option<u32>| value.map(|n| n.to_string()).unwrap_or_default();
+        let percent = |value: Option<u32>| value.map(|n| format!("{n} %")).unwrap_or_default();
+        line("agent", item.agent);
+        line("presence", item.presence);
+        let heard = item.last_heard.as_deref().map(day_and_clock);
+        line("last heard", heard.unwrap_or_default());
+        line("version", item.version.unwrap_or_default());
+        line("attempts", item.attempts.to_string());
+        line("slots", number(item.slots));
+        line("slots free", number(item.slots_free));
+        line("slots limit", number(item.slots_limit));
+        line("queues", item.queues.join(", "));
+        line("labels", labels(&item.labels));
+        line("flags", shown);
+        line("cpu", percent(item.cpu_percent));
+        line("memory", percent(item.memory_percent));
+        line("disk", percent(item.disk_percent));
+        let days = item.certificate_days_left;
+        line(
+            "certificate",
+            days.map(|days| format!("{days} days left"))
+                .unwrap_or_default(),
+        );
+    });
     Ok(())
 }
 

@@ -79,7 +79,14 @@ pub(crate) fn lines(tree: &RunTree, pen: Pen) -> Vec<String> {
         .map(|agent| format!(" on {}", clean(agent)))
         .unwrap_or_default();
     let title = Tone::Strong.paint(&clean(&tree.workflow));
-    let run = Tone::Faint.paint(&clean(&tree.run));
+    let mut about = clean(&tree.run);
+    if let Some(instant) = &tree.scheduled_for {
+        about.push_str(&format!("  for {}", clean(&day_and_clock(instant))));
+    }
+    if tree.reruns > 0 {
+        about.push_str(&format!("  rerun {}", tree.reruns));
+    }
+    let run = Tone::Faint.paint(&about);
     let mut lines = vec![format!(
         "{} {title} {}{on}  {took}  {run}",
         pen.mark(&tree.state),

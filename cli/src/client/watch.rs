@@ -29,7 +29,7 @@ const FRAME: Duration = Duration::from_millis(100);
 /// The server says no, or is away for too long.
 pub(crate) async fn watch(client: &Client, run: &str, out: Out) -> Result<RunTree, Failure> {
     // While the server is away the picture says so; waiting inside a request would freeze it.
-    let client = &client.clone().patient(Duration::ZERO);
+    let client = &client.clone().patient(Duration::ZERO).quiet();
     let mut events = Following::of(client, Some(run));
     let mut view = View::new(out);
     let mut frames = interval(FRAME);

@@ -135,7 +135,7 @@ async fn all(
 async fn apply(server: &Server) -> Result<Applied, Failure> {
     let until = Instant::now() + ANNOUNCED;
     loop {
-        let ask = Ask::apply(example::WORKFLOW.as_bytes().to_vec(), false);
+        let ask = Ask::apply(example::WORKFLOW.as_bytes().to_vec());
         match server.client.ask(&ask).await {
             Err(Failure::Problem(problem))
                 if problem.code == "unknown_entry" && Instant::now() < until =>

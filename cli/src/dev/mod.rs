@@ -2,6 +2,7 @@
 
 pub(crate) mod pair;
 mod place;
+mod reset;
 mod supervisor;
 
 use crate::args::DevArgs;
@@ -16,6 +17,9 @@ pub(crate) use self::supervisor::Supervisor;
 
 /// Runs until told to stop.
 pub(crate) async fn run(args: &DevArgs, out: Out) -> Result<(), Failure> {
+    if args.reset {
+        reset::reset(args.dir.as_deref(), args.yes, out)?;
+    }
     let place = Place::create("dev", args.dir.as_deref())?;
     let mut supervisor = Supervisor::new()?;
     let result = tokio::select! {

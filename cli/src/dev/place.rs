@@ -2,7 +2,7 @@
 //! account can pass through and nobody else can write to.
 //!
 //! ```text
-//! lock             held while it is in use
+//! lock             held while it is in use; says who made it
 //! orchestrator/    its directory, as `outpost-orchestrator init` makes it
 //! orchestrator.json  its two addresses
 //! agent/           the agent's state: ledger, attempts with their logs, runs
@@ -11,7 +11,7 @@
 //! ```
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
@@ -21,6 +21,21 @@ use crate::failure::Failure;
 
 /// Directories of one kind that are kept, the new one included.
 const KEPT: usize = 5;
+/// Held while the directory is in use, and says who made it.
+pub(super) const LOCK: &str = "lock";
+/// What stands in the lock of a directory that `dev` made.
+pub(super) const MARK: &str = "outpost dev\n";
+/// Everything that `dev` puts into its directory. The lock goes last: without it the rest is nobody's.
+pub(super) const MADE: [&str; 8] = [
+    "orchestrator",
+    "orchestrator.json",
+    "agent",
+    "catalogue.d",
+    "logs",
+    "join.token",
+    "host-report.yaml",
+    LOCK,
+];
 
 /// A directory that is ours as long as this lives.
 #[derive(Debug)]
@@ -34,13 +49,13 @@ impl Place {
     /// ones of the same kind and account are removed then.
     pub(crate) fn create(kind: &str, given: Option<&Path>) -> Result<Self, Failure> {
         if let Some(path) = given {
-            return Self::at(path);
+            return Self::at(kind, path);
         }
         let uid = rustix::process::geteuid().as_raw();
-        let family = format!("outpost-{kind}-{uid}-");
+        let family = family(kind);
         let mut why = String::from("neither /tmp nor /var/tmp is there");
         for base in bases() {
-            let made = unsuitable(&base).map_or_else(|| Self::below(&base, &family), Err);
+            let made = unsuitable(&base).map_or_else(|| Self::below(kind, &base, &family), Err);
             match made {
                 Ok(place) => {
                     prune(&base, &family, uid);
@@ -54,7 +69,7 @@ impl Place {
         )))
     }
 
-    fn at(path: &Path) -> Result<Self, Failure> {
+    fn at(kind: &str, path: &Path) -> Result<Self, Failure> {
         match DirBuilder::new().mode(0o711).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let used = std::fs::read_dir(path)
@@ -62,8 +77,13 @@ impl Place {
                     .next()
                     .is_some();
                 if used {
+                    let how = if kind == "dev" {
+                        ", or delete what an earlier one made with --reset"
+                    } else {
+                        ""
+                    };
                     return Err(Failure::Usage(format!(
-                        "{} is not empty; name a new directory",
+                        "{} is not empty; name a new directory{how}",
                         path.display()
                     )));
                 }
@@ -77,17 +97,17 @@ impl Place {
                 path.display()
             )));
         }
-        Self::take(path.clone()).map_err(Failure::file(path))
+        Self::take(kind, path.clone()).map_err(Failure::file(path))
     }
 
-    fn below(base: &Path, family: &str) -> Result<Self, String> {
+    fn below(kind: &str, base: &Path, family: &str) -> Result<Self, String> {
         let stamp = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
         let process = std::process::id();
         for round in 0..100 {
             let root = base.join(format!("{family}{stamp}-{process}-{round}"));
             match DirBuilder::new().mode(0o711).create(&root) {
                 Ok(()) => {
-                    return Self::take(root)
+                    return Self::take(kind, root)
                         .map_err(|error| format!("{}: {error}", base.display()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -97,7 +117,7 @@ impl Place {
         Err(format!("{}: a hundred names are taken", base.display()))
     }
 
-    fn take(root: PathBuf) -> io::Result<Self> {
+    fn take(kind: &str, root: PathBuf) -> io::Result<Self> {
         // The mask of this process must not decide who can pass.
         std::fs::set_permissions(&root, Permissions::from_mode(0o711))?;
         let lock = OpenOptions::new()
@@ -105,8 +125,9 @@ impl Place {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(root.join("lock"))?;
+            .open(root.join(LOCK))?;
         lock.lock()?;
+        (&lock).write_all(format!("outpost {kind}\n").as_bytes())?;
         DirBuilder::new().mode(0o700).create(root.join("logs"))?;
         Ok(Self { root, _lock: lock })
     }
@@ -147,8 +168,13 @@ impl Place {
     }
 }
 
+/// How throw-away directories of a kind begin, for this account.
+pub(super) fn family(kind: &str) -> String {
+    format!("outpost-{kind}-{}-", rustix::process::geteuid().as_raw())
+}
+
 /// Where such directories are made, in order: what outlives a reboot is not needed, what outlives a login is welcome.
-fn bases() -> Vec<PathBuf> {
+pub(super) fn bases() -> Vec<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let bases = [Some("/tmp".into()), Some("/var/tmp".into()), runtime]
         .into_iter()
@@ -202,7 +228,7 @@ fn prune(base: &Path, family: &str, uid: u32) {
     found.sort();
     let surplus = found.len().saturating_sub(KEPT);
     for path in found.drain(..surplus) {
-        let lock = OpenOptions::new().write(true).open(path.join("lock"));
+        let lock = OpenOptions::new().write(true).open(path.join(LOCK));
         if lock.is_ok_and(|lock| lock.try_lock().is_ok()) {
             let _ = std::fs::remove_dir_all(&path);
         }
@@ -224,11 +250,15 @@ mod tests {
     fn a_directory_that_others_can_write_to_or_a_clone_holds_nothing() {
         let base = passable();
         std::fs::create_dir(base.path().join(".git")).unwrap();
-        let error = Place::at(&base.path().join("d")).unwrap_err().to_string();
+        let error = Place::at("x", &base.path().join("d"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is a clone"), "{error}");
         std::fs::remove_dir(base.path().join(".git")).unwrap();
         std::fs::set_permissions(base.path(), Permissions::from_mode(0o777)).unwrap();
-        let error = Place::at(&base.path().join("e")).unwrap_err().to_string();
+        let error = Place::at("x", &base.path().join("e"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("others can write"), "{error}");
     }
 
@@ -236,7 +266,7 @@ mod tests {
     fn only_the_newest_that_nobody_uses_are_kept() {
         let base = passable();
         let uid = rustix::process::geteuid().as_raw();
-        let make = |name: &str| Place::at(&base.path().join(name));
+        let make = |name: &str| Place::at("x", &base.path().join(name));
         let used = make("outpost-x-1-20260101-000000-1").unwrap();
         for day in 2..9 {
             drop(make(&format!("outpost-x-1-2026010{day}-000000-1")).unwrap());
@@ -261,7 +291,7 @@ mod tests {
     fn a_directory_with_something_in_it_is_refused() {
         let base = tempfile::tempdir().unwrap();
         std::fs::write(base.path().join("x"), "").unwrap();
-        let error = Place::at(base.path()).unwrap_err();
+        let error = Place::at("x", base.path()).unwrap_err();
         assert!(error.to_string().contains("not empty"), "{error}");
     }
 }

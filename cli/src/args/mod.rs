@@ -1,0 +1,190 @@
+//! The command line of `outpost`: every command with its help and its examples. What the commands do is elsewhere.
+//!
+//! A test runs every example of every help text through the parser, so that none of them grows old.
+
+mod agents;
+mod context;
+mod files;
+mod local;
+mod runs;
+mod workflows;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use outpost_proto::units::{NotAUnit, duration_ms};
+
+pub(crate) use agents::{AgentsCommand, DrainArgs, InviteArgs};
+pub(crate) use context::{ContextAdd, ContextCommand};
+pub(crate) use files::{ApplyArgs, DiffArgs, SchemaKind, ValidateArgs};
+pub(crate) use local::{DemoArgs, DevArgs, LocalCommand, ReferenceKind};
+pub(crate) use runs::{CancelArgs, RerunArgs, RunsArgs, TriggerArgs};
+pub(crate) use workflows::{DeleteCommand, ScheduleArgs};
+
+/// Options that only commands that ask a server look at.
+const SERVER: &str = "Server";
+
+const EXAMPLES: &str = "\
+Examples:
+  outpost demo                                      see everything work on this machine
+  outpost context add prod --server https://outpost.example.org:7080 --token-file prod.token
+  outpost validate flows/                           find every mistake, without a server
+  outpost apply -f flows/
+  outpost trigger host-report --param top=25 --wait
+  outpost explain 4f1d                              why does it wait? (unique beginnings of ids are enough)";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outpost",
+    version,
+    about = "Runs a site's own tasks through agents that dial out, and shows what happens",
+    after_help = concat_help(EXAMPLES),
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// Which server.
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    /// How results are printed.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "FORM"
+    )]
+    pub(crate) output: Format,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the API is and who asks. The environment is looked at elsewhere, which knows what wins over what.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ConnectionArgs {
+    /// The orchestrator's API: http on loopback, https elsewhere [env: OUTPOST_SERVER] [default:
+    /// http://127.0.0.1:7080].
+    #[arg(long, global = true, help_heading = SERVER, value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// File with the API token [env: OUTPOST_TOKEN_FILE; OUTPOST_TOKEN holds the token itself].
+    #[arg(long, global = true, help_heading = SERVER, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Root certificate (PEM) to trust for https, instead of the system's [env: OUTPOST_CA].
+    #[arg(long, global = true, help_heading = SERVER, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Context that says all of these; see `outpost context --help` [env: OUTPOST_CONTEXT].
+    #[arg(long, global = true, help_heading = SERVER, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+}
+
+/// How results look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people; columns separated by tabs when piped.
+    Table,
+    /// For programs: as the API answers; errors as JSON on stderr.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Commands that ask the server.
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Commands that need no server.
+    #[command(flatten)]
+    Local(LocalCommand),
+    /// Several orchestrators: name each once, then choose by name.
+    #[command(subcommand, after_help = context::EXAMPLES, long_about = context::ABOUT)]
+    Context(ContextCommand),
+}
+
+/// Commands that ask the server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClientCommand {
+    /// Create or change workflows; all files are checked before any is applied.
+    #[command(after_help = files::APPLY)]
+    Apply(ApplyArgs),
+    /// Show what applying files would change; status 1 when they differ.
+    #[command(after_help = files::DIFF)]
+    Diff(DiffArgs),
+    /// Delete a workflow.
+    #[command(subcommand, after_help = workflows::DELETE)]
+    Delete(DeleteCommand),
+    /// List workflows, with their next scheduled runs.
+    #[command(after_help = workflows::LIST)]
+    Workflows,
+    /// Stop a workflow's scheduled runs; runs by hand still start.
+    #[command(after_help = workflows::PAUSE)]
+    Pause {
+        /// The workflow's name.
+        workflow: String,
+    },
+    /// Let a paused workflow's scheduled runs start again, from now on.
+    #[command(after_help = workflows::RESUME)]
+    Resume {
+        /// The workflow's name.
+        workflow: String,
+    },
+    /// Show when a workflow's next scheduled runs are due, in its time zone and in yours.
+    #[command(after_help = workflows::SCHEDULE)]
+    Schedule(ScheduleArgs),
+    /// Start a run of a workflow.
+    #[command(after_help = runs::TRIGGER)]
+    Trigger(TriggerArgs),
+    /// List runs, newest first.
+    #[command(after_help = runs::RUNS)]
+    Runs(RunsArgs),
+    /// Show a run: its tasks, their attempts, how long they took.
+    #[command(after_help = runs::RUN)]
+    Run {
+        /// The run's id, or a unique beginning of it.
+        run: String,
+    },
+    /// Show a run until it is over; the exit status tells how it ended.
+    #[command(after_help = runs::WATCH)]
+    Watch {
+        /// The run's id, or a unique beginning of it.
+        run: String,
+    },
+    /// Run what failed once more, within the same run.
+    #[command(after_help = runs::RERUN)]
+    Rerun(RerunArgs),
+    /// Cancel a run; what its agents have started is ended at their next contact.
+    #[command(after_help = runs::CANCEL)]
+    Cancel(CancelArgs),
+    /// Say why each task of a run is where it is.
+    #[command(after_help = runs::EXPLAIN)]
+    Explain {
+        /// The run's id, or a unique beginning of it.
+        run: String,
+    },
+    /// List agents, invite and remove them, say what they get to do.
+    #[command(after_help = agents::EXAMPLES)]
+    Agents {
+        /// What to do; without it: list.
+        #[command(subcommand)]
+        command: Option<AgentsCommand>,
+    },
+    /// Say where an attempt's log is and how to read it there; logs do not leave the site.
+    #[command(after_help = runs::LOGS)]
+    Logs {
+        /// The attempt's id, as `outpost run` shows it.
+        attempt: String,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, NotAUnit> {
+    duration_ms(text).map(Duration::from_millis)
+}
+
+/// Examples, and then what the exit statuses mean.
+fn concat_help(examples: &str) -> String {
+    format!("{examples}\n\n{}", crate::exit::table())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! Commands about workflows that the server knows: list, delete, pause, resume, schedule.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use super::api::{Items, WorkflowItem};
+use super::http::{Ask, Client, parse};
+use super::tree::day_and_clock;
+use crate::args::{DeleteCommand, ScheduleArgs};
+use crate::failure::Failure;
+use crate::output::{Column, Out, Table, clean};
+use crate::suggest;
+
+/// `outpost workflows`
+pub(super) async fn list(client: &Client, out: Out) -> Result<(), Failure> {
+    let value = super::pages::all(
+        client,
+        &Ask::get(&["workflows"]),
+        None,
+        "reading workflows",
+        out,
+    )
+    .await?;
+    show(&value, out)
+}
+
+pub(super) fn show(value: &Value, out: Out) -> Result<(), Failure> {
+    let columns = [
+        Column::new("WORKFLOW", 0),
+        Column::new("VERSION", 2).right(),
+        Column::new("SCHEDULED", 1),
+        Column::new("NEXT RUN", 1),
+        Column::new("RUNS", 3).right(),
+        Column::new("TASKS", 4).right(),
+        Column::new("APPLIED", 6),
+        Column::new("DESCRIPTION", 5).prose(),
+    ];
+    let mut table = Table::new(&columns, "no workflows yet; `outpost apply FILE` makes one");
+    for item in parse::<Items<WorkflowItem>>(value.clone())?.items {
+        let scheduled = item.scheduled().to_owned();
+        table.row(vec![
+            item.name,
+            item.version.to_string(),
+            scheduled,
+            item.next_run_at
+                .as_deref()
+                .map(day_and_clock)
+                .unwrap_or_default(),
+            item.active_runs.map(|n| n.to_string()).unwrap_or_default(),
+            item.tasks.to_string(),
+            day_and_clock(&item.applied_at),
+            item.description.unwrap_or_default(),
+        ]);
+    }
+    out.either(value, |out| out.table(&table));
+    Ok(())
+}
+
+/// A workflow that is not there is told with one that is meant.
+pub(super) async fn meant(client: &Client, workflow: &str, failure: Failure) -> Failure {
+    if !failure.is_not_found() {
+        return failure;
+    }
+    let Ok(known) = client
+        .get::<Items<WorkflowItem>>(&Ask::get(&["workflows"]))
+        .await
+    else {
+        return failure;
+    };
+    let names = known.items.iter().map(|item| item.name.as_str());
+    let help = suggest::sentence(workflow, names)
+        .or_else(|| Some("there are no workflows yet; `outpost apply FILE` makes one".to_owned()));
+    failure.advised(help)
+}
+
+/// Asks about one workflow.
+pub(super) async fn ask(client: &Client, workflow: &str, ask: &Ask<'_>) -> Result<Value, Failure> {
+    match client.ask(ask).await {
+        Ok(value) => Ok(value),
+        Err(failure) => Err(meant(client, workflow, failure).await),
+    }
+}
+
+/// `outpost delete workflow NAME`
+pub(super) async fn delete(
+    client: &Client,
+    command: &DeleteCommand,
+    out: Out,
+) -> Result<(), Failure> {
+    let DeleteCommand::Workflow { workflow, yes } = command;
+    if !yes {
+        // Whoever mistyped the name learns it before being asked.
+        ask(client, workflow, &Ask::get(&["workflows", workflow])).await?;
+        out.confirm(
+            &format!("Delete the workflow `{workflow}` at {}?", client.server()),
+            "--yes",
+        )?;
+    }
+    ask(client, workflow, &Ask::delete(&["workflows", workflow])).await?;
+    out.either(&json!({ "name": workflow, "result": "deleted" }), |out| {
+        out.line(&format!(
+            "{} is deleted; its runs stay readable",
+            clean(workflow)
+        ));
+    });
+    Ok(())
+}
+
+/// `outpost pause WORKFLOW`, `outpost resume WORKFLOW`
+pub(super) async fn pause(
+    client: &Client,
+    workflow: &str,
+    paused: bool,
+    out: Out,
+) -> Result<(), Failure> {
+    let word = if paused { "pause" } else { "resume" };
+    let path = ["workflows", workflow, word];
+    let answer = ask(client, workflow, &Ask::post(&path, &json!({})).again()).await?;
+    let next = answer.get("next_run_at").and_then(Value::as_str);
+    let line = match (paused, next) {
+        (true, _) => format!(
+            "{} is paused: no scheduled runs until `outpost resume {0}`; runs by hand still start",
+            clean(workflow)
+        ),
+        (false, Some(next)) => format!(
+            "{} is resumed; the next scheduled run is at {}",
+            clean(workflow),
+            day_and_clock(next)
+        ),
+        (false, None) => format!(
+            "{} is resumed; no scheduled run is to come",
+            clean(workflow)
+        ),
+    };
+    let mut value = answer;
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("name".to_owned(), json!(workflow));
+    }
+    out.either(&value, |out| out.line(&line));
+    Ok(())
+}
+
+/// `outpost schedule WORKFLOW`
+pub(super) async fn schedule(
+    client: &Client,
+    args: &ScheduleArgs,
+    out: Out,
+) -> Result<(), Failure> {
+    let workflow = args.workflow.as_str();
+    let about = ask(client, workflow, &Ask::get(&["workflows", workflow])).await?;
+    let path = ["workflows", workflow, "upcoming"];
+    let upcoming = Ask::get(&path).with("count", Some(args.count.to_string()));
+    let upcoming: Items<String> = parse(ask(client, workflow, &upcoming).await?)?;
+    let schedule = about.get("schedule").filter(|it| !it.is_null());
+    let zone = schedule
+        .and_then(|it| it.get("timezone")?.as_str())
+        .unwrap_or("UTC");
+    let paused = about.get("paused").and_then(Value::as_bool) == Some(true);
+    show_schedule(workflow, schedule, zone, paused, &upcoming.items, out);
+    Ok(())
+}
+
+fn show_schedule(
+    workflow: &str,
+    schedule: Option<&Value>,
+    zone: &str,
+    paused: bool,
+    upcoming: &[String],
+    out: Out,
+) {
+    let known = TimeZone::get(zone).ok();
+    let mut items = Vec::new();
+    let mut table = Table::new(
+        &[
+            Column::new("IN ZONE", 0),
+            Column::new("HERE", 0),
+            Column::new("UTC", 1),
+        ],
+        "no scheduled run is to come",
+    );
+    for at in upcoming {
+        let there = known.as_ref().and_then(|zone| {
+            let at: Timestamp = at.parse().ok()?;
+            let at = at.to_zoned(zone.clone());
+            Some(at.strftime("%a %Y-%m-%d %H:%M:%S%:z").to_string())
+        });
+        items.push(json!({ "at": at, "in_zone": there }));
+        table.row(vec![
+            there.unwrap_or_default(),
+            day_and_clock(at),
+            at.clone(),
+        ]);
+    }
+    let value = json!({
+        "name": workflow, "schedule": schedule, "timezone": zone, "paused": paused, "items": items,
+    });
+    out.either(&value, |out| {
+        let when = schedule.map(words);
+        match when {
+            Some(when) => out.note(&format!("{} runs {}", clean(workflow), clean(&when))),
+            None => out.note(&format!(
+                "{} has no schedule; `outpost trigger {0}` runs it",
+                clean(workflow)
+            )),
+        }
+        if paused {
+            out.note(&format!(
+                "it is paused: none of these will run until `outpost resume {}`",
+                clean(workflow)
+            ));
+        }
+        if schedule.is_some() {
+            out.table(&table);
+        }
+    });
+}
+
+/// `at 30 2 * * 1-5, Europe/Berlin`, `every 15 min`
+fn words(schedule: &Value) -> String {
+    let text = |name: &str| schedule.get(name).and_then(Value::as_str);
+    let mut words = match (
+        text("cron"),
+        schedule.get("every_ms").and_then(Value::as_u64),
+    ) {
+        (Some(cron), _) => format!("at `{cron}`"),
+        (None, Some(ms)) => format!("every {}", super::tree::took(ms)),
+        (None, None) => "on a schedule".to_owned(),
+    };
+    if let Some(zone) = text("timezone") {
+        words.push_str(&format!(", {zone}"));
+    }
+    for (name, word) in [("start", "from"), ("end", "until")] {
+        if let Some(at) = text(name) {
+            words.push_str(&format!(", {word} {}", day_and_clock(at)));
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_is_told_in_words() {
+        let cron = json!({ "cron": "30 2 * * 1-5", "timezone": "Europe/Berlin", "start": null });
+        assert_eq!(words(&cron), "at `30 2 * * 1-5`, Europe/Berlin");
+        let every = json!({ "every_ms": 900_000, "timezone": "UTC" });
+        assert_eq!(words(&every), "every 15 min 0 s, UTC");
+    }
+}
