@@ -27,6 +27,8 @@ pub enum Event {
         /// SHA-256 of its certificate's public key, in hex: a removed agent's certificate lives on, and its name may
         /// have been given to another.
         key_hash: String,
+        /// When that certificate ends, in microseconds since 1970.
+        not_after: u64,
     },
     /// One frame arrived, already validated.
     Frame {
@@ -49,6 +51,12 @@ pub enum Event {
         /// What.
         ask: Ask,
     },
+    /// The wall clock jumped, or is told for the first time. Schedules follow it; everything else follows the core's own
+    /// clock, which never jumps.
+    Wall {
+        /// How far it is ahead of the core's clock, in microseconds.
+        ahead: i64,
+    },
     /// An agent presents an invitation. Tenant and name come from the invitation.
     Enrol {
         /// Numbered by the driver.
@@ -57,6 +65,19 @@ pub enum Event {
         token_hash: String,
         /// SHA-256 of the request's public key, in hex.
         key_hash: String,
+    },
+    /// An agent asks for its next certificate. Tenant, name and present key come from the certificate that it presents.
+    Renew {
+        /// Numbered by the driver.
+        call: Call,
+        /// Whose.
+        tenant: TenantName,
+        /// Which agent.
+        agent: AgentName,
+        /// SHA-256 of the presented certificate's public key, in hex.
+        key_hash: String,
+        /// The same of the request's.
+        next_key: String,
     },
 }
 
@@ -213,6 +234,8 @@ pub enum CloseReason {
     Replaced,
     /// The agent was removed, or is not known.
     Removed,
+    /// It is known, by another key: its certificate was renewed since, or its name given to another.
+    OtherKey,
     /// No protocol version in common.
     Version,
     /// It broke the protocol.
@@ -293,6 +316,8 @@ pub enum Answer {
     },
     /// To [`Ask::RemoveAgent`].
     Removed,
+    /// To [`Event::Renew`]: issue a certificate for the name that was presented.
+    Renewed,
     /// To [`Event::Enrol`]: issue a certificate for this name.
     Enrolled {
         /// Tenant of the invitation.
@@ -458,6 +483,10 @@ pub struct AgentView {
     pub last_heard: Option<u64>,
     /// When it enrolled.
     pub enrolled_at: u64,
+    /// Whether it has a session now.
+    pub connected: bool,
+    /// When the certificate of its newest session ends, in microseconds since 1970.
+    pub certificate_not_after: Option<u64>,
     /// What it said of itself on the present or last connection of this process's life.
     pub hello: Option<Hello>,
     /// Its newest heartbeat.

@@ -14,22 +14,32 @@ mod attempt;
 pub mod chance;
 mod command;
 mod configure;
+mod counts;
 mod enrol;
 pub mod event;
 mod explain;
 pub mod label;
 pub mod limits;
+mod line;
 pub mod mirror;
+mod needs;
+mod params;
 mod place;
+mod plan;
+mod pool;
 mod queue;
 pub mod record;
+mod rerun;
 mod retry;
 mod run;
+pub mod schedule;
 mod session;
 pub mod spec;
 pub mod state;
+mod tally;
 mod tenant;
 mod timers;
+mod workflows;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,9 +49,10 @@ use outpost_proto::name::TenantName;
 
 use crate::chance::Chance;
 use crate::enrol::Invites;
-use crate::event::{Answer, Ask, Call, CloseReason, Denied, Event, Speech};
+use crate::event::{Ask, Call, CloseReason, Denied, Event, Speech};
 pub use crate::limits::Settings;
 use crate::record::{Snapshot, TaskRecord, Write};
+use crate::session::Presented;
 use crate::tenant::{Ctx, Out, Tenant};
 
 /// The orchestrator's core.
@@ -68,6 +79,8 @@ pub struct Orchestrator {
     /// Whether the present turn told them so.
     ending_said: bool,
     lost_from: Micros,
+    /// How far the wall clock is ahead of this core's, in microseconds.
+    ahead: i64,
 }
 
 impl Orchestrator {
@@ -89,6 +102,7 @@ impl Orchestrator {
             ending: Vec::new(),
             ending_said: false,
             lost_from: now.plus(settings.restart_grace),
+            ahead: 0,
         };
         orchestrator.load(now, snapshot);
         orchestrator
@@ -182,6 +196,7 @@ impl Orchestrator {
             chance: &mut self.chance,
             recovery: self.recovery,
             lost_from: self.lost_from,
+            ahead: self.ahead,
             turn: self.turn,
             out,
         };
@@ -222,33 +237,22 @@ impl Orchestrator {
     }
 
     fn asked(&mut self, now: Micros, call: Call, name: &TenantName, ask: &Ask, out: &mut Out) {
-        let founds = match ask {
-            Ask::Apply { .. } | Ask::Invite { .. } => true,
-            Ask::DeleteWorkflow { .. }
-            | Ask::PauseWorkflow { .. }
-            | Ask::Workflows
-            | Ask::Upcoming { .. }
-            | Ask::Rerun { .. }
-            | Ask::ConfigureAgent { .. }
-            | Ask::Trigger { .. }
-            | Ask::Cancel { .. }
-            | Ask::Explain { .. }
-            | Ask::Agents
-            | Ask::RemoveAgent { .. } => false,
-        };
         let known = self.tenants.contains_key(name);
-        if !known {
-            let tenant = Tenant::unknown(name.clone());
-            if founds {
-                out.writes.push(Write::Tenant(tenant.record.clone()));
-            }
-            self.tenants.insert(name.clone(), tenant);
-        }
-        self.happened(now, name, out, |tenant, ctx, invites| {
-            let answer = decide(tenant, ctx, invites, ask);
+        let tenant = self
+            .tenants
+            .entry(name.clone())
+            .or_insert_with(|| Tenant::unknown(name.clone()));
+        let founded = Write::Tenant(tenant.record.clone());
+        let (wrote, founds) = (out.writes.len(), founds(ask));
+        let done = self.happened(now, name, out, |tenant, ctx, invites| {
+            let answer = ask::decide(tenant, ctx, invites, ask);
+            let done = answer.is_ok();
             ctx.answer(call, answer);
+            done
         });
-        if !known && !founds {
+        if !known && founds && done == Some(true) {
+            out.writes.insert(wrote, founded);
+        } else if !known {
             self.tenants.remove(name);
         }
     }
@@ -266,41 +270,22 @@ impl Orchestrator {
     }
 }
 
-fn decide(
-    tenant: &mut Tenant,
-    ctx: &mut Ctx<'_>,
-    invites: &mut Invites,
-    ask: &Ask,
-) -> Result<Answer, Denied> {
+/// Whether a question that is answered makes a tenant known.
+fn founds(ask: &Ask) -> bool {
     match ask {
-        Ask::Apply {
-            spec,
-            source,
-            allow_unknown_entries,
-            ..
-        } => tenant.apply(ctx, spec, source, *allow_unknown_entries),
-        Ask::Trigger {
-            workflow,
-            params,
-            key,
-        } => tenant.trigger(ctx, workflow, params, key.as_deref()),
-        Ask::Cancel { run } => tenant.cancel(ctx, *run),
-        Ask::Explain { run } => tenant.explain(ctx, *run),
-        Ask::Agents => Ok(Answer::Agents(
-            tenant.agents.values().map(agent::Agent::view).collect(),
-        )),
-        Ask::Invite {
-            agent,
-            token_hash,
-            ttl_ms,
-        } => tenant.invite(ctx, invites, agent, token_hash, *ttl_ms),
-        Ask::ConfigureAgent { agent, change } => tenant.configure_agent(ctx, agent, change),
+        Ask::Apply { dry_run, .. } => !dry_run,
+        Ask::Invite { .. } => true,
         Ask::DeleteWorkflow { .. }
         | Ask::PauseWorkflow { .. }
         | Ask::Workflows
         | Ask::Upcoming { .. }
-        | Ask::Rerun { .. } => Err(Denied::Limit("not yet".to_owned())),
-        Ask::RemoveAgent { agent } => tenant.remove_agent(ctx, invites, agent),
+        | Ask::Rerun { .. }
+        | Ask::ConfigureAgent { .. }
+        | Ask::Trigger { .. }
+        | Ask::Cancel { .. }
+        | Ask::Explain { .. }
+        | Ask::Agents
+        | Ask::RemoveAgent { .. } => false,
     }
 }
 
@@ -319,10 +304,16 @@ impl Core for Orchestrator {
                 agent,
                 spiffe_id,
                 key_hash,
+                not_after,
             } => {
+                let presented = Presented {
+                    spiffe_id,
+                    key_hash,
+                    not_after: *not_after,
+                };
                 self.conns.insert(*conn, tenant.clone());
                 let known = self.happened(now, tenant, out, |tenant, ctx, _| {
-                    tenant.opened(ctx, *conn, agent, spiffe_id, key_hash)
+                    tenant.opened(ctx, *conn, agent, &presented)
                 });
                 if known.is_none() {
                     out.speech.push(Speech::Close {
@@ -348,11 +339,34 @@ impl Core for Orchestrator {
                 });
             }
             Event::Asked { call, tenant, ask } => self.asked(now, *call, tenant, ask, out),
+            Event::Wall { ahead } => {
+                self.ahead = *ahead;
+                let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
+                for name in names {
+                    self.with(now, &name, out, |tenant, ctx, _| tenant.plan_all(ctx));
+                }
+            }
             Event::Enrol {
                 call,
                 token_hash,
                 key_hash,
             } => self.enrol(now, *call, token_hash, key_hash, out),
+            Event::Renew {
+                call,
+                tenant,
+                agent,
+                key_hash,
+                next_key,
+            } => {
+                let answer = self.happened(now, tenant, out, |tenant, ctx, _| {
+                    tenant.renew_certificate(ctx, agent, key_hash, next_key)
+                });
+                let answer = answer.unwrap_or_else(|| Err(Denied::UnknownAgent(agent.clone())));
+                out.speech.push(Speech::Answer {
+                    call: *call,
+                    answer,
+                });
+            }
         }
     }
 

@@ -17,8 +17,14 @@ pub const RUNS: usize = 10_000;
 pub const AGENTS: usize = 10_000;
 /// Workflows of one tenant.
 pub const WORKFLOWS: usize = 1_000;
+/// Names of workflows that a tenant ever paused, scheduled or deleted: those of deleted ones are kept.
+pub const WORKFLOW_NAMES: usize = 10_000;
 /// Instants of a schedule that are told at once.
-pub const UPCOMING: u16 = 1_000;
+pub const UPCOMING: u16 = 100;
+/// An instant found due only so many milliseconds later counts as missed: a restart is no outage.
+pub const MISSED_AFTER_MS: u64 = 60_000;
+/// How far missed instants are counted.
+pub const SKIPPED_COUNTED: usize = 1_000;
 /// Idempotency keys of one tenant: more than one a second for a day.
 pub const KEYS: usize = 100_000;
 /// Characters of an idempotency key.

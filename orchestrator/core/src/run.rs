@@ -3,18 +3,21 @@
 //! Nothing walks a whole graph: each end touches the tasks that need it, once. What the end of an attempt means for
 //! its task is in `retry`.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
-use outpost_proto::name::EntryName;
+use outpost_proto::name::{EntryName, TaskName};
 
-use crate::queue::Key;
+use crate::line::{Key, LineId};
+use crate::needs::Needs;
 use crate::record::{
     NoticeKind, RunRecord, RunState, TaskRecord, TaskState, WorkflowRecord, Write,
 };
-use crate::spec::TaskSpec;
+use crate::schedule::Schedule;
+use crate::spec::{Affinity, TaskSpec, WorkflowSpec};
 use crate::tenant::{Ctx, Due, Tenant, over};
 
 /// A workflow version and what is derived from it.
@@ -25,6 +28,12 @@ pub(crate) struct Workflow {
     pub(crate) successors: Vec<Vec<TaskIndex>>,
     /// Every entry it runs.
     pub(crate) entries: BTreeSet<EntryName>,
+    /// When it runs by itself.
+    pub(crate) schedule: Option<Schedule>,
+    /// Tasks that have a limit of their own.
+    pub(crate) limits: BTreeMap<TaskName, u32>,
+    /// What each task asks of an agent, or one for all of them.
+    needs: Vec<Arc<Needs>>,
 }
 
 impl Workflow {
@@ -43,15 +52,50 @@ impl Workflow {
             .iter()
             .map(|task| task.entry.clone())
             .collect();
+        let limits = record.spec.tasks.iter();
+        let limits = limits.filter_map(|task| Some((task.name.clone(), task.max_active?)));
         Self {
-            record,
             successors,
             entries,
+            limits: limits.collect(),
+            needs: needs(&record.spec),
+            // What was applied was checked then.
+            schedule: record
+                .spec
+                .schedule
+                .as_ref()
+                .and_then(|rule| Schedule::new(rule).ok()),
+            record,
         }
+    }
+
+    /// What a task asks of an agent.
+    pub(crate) fn needs(&self, task: TaskIndex) -> Option<&Arc<Needs>> {
+        self.needs
+            .get(usize::from(task.0))
+            .or_else(|| self.needs.first())
     }
 
     pub(crate) fn task(&self, task: TaskIndex) -> Option<&TaskSpec> {
         self.record.spec.tasks.get(usize::from(task.0))
+    }
+}
+
+fn needs(spec: &WorkflowSpec) -> Vec<Arc<Needs>> {
+    match spec.affinity {
+        Affinity::Run => vec![Arc::new(Needs::of_all(spec))],
+        Affinity::None => {
+            let mut known: BTreeSet<Arc<Needs>> = BTreeSet::new();
+            let needs = spec.tasks.iter().map(|task| {
+                let needs = Arc::new(Needs::of_task(spec, task));
+                let same = known.get(&needs).cloned();
+                same.unwrap_or_else(|| {
+                    known.insert(Arc::clone(&needs));
+                    needs
+                })
+            });
+            needs.collect()
+        }
     }
 }
 
@@ -66,6 +110,8 @@ pub(crate) struct Run {
     pub(crate) open: usize,
     /// Attempts whose end is not known.
     pub(crate) pending: BTreeSet<AttemptId>,
+    /// Whether it counts as one of its workflow's active runs: a task of it was placed, and it is not over.
+    pub(crate) begun: bool,
 }
 
 /// A task in memory.
@@ -73,7 +119,9 @@ pub(crate) struct Run {
 pub(crate) struct Task {
     pub(crate) record: TaskRecord,
     /// How many of its needs have not succeeded.
-    pub(crate) waits_for: usize,
+    pub(crate) waits_for: u16,
+    /// The line it waits in; only while it is queued.
+    pub(crate) line: Option<LineId>,
 }
 
 impl Run {
@@ -120,7 +168,11 @@ impl Run {
                 .task(record.task)
                 .map_or(&[][..], |spec| &spec.needs);
             let waits_for = needs.len() - needs.iter().filter(done).count();
-            Task { record, waits_for }
+            Task {
+                record,
+                waits_for: u16::try_from(waits_for).unwrap_or(u16::MAX),
+                line: None,
+            }
         });
         let tasks = tasks.collect();
         Self {
@@ -129,6 +181,20 @@ impl Run {
             tasks,
             open,
             pending: BTreeSet::new(),
+            begun: false,
+        }
+    }
+
+    /// Counts anew what each task waits for: after tasks were taken back.
+    pub(crate) fn count_needs(&mut self) {
+        let done = |task: &Task| task.record.state == TaskState::Succeeded;
+        let done: Vec<bool> = self.tasks.iter().map(done).collect();
+        for task in &mut self.tasks {
+            let needs = self.workflow.task(task.record.task);
+            let needs = needs.map_or(&[][..], |spec| &spec.needs);
+            let open = |need: &&TaskIndex| !done.get(usize::from(need.0)).copied().unwrap_or(false);
+            let open = needs.iter().filter(open).count();
+            task.waits_for = u16::try_from(open).unwrap_or(u16::MAX);
         }
     }
 
@@ -136,12 +202,24 @@ impl Run {
         over(self.record.state)
     }
 
+    /// Whether its record says that it counts as an active run.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.record.started_at.is_some() && !self.is_over()
+    }
+
     pub(crate) fn task(&self, task: TaskIndex) -> Option<&Task> {
         self.tasks.get(usize::from(task.0))
     }
 
     pub(crate) fn key(&self, task: TaskIndex) -> Key {
-        (self.record.created_at, self.record.run, task)
+        let spec = &self.workflow.record.spec;
+        let own = self.workflow.task(task).and_then(|task| task.priority);
+        Key {
+            priority: Reverse(own.unwrap_or(spec.priority)),
+            created: self.record.created_at,
+            run: self.record.run,
+            task,
+        }
     }
 }
 
@@ -170,18 +248,21 @@ impl Tenant {
         let Some(run) = self.runs.get_mut(&id) else {
             return;
         };
-        let key = run.key(task);
         let Some(known) = run.tasks.get_mut(usize::from(task.0)) else {
             return;
         };
         let before = std::mem::replace(&mut known.record.state, state);
         let record = known.record.clone();
-        if is_open(before) && !is_open(state) {
-            run.open -= 1;
+        match (is_open(before), is_open(state)) {
+            (true, false) => run.open -= 1,
+            (false, true) => run.open += 1,
+            (true, true) | (false, false) => {}
         }
         if matches!(before, TaskState::Queued { .. }) {
-            self.places.remove(key, run);
+            self.dequeue(id, task);
         }
+        self.count_task(id, task, before, state);
+        self.tally_task(id, before, state);
         ctx.write(Write::Task(record.clone()));
         self.notice_task(ctx, &record);
         match state {
@@ -202,10 +283,22 @@ impl Tenant {
         let Some(run) = self.runs.get_mut(&id) else {
             return;
         };
-        run.record.state = state;
+        if over(run.record.state) && !over(state) {
+            // Run again, it waits for its turn like any other.
+            run.record.started_at = None;
+        }
+        let before = std::mem::replace(&mut run.record.state, state);
+        if over(before) != over(state) {
+            let workflow = &run.record.workflow;
+            self.tallies.run(workflow, !over(state));
+        }
         if over(state) {
             run.record.finished_at = Some(ctx.now.0);
+            self.count_run(id, false);
         }
+        let Some(run) = self.runs.get(&id) else {
+            return;
+        };
         let record = run.record.clone();
         let what = NoticeKind::Run {
             run: id,

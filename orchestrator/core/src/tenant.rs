@@ -14,12 +14,14 @@ use crate::agent::Agent;
 use crate::chance::Chance;
 use crate::event::{Answer, Call, CloseReason, Denied, Speech};
 use crate::limits::Settings;
+use crate::plan::Plans;
 use crate::queue::Places;
 use crate::record::{
     AgentRecord, AttemptRecord, KeyRecord, Notice, NoticeKind, RunRecord, RunState, Snapshot,
     TaskRecord, TaskState, TenantRecord, WorkflowRecord, WorkflowStateRecord, Write,
 };
 use crate::run::{Run, Workflow};
+use crate::tally::Tallies;
 use crate::timers::Timers;
 
 /// Where decisions go.
@@ -33,6 +35,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) recovery: RecoveryEpoch,
     /// Nothing is declared lost before.
     pub(crate) lost_from: Micros,
+    /// How far the wall clock is ahead of the core's, in microseconds.
+    pub(crate) ahead: i64,
     /// Which turn this is.
     pub(crate) turn: u64,
     pub(crate) out: &'a mut Out,
@@ -74,6 +78,8 @@ pub(crate) enum Due {
     Backoff(RunId, TaskIndex),
     /// An idempotency key has served its day.
     Key(String),
+    /// The next instant of a workflow's schedule.
+    Schedule(WorkflowName),
 }
 
 /// A version of a workflow and how many runs in memory are of it.
@@ -97,6 +103,8 @@ pub(crate) struct Tenant {
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
     pub(crate) keys: BTreeMap<String, KeyRecord>,
     pub(crate) places: Places,
+    pub(crate) tallies: Tallies,
+    pub(crate) plans: Plans,
     pub(crate) timers: Timers<Due>,
 }
 
@@ -111,7 +119,9 @@ impl Tenant {
             runs: BTreeMap::new(),
             attempts: BTreeMap::new(),
             keys: BTreeMap::new(),
-            places: Places::new(),
+            places: Places::default(),
+            tallies: Tallies::default(),
+            plans: Plans::default(),
             timers: Timers::new(),
         }
     }
@@ -133,6 +143,7 @@ impl Tenant {
                 Due::Key(key) => {
                     self.keys.remove(&key);
                 }
+                Due::Schedule(workflow) => self.schedule_due(ctx, &workflow),
             }
         }
         self.place(ctx);
@@ -189,6 +200,7 @@ impl Tenant {
         };
         version.runs += 1;
         let run = Run::load(record, Arc::clone(&version.workflow), tasks);
+        self.tallies.load(&run);
         self.runs.insert(run.record.run, run);
     }
 
@@ -220,6 +232,11 @@ impl Tenant {
         for entry in entries {
             self.places.know_entry(&entry, &self.agents);
         }
+        let begun = self.runs.values().filter(|run| run.has_begun());
+        let begun: Vec<RunId> = begun.map(|run| run.record.run).collect();
+        for run in begun {
+            self.count_run(run, true);
+        }
         let waiting: Vec<(RunId, TaskRecord)> = self
             .runs
             .values()
@@ -230,6 +247,7 @@ impl Tenant {
             })
             .collect();
         for (run, task) in waiting {
+            self.count_task(run, task.task, TaskState::Waiting, task.state);
             match task.state {
                 TaskState::Queued { .. } => self.enqueue(run, task.task),
                 TaskState::Backoff { until, .. } => {
@@ -243,6 +261,7 @@ impl Tenant {
                 | TaskState::Cancelled => {}
             }
         }
+        self.plan_all(ctx);
         let names: Vec<AgentName> = self.agents.keys().cloned().collect();
         for name in names {
             self.arm(ctx, &name);
@@ -314,6 +333,9 @@ impl Tenant {
             if version.runs == 0 && current != Some(run.record.version) {
                 versions.remove(&run.record.version);
             }
+        }
+        if self.living(&run.record.workflow).is_none() {
+            self.drop_versions(&run.record.workflow);
         }
     }
 }
