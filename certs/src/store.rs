@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::ca::{Authority, Intermediate, root_id};
 use crate::crypto::{NoRandomness, hex, p256_point, random, verify_p256};
 use crate::identity::{check_trust_domain, not_after, parse_certificate};
+use crate::issue::ServerIdentity;
 use crate::pem::{self, PemError};
 
 /// Bytes of the largest file that is read: far more than any key or chain.
@@ -264,6 +265,35 @@ impl Authority {
             servers: Intermediate::load(dir, "servers", &root)?,
             operators: Intermediate::load(dir, "operators", &root)?,
             root,
+        })
+    }
+}
+
+impl ServerIdentity {
+    /// A chain and its key that were brought along: PEM, leaf first; the key readable by its owner alone. Whether they
+    /// belong together is checked when a configuration is made of them.
+    ///
+    /// # Errors
+    /// A file that cannot be read, that others can read, or that does not hold what it should.
+    pub fn load(chain_path: &Path, key_path: &Path) -> Result<Self, StoreError> {
+        let pem_error = |path: &Path| {
+            let path = path.to_owned();
+            |source| StoreError::Pem { path, source }
+        };
+        let file = File::open(chain_path).map_err(io_error("read", chain_path))?;
+        let chain = pem::certificates(&read_bounded(file, chain_path)?)
+            .map_err(pem_error(chain_path))?;
+        let leaf = chain.first().and_then(|leaf| parse_certificate(leaf));
+        let leaf = leaf.ok_or_else(|| StoreError::Mismatch {
+            path: chain_path.to_owned(),
+            problem: "does not begin with a certificate",
+        })?;
+        let not_after = not_after(&leaf);
+        let key = pem::private_key(&read_private(key_path)?).map_err(pem_error(key_path))?;
+        Ok(Self {
+            not_after,
+            chain,
+            key,
         })
     }
 }

@@ -107,6 +107,21 @@ impl Invites {
     }
 }
 
+impl AgentRecord {
+    /// Whether a certificate with this key is the agent's.
+    pub(crate) fn accepts(&self, key_hash: &str) -> bool {
+        self.key_hash == key_hash || self.next_key.as_deref() == Some(key_hash)
+    }
+
+    /// A key that is accepted is used: the one before a renewed one is of no use from then on.
+    pub(crate) fn uses(&mut self, key_hash: &str) {
+        if self.next_key.as_deref() == Some(key_hash) {
+            self.key_hash = key_hash.to_owned();
+            self.next_key = None;
+        }
+    }
+}
+
 impl Tenant {
     pub(crate) fn invite(
         &mut self,
@@ -212,6 +227,28 @@ impl Tenant {
         );
     }
 
+    /// Lets an agent have its next certificate: under the one it uses, or under a renewed one, which counts as used
+    /// then. The key before stays good until the new one is used, because the answer may never arrive.
+    pub(crate) fn renew_certificate(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        key_hash: &str,
+        next_key: &str,
+    ) -> Result<Answer, Denied> {
+        let agent = self.agents.get_mut(name);
+        let Some(agent) =
+            agent.filter(|agent| !agent.record.removed && agent.record.accepts(key_hash))
+        else {
+            return Err(Denied::UnknownAgent(name.clone()));
+        };
+        agent.remember(ctx.turn);
+        agent.record.uses(key_hash);
+        agent.record.next_key = Some(next_key.to_owned());
+        self.places.changed.insert(name.clone());
+        Ok(Answer::Renewed)
+    }
+
     /// Cuts an agent off for good. What it held is given up: its end can never be known, unless a person goes and looks.
     pub(crate) fn remove_agent(
         &mut self,
@@ -252,8 +289,9 @@ impl Tenant {
             .filter(|run| !run.is_over() && run.record.agent.as_ref() == Some(name));
         let bound: Vec<_> = bound.map(|run| run.record.run).collect();
         for run in bound {
-            self.rebind(ctx, run, None);
+            self.unbind(ctx, run);
         }
+        self.offers_changed(name);
         self.refresh(ctx, name);
         Ok(Answer::Removed)
     }

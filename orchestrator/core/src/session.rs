@@ -28,6 +28,16 @@ use crate::tenant::{Ctx, Tenant};
 pub(crate) struct Opening {
     pub(crate) conn: Conn,
     pub(crate) spiffe_id: String,
+    /// Of its certificate: the key, and when it ends.
+    key_hash: String,
+    not_after: u64,
+}
+
+/// What a stream's certificate says.
+pub(crate) struct Presented<'a> {
+    pub(crate) spiffe_id: &'a str,
+    pub(crate) key_hash: &'a str,
+    pub(crate) not_after: u64,
 }
 
 /// A stream that was welcomed: the agent's current session.
@@ -40,6 +50,13 @@ pub(crate) struct Session {
     pub(crate) heartbeat: Option<HeartbeatSeq>,
     /// Assignments sent on it whose command was not acknowledged.
     pub(crate) unconfirmed: BTreeMap<CommandSeq, AttemptId>,
+}
+
+impl Session {
+    /// Whether the agent acknowledged this assignment, or listed it.
+    pub(crate) fn is_confirmed(&self, attempt: AttemptId) -> bool {
+        !self.unconfirmed.values().any(|sent| *sent == attempt)
+    }
 }
 
 /// How far a session is.
@@ -73,24 +90,24 @@ impl Tenant {
         ctx: &mut Ctx<'_>,
         conn: Conn,
         name: &AgentName,
-        spiffe_id: &str,
-        key_hash: &str,
+        presented: &Presented<'_>,
     ) {
         if self.conns.contains_key(&conn) {
             return;
         }
-        let Some(agent) = self
-            .agents
-            .get_mut(name)
-            .filter(|agent| !agent.record.removed && agent.record.key_hash == key_hash)
-        else {
-            ctx.close(conn, CloseReason::Removed);
-            return;
+        let agent = self.agents.get_mut(name);
+        let Some(agent) = agent.filter(|agent| !agent.record.removed) else {
+            return ctx.close(conn, CloseReason::Removed);
         };
+        if !agent.record.accepts(presented.key_hash) {
+            return ctx.close(conn, CloseReason::OtherKey);
+        }
         agent.remember(ctx.turn);
         let opening = Opening {
             conn,
-            spiffe_id: spiffe_id.to_owned(),
+            spiffe_id: presented.spiffe_id.to_owned(),
+            key_hash: presented.key_hash.to_owned(),
+            not_after: presented.not_after,
         };
         if let Some(older) = agent.live.opening.replace(opening) {
             self.conns.remove(&older.conn);
@@ -196,7 +213,10 @@ impl Tenant {
             (UpMessage::Ack(command), Some(_)) if *command > agent.record.command_seq => {
                 Err(Alarm::ImpossibleEvent.into())
             }
-            (UpMessage::Ack(command), Some(_)) => Ok(self.acknowledged(ctx, name, *command)?),
+            (UpMessage::Ack(command), Some(_)) => {
+                self.acknowledged(name, *command);
+                Ok(())
+            }
         }
     }
 
@@ -225,6 +245,12 @@ impl Tenant {
         let Some(opening) = agent.live.opening.take() else {
             return Err(Alarm::OutOfOrder.into());
         };
+        if !agent.record.accepts(&opening.key_hash) {
+            return Err(Offence {
+                alarm: None,
+                why: CloseReason::OtherKey,
+            });
+        }
         let older = agent.live.session.take();
 
         let record = &mut agent.record;
@@ -234,6 +260,8 @@ impl Tenant {
         hand_out(&mut record.nonces, hello.session_nonce, next_nonce);
         let salted_anew = record.spiffe_id != opening.spiffe_id;
         record.spiffe_id = opening.spiffe_id;
+        record.certificate_not_after = Some(opening.not_after);
+        record.uses(&opening.key_hash);
         agent.live.hello = Some(hello.clone());
         agent.live.heartbeat = None;
         agent.live.unsent.clear();
@@ -347,7 +375,7 @@ impl Tenant {
         let new = event_seq > agent.record.event_seq;
         if new {
             agent.record.event_seq = event_seq;
-            self.places.changed.insert(name.clone());
+            self.places.marked.insert(name.clone());
         }
         new
     }

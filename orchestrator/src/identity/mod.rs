@@ -1,60 +1,71 @@
-//! Certificates for invitations: checks what is presented, asks the core whether it holds, issues.
+//! Certificates for invitations, and the next ones: checks what is presented, asks the core whether it holds, issues.
 //!
-//! Only the key of a request is used; tenant and name come from the invitation, through the core. Costs are bounded
-//! before anything is computed.
+//! Only the key of a request is used; tenant and name come from the invitation, through the core, or from the
+//! certificate that the connection was made with. Costs are bounded before anything is computed.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+pub(crate) mod args;
+mod rate;
+pub(crate) mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outpost_certs::ca::Authority;
-use outpost_certs::issue::CsrKey;
+use outpost_certs::identity::AgentIdentity;
+use outpost_certs::issue::{CsrKey, IssuedChain};
 use outpost_certs::token::secret_hash;
 use outpost_orchestrator_core::event::Denied;
-use outpost_proto::wire::{EnrolRequest, Issued};
+use outpost_proto::name::{AgentName, TenantName};
+use outpost_proto::wire::{EnrolRequest, Issued, RenewRequest};
 use tokio::sync::Semaphore;
 use tonic::Status;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::driver::{AskError, Handle};
+use rate::{Rate, Rates};
 
-/// How long an agent's certificate holds.
-pub const AGENT_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Enrolments at once: each costs two signatures.
+/// How long a certificate may hold. Below, a clock that is a little off does harm; above, a stolen key is good for too
+/// long.
+const LIVES: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(90 * 24 * 60 * 60);
+/// Certificates at once: each costs two signatures.
 const AT_ONCE: usize = 16;
-/// Enrolments in a second, in the long run.
-const PER_SECOND: f64 = 50.0;
-/// And in one go: a new site with all its agents.
-const IN_ONE_GO: f64 = 200.0;
+/// Certificates in a second, in the long run, and in one go: a new site with all its agents.
+const ALL: Rate = Rate {
+    per_second: 50.0,
+    in_one_go: 200.0,
+};
+/// Renewals by one agent in one go; in the long run, as many as in a twenty-fourth of a certificate's life one.
+const BY_ONE_IN_ONE_GO: f64 = 10.0;
 
 /// Issues agents' certificates.
 #[derive(Debug)]
 pub struct Enroller {
     handle: Handle,
     authority: Arc<Authority>,
+    life: Duration,
     room: Semaphore,
-    rate: Mutex<Rate>,
-}
-
-#[derive(Debug)]
-struct Rate {
-    left: f64,
-    at: Instant,
+    all: Rates<()>,
+    by_agent: Rates<(TenantName, AgentName)>,
 }
 
 impl Enroller {
-    /// Issues under `authority` what the core behind `handle` allows.
+    /// Issues under `authority` what the core behind `handle` allows, for `life` each.
     #[must_use]
-    pub fn new(handle: Handle, authority: Arc<Authority>) -> Self {
-        let rate = Mutex::new(Rate {
-            left: IN_ONE_GO,
-            at: Instant::now(),
-        });
+    pub fn new(handle: Handle, authority: Arc<Authority>, life: Duration) -> Self {
+        let by_one = Rate {
+            per_second: 24.0 / life.as_secs_f64().max(1.0),
+            in_one_go: BY_ONE_IN_ONE_GO,
+        };
         Self {
             handle,
             authority,
+            life,
             room: Semaphore::new(AT_ONCE),
-            rate,
+            all: Rates::new(ALL),
+            by_agent: Rates::new(by_one),
         }
     }
 
@@ -64,7 +75,9 @@ impl Enroller {
     /// As a gRPC status: `invalid_argument` for a request that is not of the fixed form, `permission_denied` for a
     /// token that does not hold, `resource_exhausted` and `unavailable` for "try again".
     pub async fn enrol(&self, request: &[u8]) -> Result<Bytes, Status> {
-        self.pass()?;
+        if !self.all.pass(&()) {
+            return Err(busy());
+        }
         let Ok(_room) = self.room.try_acquire() else {
             return Err(busy());
         };
@@ -76,48 +89,110 @@ impl Enroller {
         let token_hash = hex(&secret_hash(&request.token));
         let enrolled = self.handle.enrol(token_hash, hex(&key.sha256)).await;
         let (tenant, agent) = enrolled.map_err(|error| status_of(&error))?;
-        let issued = self.authority.issue_agent(
-            &tenant,
-            &agent,
-            &request.csr,
-            SystemTime::now(),
-            AGENT_LIFE,
+        let issued = self.issue(&tenant, &agent, &request.csr)?;
+        info!(
+            target: "audit", %tenant, %agent, serial = %issued.serial,
+            not_after = micros(issued.not_after) / 1_000_000, "an agent enrolled"
         );
-        let issued = issued.map_err(|error| {
-            error!(%tenant, %agent, %error, "an invitation was taken, but no certificate could be issued");
-            Status::unavailable(format!("no certificate could be issued: {error}; the same token may be tried again"))
-        })?;
-        info!(%tenant, %agent, serial = %issued.serial, "an agent enrolled");
-        let reply = Issued {
-            chain: issued.chain,
-            roots: issued.roots,
-            spiffe_id: issued.spiffe_id,
-        };
-        let bytes = reply
-            .encode()
-            .map_err(|error| Status::internal(format!("the answer has no wire form: {error}")))?;
-        Ok(bytes.into())
+        reply(issued)
     }
 
-    fn pass(&self) -> Result<(), Status> {
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let refilled = now
-            .duration_since(rate.at)
-            .as_secs_f64()
-            .mul_add(PER_SECOND, rate.left)
-            .min(IN_ONE_GO);
-        let passes = refilled >= 1.0;
-        *rate = Rate {
-            left: if passes { refilled - 1.0 } else { refilled },
-            at: now,
+    /// Answers one Renew call of the agent that presented this certificate: the next one, for the same name.
+    ///
+    /// # Errors
+    /// As a gRPC status: `unauthenticated` for a certificate that has ended, `permission_denied` for an agent that was
+    /// removed or is known by another key, otherwise as [`Self::enrol`].
+    pub async fn renew(&self, presented: &AgentIdentity, request: &[u8]) -> Result<Bytes, Status> {
+        let renewed = self.try_renew(presented, request).await;
+        let counters = self.handle.counters();
+        match &renewed {
+            Ok(_) => counters.renewals.fetch_add(1, Ordering::Relaxed),
+            Err(status) => {
+                let (tenant, agent) = (&presented.tenant, &presented.agent);
+                warn!(
+                    target: "audit", %tenant, %agent, serial = %presented.serial, code = ?status.code(),
+                    why = status.message(), "a certificate was not renewed"
+                );
+                counters.renewals_refused.fetch_add(1, Ordering::Relaxed)
+            }
         };
-        if passes { Ok(()) } else { Err(busy()) }
+        renewed
+    }
+
+    async fn try_renew(&self, presented: &AgentIdentity, request: &[u8]) -> Result<Bytes, Status> {
+        if presented.not_after <= SystemTime::now() {
+            return Err(Status::unauthenticated("the agent's certificate has ended"));
+        }
+        let (tenant, agent) = (presented.tenant.clone(), presented.agent.clone());
+        // The agent's own bound first: one that asks too often uses up nobody else's.
+        if !self.by_agent.pass(&(tenant.clone(), agent.clone())) || !self.all.pass(&()) {
+            return Err(busy());
+        }
+        let Ok(_room) = self.room.try_acquire() else {
+            return Err(busy());
+        };
+        let request = RenewRequest::decode(request).map_err(|error| {
+            Status::invalid_argument(format!("the request cannot be accepted: {error}"))
+        })?;
+        let key = CsrKey::from_csr(&request.csr)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if key.sha256 == presented.public_key_sha256 {
+            return Err(Status::invalid_argument(
+                "the request is for the key that is to be replaced; a renewal needs a new one",
+            ));
+        }
+        let (present, next) = (hex(&presented.public_key_sha256), hex(&key.sha256));
+        let allowed = self.handle.renew(tenant.clone(), agent.clone(), present, next);
+        allowed.await.map_err(|error| refusal_of(&error))?;
+        let issued = self.issue(&tenant, &agent, &request.csr)?;
+        info!(
+            target: "audit", %tenant, %agent, serial = %issued.serial, replaces = %presented.serial,
+            not_after = micros(issued.not_after) / 1_000_000, "a certificate was renewed"
+        );
+        reply(issued)
+    }
+
+    fn issue(
+        &self,
+        tenant: &TenantName,
+        agent: &AgentName,
+        csr: &[u8],
+    ) -> Result<IssuedChain, Status> {
+        let now = SystemTime::now();
+        let issued = self.authority.issue_agent(tenant, agent, csr, now, self.life);
+        issued.map_err(|error| {
+            error!(%tenant, %agent, %error, "allowed, but no certificate could be issued");
+            Status::unavailable(format!(
+                "no certificate could be issued: {error}; the same request may be tried again"
+            ))
+        })
     }
 }
 
+fn reply(issued: IssuedChain) -> Result<Bytes, Status> {
+    let reply = Issued {
+        chain: issued.chain,
+        roots: issued.roots,
+        spiffe_id: issued.spiffe_id,
+    };
+    let bytes = reply
+        .encode()
+        .map_err(|error| Status::internal(format!("the answer has no wire form: {error}")))?;
+    Ok(bytes.into())
+}
+
 fn busy() -> Status {
-    Status::resource_exhausted("too many enrolments at once; try again shortly")
+    Status::resource_exhausted("too many requests for certificates at once; try again shortly")
+}
+
+/// Of a renewal: the only thing that is denied is an agent that was removed, or that is known by another key.
+fn refusal_of(error: &AskError) -> Status {
+    match error {
+        AskError::Denied(_) => Status::permission_denied(
+            "this agent was removed, or its certificate was renewed under another key",
+        ),
+        AskError::Unavailable | AskError::Overloaded => status_of(error),
+    }
 }
 
 fn status_of(error: &AskError) -> Status {
@@ -143,6 +218,19 @@ fn status_of(error: &AskError) -> Status {
         AskError::Unavailable => Status::unavailable(error.to_string()),
         AskError::Overloaded => Status::resource_exhausted(error.to_string()),
     }
+}
+
+fn life_text(life: Duration) -> String {
+    match life.as_secs() {
+        seconds if seconds % 86_400 == 0 => format!("{} days", seconds / 86_400),
+        seconds => format!("{seconds} s"),
+    }
+}
+
+/// Microseconds since 1970.
+pub(crate) fn micros(at: SystemTime) -> u64 {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Lower-case hex digits.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,6 +26,7 @@ use super::limits::{
     STREAM_WINDOW, STREAMS,
 };
 use super::service::{Caller, Calls, Services};
+use super::session::expired;
 use crate::driver::Handle;
 use crate::identity::Enroller;
 
@@ -151,6 +152,10 @@ async fn handshake(
 }
 
 async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, context: &Context) {
+    let over = expiry(match &peer {
+        Peer::Agent(identity) => Some(identity.not_after),
+        Peer::Anonymous => None,
+    });
     let (calls, mut count) = Calls::new();
     let caller = Caller {
         peer: Arc::new(peer),
@@ -167,6 +172,7 @@ async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, conte
     let ended = tokio::select! {
         biased;
         result = connection.as_mut() => Some(result),
+        () = over => None,
         () = idle(&mut count, IDLE) => None,
         () = context.stop.cancelled() => None,
     };
@@ -179,6 +185,15 @@ async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, conte
     };
     if let Err(error) = result {
         debug!(%address, %error, "the connection broke");
+    }
+}
+
+/// The end of the certificate that the connection was made with: no call is answered beyond it. Whoever has none is
+/// bounded by being idle.
+async fn expiry(not_after: Option<SystemTime>) {
+    match not_after {
+        Some(not_after) => drop(expired(not_after).await),
+        None => std::future::pending().await,
     }
 }
 

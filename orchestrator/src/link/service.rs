@@ -95,7 +95,14 @@ impl Services {
                 )
                 .await
             }
-            "/outpost.identity.v1.Identity/Renew" | "/outpost.identity.v1.Identity/Recover" => {
+            "/outpost.identity.v1.Identity/Renew" => {
+                let renew = move |bytes: Bytes| async move {
+                    let presented = admitted(&caller.peer)?;
+                    self.enroller.renew(&presented, &bytes).await
+                };
+                unary(request, renew).await
+            }
+            "/outpost.identity.v1.Identity/Recover" => {
                 unary(request, |_| std::future::ready(Err(not_offered()))).await
             }
             _ => Status::unimplemented("there is no such call on this port").into_http(),
@@ -114,10 +121,15 @@ impl Services {
             agent,
             spiffe_id,
             public_key_sha256,
+            not_after,
             ..
         } = identity.clone();
         let key_hash = crate::identity::hex(&public_key_sha256);
-        let opened = self.handle.opened(tenant, agent, spiffe_id, key_hash).await;
+        let not_after = crate::identity::micros(not_after);
+        let opened = self
+            .handle
+            .opened(tenant, agent, spiffe_id, key_hash, not_after)
+            .await;
         let Some((conn, outbox)) = opened else {
             return Err(Status::unavailable(
                 "the orchestrator is stopping; connect again",
@@ -174,6 +186,6 @@ where
 
 fn not_offered() -> Status {
     Status::unimplemented(
-        "certificates are not renewed by this orchestrator; enrol again with a new join token",
+        "an expired certificate is not recovered by this orchestrator; enrol again with a new join token",
     )
 }

@@ -181,7 +181,7 @@ async fn ended(ending: &mut watch::Receiver<Option<Ending>>) -> Ending {
 }
 
 /// Ends with the certificate: a stream must not outlive what it was admitted by.
-async fn expired(not_after: SystemTime) -> Status {
+pub(super) async fn expired(not_after: SystemTime) -> Status {
     while let Ok(left) = not_after.duration_since(SystemTime::now()) {
         sleep(left.min(EXPIRY_CHECK)).await;
         if left.is_zero() {
@@ -199,6 +199,10 @@ fn status_of(why: Ending) -> Status {
         }
         Ending::Core(CloseReason::Removed) => Status::permission_denied(
             "this agent was removed or is not known; enrol again under a new name",
+        ),
+        Ending::Core(CloseReason::OtherKey) => Status::permission_denied(
+            "this agent is known by another key: its certificate was renewed since, or its name given to another; \
+             if its state was put back to an earlier copy, remove the agent and enrol it again",
         ),
         Ending::Core(CloseReason::Version) => {
             Status::failed_precondition("no protocol version in common; upgrade the older side")

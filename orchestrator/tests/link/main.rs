@@ -36,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 mod client;
 use client::{Call, Client, Credentials, Ended};
 
+/// How long the agents' certificates hold.
+const LIFE: std::time::Duration = std::time::Duration::from_secs(3600);
 const CONNECT: &str = "/outpost.link.v1.Link/Connect";
 const ENROL: &str = "/outpost.identity.v1.Identity/Enrol";
 
@@ -86,7 +88,11 @@ impl Fixture {
             tls: Arc::new(ReloadingServerConfig::new(tls)),
             trust_domain: "test.internal".into(),
             handle: handle.clone(),
-            enroller: Arc::new(Enroller::new(handle.clone(), authority.clone())),
+            enroller: Arc::new(Enroller::new(
+                handle.clone(),
+                authority.clone(),
+                LIFE,
+            )),
         };
         let link = tokio::spawn(listener.serve(stop.child_token()));
         Self {
@@ -339,7 +345,7 @@ async fn stopping_ends_streams_and_stores_everything() {
     fixture.stop_driver.cancel();
     fixture.driver.await.unwrap().unwrap();
     let mut store = Sqlite::open(fixture.dir.path()).await.unwrap();
-    let snapshot = store.snapshot(0).await.unwrap();
+    let snapshot = store.snapshot(0).unwrap();
     assert_eq!(snapshot.agents.len(), 1);
     assert_eq!(snapshot.agents[0].session_epoch.0, 1);
 }

@@ -1,0 +1,195 @@
+//! The server's own certificate on both ports: issued anew at a third of its life, or on SIGHUP, without a restart.
+//!
+//! The agents' port always presents a certificate of our own authority, because agents recognise nothing else. The API
+//! can present one that was brought along; its files are read again when they change. Connections that exist keep what
+//! they were made with; agents make another in time.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use outpost_certs::ca::Authority;
+use outpost_certs::issue::ServerIdentity;
+use outpost_certs::tls::{ReloadingServerConfig, api_server_config, server_config};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::args::CertificateArgs;
+use super::micros;
+use crate::driver::Handle;
+
+/// Until the next try when one could not be issued; a tenth of its life where that is shorter.
+const RETRY: Duration = Duration::from_secs(60);
+/// How often it is looked whether files that were brought along have changed.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Where a certificate for the API is that was brought along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brought {
+    /// PEM: leaf first, then the intermediates.
+    pub chain: PathBuf,
+    /// PEM; readable by its owner alone.
+    pub key: PathBuf,
+}
+
+/// The configurations that both ports serve under.
+pub(crate) struct ServerTls {
+    authority: Arc<Authority>,
+    names: Vec<String>,
+    life: Duration,
+    brought: Option<Brought>,
+    /// What the files were when they were read last.
+    seen: Option<[Stamp; 2]>,
+    /// Of the certificate on the agents' port.
+    not_after: SystemTime,
+    pub(crate) agents: Arc<ReloadingServerConfig>,
+    pub(crate) api: Arc<ReloadingServerConfig>,
+}
+
+/// A file as it was: device, inode, length and time of the last change.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+type Configs = (Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>);
+
+impl ServerTls {
+    /// Issues the first certificate, and reads what was brought along.
+    ///
+    /// # Errors
+    /// What could not be issued or read, and why.
+    pub(crate) fn new(
+        authority: Arc<Authority>,
+        names: Vec<String>,
+        args: &CertificateArgs,
+    ) -> Result<Self, String> {
+        let (life, brought) = (args.server_cert_ttl, args.brought());
+        let seen = brought.as_ref().map(stamps);
+        let (identity, (agents, api)) = issue(&authority, &names, life, brought.as_ref())?;
+        Ok(Self {
+            authority,
+            names,
+            life,
+            brought,
+            seen,
+            not_after: identity.not_after,
+            agents: Arc::new(ReloadingServerConfig::new(agents)),
+            api: Arc::new(ReloadingServerConfig::new(api)),
+        })
+    }
+
+    /// Keeps both ports' certificates fresh until `stop`.
+    pub(crate) async fn keep_fresh(mut self, handle: Handle, stop: CancellationToken) {
+        let mut hangup = match signal(SignalKind::hangup()) {
+            Ok(hangup) => Some(hangup),
+            Err(error) => {
+                error!(%error, "SIGHUP cannot be listened to; certificates are replaced in time all the same");
+                None
+            }
+        };
+        self.tell(&handle);
+        let mut next = Instant::now() + self.life / 3;
+        loop {
+            let why = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = told(&mut hangup) => "SIGHUP",
+                () = sleep_until(next) => "a third of its life is over",
+                () = self.files_change() => "its files have changed",
+            };
+            next = Instant::now() + self.replace(why);
+            self.tell(&handle);
+        }
+    }
+
+    /// Replaces what both ports present; answers after which time it is to be done again.
+    fn replace(&mut self, why: &str) -> Duration {
+        self.seen = self.brought.as_ref().map(stamps);
+        match issue(
+            &self.authority,
+            &self.names,
+            self.life,
+            self.brought.as_ref(),
+        ) {
+            Ok((identity, (agents, api))) => {
+                self.agents.replace(agents);
+                self.api.replace(api);
+                self.not_after = identity.not_after;
+                info!(why, "the server's certificate was replaced");
+                self.life / 3
+            }
+            Err(error) => {
+                error!(
+                    why,
+                    error, "the server's certificate could not be replaced; trying again"
+                );
+                RETRY.min(self.life / 10)
+            }
+        }
+    }
+
+    /// Ends when a file that was brought along is another one than when it was read.
+    async fn files_change(&self) {
+        let Some(brought) = &self.brought else {
+            return std::future::pending().await;
+        };
+        while self.seen == Some(stamps(brought)) {
+            sleep(LOOK).await;
+        }
+    }
+
+    fn tell(&self, handle: &Handle) {
+        let not_after_s = micros(self.not_after) / 1_000_000;
+        let gauge = &handle.counters().server_certificate_not_after_s;
+        gauge.store(not_after_s, Ordering::Relaxed);
+    }
+}
+
+async fn told(hangup: &mut Option<Signal>) {
+    match hangup {
+        // Once it is closed nothing comes any more.
+        Some(signal) => {
+            if signal.recv().await.is_none() {
+                std::future::pending().await
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn stamps(brought: &Brought) -> [Stamp; 2] {
+    let stamp = |path: &Path| {
+        let meta = fs::metadata(path).ok()?;
+        Some((
+            meta.dev(),
+            meta.ino(),
+            meta.len(),
+            meta.mtime(),
+            meta.mtime_nsec(),
+        ))
+    };
+    [stamp(&brought.chain), stamp(&brought.key)]
+}
+
+fn issue(
+    authority: &Authority,
+    names: &[String],
+    life: Duration,
+    brought: Option<&Brought>,
+) -> Result<(ServerIdentity, Configs), String> {
+    let identity = authority
+        .issue_server(names, SystemTime::now(), life)
+        .map_err(|error| error.to_string())?;
+    let anchors = [authority.agents_anchor().clone()];
+    let agents = server_config(&identity, &anchors).map_err(|error| error.to_string())?;
+    let api = match brought {
+        Some(brought) => ServerIdentity::load(&brought.chain, &brought.key)
+            .map_err(|error| error.to_string())
+            .and_then(|own| api_server_config(&own).map_err(|error| error.to_string()))?,
+        None => api_server_config(&identity).map_err(|error| error.to_string())?,
+    };
+    Ok((identity, (agents, api)))
+}
