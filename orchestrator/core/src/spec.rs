@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use outpost_proto::ids::TaskIndex;
+use outpost_proto::limits::PARAMETER_TEXT_BYTES;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName, TaskName, WorkflowName};
+use outpost_proto::units::is_date;
 use serde::{Deserialize, Serialize};
 
 use crate::label::{QueueName, Selector};
@@ -271,4 +273,41 @@ pub enum ParamKind {
         /// Most bytes; at most 4096.
         max_length: u32,
     },
+}
+
+impl ParamKind {
+    /// Whether a parameter of this kind can have this value.
+    #[must_use]
+    pub fn accepts(&self, value: &ParamValue) -> bool {
+        match (self, value) {
+            (Self::Flag, ParamValue::Flag(_)) => true,
+            (Self::Int { min, max }, ParamValue::Integer(number)) => (min..=max).contains(&number),
+            (Self::Enum { values }, ParamValue::Text(text)) => values.contains(text),
+            (Self::Date, ParamValue::Text(text)) => is_date(text),
+            (Self::Text { max_length }, ParamValue::Text(text)) => {
+                let most = usize::try_from(*max_length)
+                    .unwrap_or(PARAMETER_TEXT_BYTES)
+                    .min(PARAMETER_TEXT_BYTES);
+                text.len() <= most && !text.contains('\0')
+            }
+            (Self::Flag, ParamValue::Integer(_) | ParamValue::Text(_))
+            | (Self::Int { .. }, ParamValue::Flag(_) | ParamValue::Text(_))
+            | (
+                Self::Enum { .. } | Self::Date | Self::Text { .. },
+                ParamValue::Flag(_) | ParamValue::Integer(_),
+            ) => false,
+        }
+    }
+
+    /// What it accepts, for people: follows "give" and "is not".
+    #[must_use]
+    pub fn expected(&self) -> String {
+        match self {
+            Self::Flag => "true or false".to_owned(),
+            Self::Int { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Enum { values } => format!("one of {}", values.join(", ")),
+            Self::Date => "a date of the form YYYY-MM-DD".to_owned(),
+            Self::Text { max_length } => format!("text of at most {max_length} bytes without NUL"),
+        }
+    }
 }
