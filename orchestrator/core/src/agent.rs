@@ -74,9 +74,12 @@ pub(crate) enum Obstacle {
     NoLease,
     Hold,
     Paused,
+    /// From here.
+    Drained,
+    Cordoned,
+    /// By its site.
     Draining,
     Observe,
-    Cordoned,
     NoCatalogue,
 }
 
@@ -203,9 +206,10 @@ impl Agent {
             ),
             (flags.hold, Obstacle::Hold),
             (flags.paused, Obstacle::Paused),
+            (self.record.draining, Obstacle::Drained),
+            (self.record.cordoned, Obstacle::Cordoned),
             (flags.draining, Obstacle::Draining),
             (flags.observe, Obstacle::Observe),
-            (self.record.cordoned, Obstacle::Cordoned),
             (self.record.catalogue.is_none(), Obstacle::NoCatalogue),
         ];
         obstacles
@@ -214,11 +218,15 @@ impl Agent {
             .map(|(_, obstacle)| obstacle)
     }
 
+    /// Attempts it may hold. Below its own slots a limit counts without a backlog: what it holds, it may start.
     pub(crate) fn capacity(&self, settings: &Settings) -> u16 {
-        self.live
-            .hello
-            .as_ref()
-            .map_or(0, |hello| settings.capacity(hello.slots))
+        let Some(hello) = &self.live.hello else {
+            return 0;
+        };
+        match self.record.slots_limit {
+            Some(limit) if limit < hello.slots => limit,
+            Some(_) | None => settings.capacity(hello.slots),
+        }
     }
 
     /// Further attempts it could be given.
@@ -239,6 +247,8 @@ impl Agent {
             presence: self.presence,
             last_heard: self.live.last_heard.map(|at| at.0),
             enrolled_at: self.record.enrolled_at,
+            connected: self.live.session.is_some(),
+            certificate_not_after: self.record.certificate_not_after,
             hello: self.live.hello.clone(),
             heartbeat: self.live.heartbeat,
             entries: self.offers.len(),

@@ -56,30 +56,13 @@ impl Tenant {
         }
     }
 
-    /// That an attempt is held is said by the acknowledgement of its command.
-    pub(crate) fn acknowledged(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        command: CommandSeq,
-    ) -> Result<(), Alarm> {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Ok(());
-        };
-        let Some(session) = &mut agent.live.session else {
-            return Ok(());
-        };
-        let later = session
-            .unconfirmed
-            .split_off(&CommandSeq(command.0.saturating_add(1)));
-        let confirmed = std::mem::replace(&mut session.unconfirmed, later);
-        for attempt in confirmed.into_values() {
-            let known = self.attempts.get(&attempt);
-            if known.is_some_and(|attempt| attempt.phase == Phase::Assigned) {
-                self.observe(ctx, name, attempt, Observed::Said(AttemptState::Assigned))?;
-            }
+    /// That an attempt is held is said by the acknowledgement of its command. Nothing durable follows from it.
+    pub(crate) fn acknowledged(&mut self, name: &AgentName, command: CommandSeq) {
+        let agent = self.agents.get_mut(name);
+        if let Some(session) = agent.and_then(|agent| agent.live.session.as_mut()) {
+            let next = CommandSeq(command.0.saturating_add(1));
+            session.unconfirmed = session.unconfirmed.split_off(&next);
         }
-        Ok(())
     }
 
     /// An attempt that never reached its agent ends as cancelled: it can never start.
@@ -94,7 +77,7 @@ impl Tenant {
         self.moved(ctx, id, Phase::Finished { report });
     }
 
-    fn moved(&mut self, ctx: &mut Ctx<'_>, id: AttemptId, phase: Phase) {
+    pub(crate) fn moved(&mut self, ctx: &mut Ctx<'_>, id: AttemptId, phase: Phase) {
         let Some(attempt) = self.attempts.get_mut(&id) else {
             return;
         };
@@ -176,6 +159,7 @@ impl Tenant {
             self.direct(ctx, name, directive, reply);
         }
         self.miss(ctx, name, items)?;
+        self.tell_gate_again(ctx, name, reply);
         self.direct(ctx, name, Directive::Reconciled, reply);
         Ok(())
     }
@@ -235,6 +219,7 @@ impl Tenant {
             };
             match self.observe(ctx, name, id, observed)? {
                 Seen::Unsent if cancelled => self.withdraw(ctx, id),
+                Seen::Unsent if self.is_drained(name) => self.turn_away(ctx, id),
                 Seen::Unsent => {
                     if let Some(agent) = self.agents.get_mut(name) {
                         agent.live.unsent.insert(id);

@@ -74,7 +74,7 @@ impl Tenant {
         agent.remember(ctx.turn);
         agent.record.command_seq.0 += 1;
         let command_seq = agent.record.command_seq;
-        self.places.changed.insert(name.clone());
+        self.places.marked.insert(name.clone());
         command_seq
     }
 }

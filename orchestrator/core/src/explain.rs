@@ -3,14 +3,15 @@
 //! Reads the state that placement reads and changes nothing.
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
-use outpost_proto::name::{AgentName, EntryName};
+use outpost_proto::ids::{AttemptId, RunId};
+use outpost_proto::name::AgentName;
 
-use crate::agent::{Agent, Obstacle};
 use crate::event::{Answer, Denied, Explanation};
 use crate::record::{AttemptRecord, Phase, TaskState};
 use crate::run::{Run, Task};
 use crate::tenant::{Ctx, Tenant};
+
+mod queued;
 
 struct Why {
     code: &'static str,
@@ -33,7 +34,7 @@ impl Tenant {
         };
         let explained = run.tasks.iter().filter_map(|task| {
             let spec = run.workflow.task(task.record.task)?;
-            let (state, why) = self.why(ctx, run, task, &spec.entry);
+            let (state, why) = self.why(ctx, run, task);
             Some(Explanation {
                 task: spec.name.clone(),
                 state: state.to_owned(),
@@ -45,12 +46,12 @@ impl Tenant {
         Ok(Answer::Explained(explained.collect()))
     }
 
-    fn why(&self, ctx: &Ctx<'_>, run: &Run, task: &Task, entry: &EntryName) -> (&'static str, Why) {
+    fn why(&self, ctx: &Ctx<'_>, run: &Run, task: &Task) -> (&'static str, Why) {
         match task.record.state {
             TaskState::Waiting => ("waiting", needs(run, task)),
             TaskState::Queued { since } => (
                 "queued",
-                self.queued(ctx, run, task.record.task, since, entry),
+                self.queued(ctx, run, task.record.task, Micros(since)),
             ),
             TaskState::Backoff { until, last } => {
                 let tries = run
@@ -85,129 +86,6 @@ impl Tenant {
         }
     }
 
-    fn queued(
-        &self,
-        ctx: &Ctx<'_>,
-        run: &Run,
-        task: TaskIndex,
-        since: u64,
-        entry: &EntryName,
-    ) -> Why {
-        let waited = span(ctx.now.since(Micros(since)));
-        match run
-            .record
-            .agent
-            .as_ref()
-            .and_then(|name| self.agents.get(name))
-        {
-            Some(agent) => self.queued_for(ctx, run, task, agent, entry, &waited),
-            None => self.unplaced(ctx, run, &waited),
-        }
-    }
-
-    fn queued_for(
-        &self,
-        ctx: &Ctx<'_>,
-        run: &Run,
-        task: TaskIndex,
-        agent: &Agent,
-        entry: &EntryName,
-        waited: &str,
-    ) -> Why {
-        let name = &agent.record.agent;
-        let bound = format!("This run's tasks go to agent `{name}`");
-        if let Some(obstacle) = agent.obstacle(ctx.now) {
-            let (code, reason) = obstructed(ctx, agent, obstacle);
-            return why(code, format!("{bound}, but {reason}"));
-        }
-        if !self.places.offers(name, entry) {
-            let reason = format!(
-                "{bound}, but its catalogue no longer announces the entry `{entry}`. It runs once the site announces it again."
-            );
-            return why("no_agent_with_entry", reason);
-        }
-        let ahead = self.places.ahead(name, run.key(task));
-        let reason = format!(
-            "{bound}, which holds {} of at most {} attempts; {} ahead of it, and it has waited for {waited}.",
-            agent.held.len(),
-            agent.capacity(ctx.settings),
-            count(ahead, "task"),
-        );
-        why("slots_full", reason)
-    }
-
-    /// No agent was chosen yet: the agent that comes nearest says why.
-    fn unplaced(&self, ctx: &Ctx<'_>, run: &Run, waited: &str) -> Why {
-        let agents: Vec<&Agent> = self
-            .agents
-            .values()
-            .filter(|agent| !agent.record.removed)
-            .collect();
-        if agents.is_empty() {
-            let reason = "This tenant has no agent. Invite one and enrol it at a site.".to_owned();
-            return why("no_agent", reason);
-        }
-        let offering: Vec<&Agent> = agents
-            .iter()
-            .filter(|agent| self.places.offers_all(&agent.record.agent, &run.workflow))
-            .copied()
-            .collect();
-        if offering.is_empty() {
-            return self.no_agent_with_entry(run, agents.len());
-        }
-        let nearest = offering
-            .iter()
-            .map(|agent| (agent.obstacle(ctx.now), agent))
-            .max_by_key(|(obstacle, _)| *obstacle);
-        let full = offering
-            .iter()
-            .filter(|agent| agent.obstacle(ctx.now).is_none())
-            .count();
-        if full > 0 {
-            let reason = format!(
-                "Every agent that announces this workflow's entries and takes work is full ({full} of them); it has waited for {waited}."
-            );
-            return why("slots_full", reason);
-        }
-        let Some((Some(obstacle), agent)) = nearest else {
-            return why("slots_full", format!("It has waited for {waited}."));
-        };
-        let (code, reason) = obstructed(ctx, agent, obstacle);
-        let others = offering.len() - 1;
-        let more = if others == 0 {
-            String::new()
-        } else {
-            format!(" {} take no work either.", count(others, "other agent"))
-        };
-        why(
-            code,
-            format!(
-                "Agent `{}` could run it, but {reason}{more}",
-                agent.record.agent
-            ),
-        )
-    }
-
-    fn no_agent_with_entry(&self, run: &Run, agents: usize) -> Why {
-        let missing = run
-            .workflow
-            .entries
-            .iter()
-            .find(|entry| self.places.offering(entry).next().is_none());
-        let reason = match missing {
-            Some(entry) => format!(
-                "No agent of this tenant announces the catalogue entry `{entry}` ({} asked). It runs once a site adds it.",
-                count(agents, "agent")
-            ),
-            None => format!(
-                "Every entry of this workflow is announced somewhere, but no agent announces all of them ({} asked), \
-                 and a run stays on one agent.",
-                count(agents, "agent")
-            ),
-        };
-        why("no_agent_with_entry", reason)
-    }
-
     fn active(&self, ctx: &Ctx<'_>, id: AttemptId) -> Why {
         let Some(attempt) = self.attempts.get(&id) else {
             return why("running", "Its attempt has just ended.".to_owned());
@@ -224,25 +102,21 @@ impl Tenant {
             {
                 ("cancel_requested", self.cancelling(attempt, &heard))
             }
-            Phase::Assigned => (
-                "assigned",
-                format!(
-                    "It was sent to agent `{}`, which has not confirmed it; {heard}.",
-                    attempt.agent
-                ),
-            ),
-            Phase::Accepted => (
+            Phase::Assigned | Phase::Accepted if self.is_confirmed(attempt) => (
                 "queued_at_agent",
                 format!(
                     "Agent `{}` holds it and starts it when a slot is free; {heard}.",
                     attempt.agent
                 ),
             ),
-            Phase::Starting => (
-                "starting",
-                format!("Agent `{}` is starting it; {heard}.", attempt.agent),
+            Phase::Assigned | Phase::Accepted => (
+                "assigned",
+                format!(
+                    "It was sent to agent `{}`, which has not confirmed it; {heard}.",
+                    attempt.agent
+                ),
             ),
-            Phase::Running | Phase::Finished { .. } => {
+            Phase::Starting | Phase::Running | Phase::Finished { .. } => {
                 let since = attempt.started_at.map_or(0, |at| ctx.now.since(Micros(at)));
                 (
                     "running",
@@ -259,6 +133,17 @@ impl Tenant {
             reason,
             attempt: Some(id),
         }
+    }
+
+    /// Whether the agent said on its present connection that it holds it.
+    fn is_confirmed(&self, attempt: &AttemptRecord) -> bool {
+        let agent = self.agents.get(&attempt.agent);
+        agent.is_some_and(|agent| {
+            !agent.live.unsent.contains(&attempt.attempt)
+                && agent
+                    .ready()
+                    .is_some_and(|session| session.is_confirmed(attempt.attempt))
+        })
     }
 
     fn unknown_end(&self, attempt: &AttemptRecord) -> String {
@@ -323,27 +208,6 @@ fn needs(run: &Run, task: &Task) -> Why {
         "needs",
         format!("It needs {} to succeed first.", names.join(", ")),
     )
-}
-
-/// Code and half a sentence: what keeps this agent from taking work, and what would change it.
-fn obstructed(ctx: &Ctx<'_>, agent: &Agent, obstacle: Obstacle) -> (&'static str, String) {
-    let silent = span(ctx.now.since(agent.heard));
-    match obstacle {
-        Obstacle::Removed => ("agent_removed", "it was removed.".into()),
-        Obstacle::Never => ("agent_never_connected", "it has never connected since it enrolled. Start it at its site.".into()),
-        Obstacle::Gone => ("agent_gone", format!("it is not connected; it counts as last heard {silent} ago.")),
-        Obstacle::Stale => ("agent_stale", format!("it has not been heard for {silent}. It gets work again once it is back.")),
-        Obstacle::Reconciling => ("agent_reconciling", "it is telling what it holds. It gets work after that.".into()),
-        Obstacle::NoLease => ("no_lease", "it holds no lease. It gets work after its next heartbeat.".into()),
-        Obstacle::Hold => {
-            ("hold", "it holds back all work, because it saw a newer state of this orchestrator's database than there is now.".into())
-        }
-        Obstacle::Paused => ("paused", "its site has paused it. Only the site can resume it.".into()),
-        Obstacle::Draining => ("draining", "it is draining: it finishes what runs and takes nothing new.".into()),
-        Obstacle::Observe => ("observe", "it only observes and runs nothing.".into()),
-        Obstacle::Cordoned => ("cordoned", "it is cordoned. It gets work again once somebody uncordons it.".into()),
-        Obstacle::NoCatalogue => ("no_catalogue", "it has not announced a catalogue.".into()),
-    }
 }
 
 /// `1 agent`, `2 agents`.

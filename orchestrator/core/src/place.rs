@@ -1,56 +1,63 @@
-//! Which queued task goes to which agent, and when: a total order (run's creation, run, task) that can explain itself.
+//! Which queued task goes to which agent, and when: a total order (priority, run's creation, run, task) that can explain
+//! itself.
 //!
-//! All tasks of a run go to one agent. It is chosen with the first of them: of the agents that announce every entry of
-//! the workflow, the one with the most room, then by name. Only agents and workflows in which something changed since
-//! the last look are looked at, and only as many tasks as there is room for.
+//! With affinity `run` all tasks of a run go to one agent, chosen with the first of them; with `none` each goes its own
+//! way. Of the agents that serve the queue, have the labels and announce the entry, the one with the most room is taken,
+//! then by name. Whatever cannot be placed holds up only what waits for the same, and is looked at again when that
+//! changes: the cost is in what is placed, not in what waits.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
-use outpost_proto::ids::{AttemptId, Conn, RunId, TaskIndex};
-use outpost_proto::message::{Assign, DownMessage, ParamValue};
-use outpost_proto::name::{AgentName, ParamName, WorkflowName};
+use outpost_proto::ids::{AttemptId, Conn, RunId};
+use outpost_proto::message::{Assign, CatalogueEntry, DownMessage, ParamValue};
+use outpost_proto::name::{AgentName, ParamName};
 
 use crate::agent::ends_alone_s;
 use crate::command::send;
-use crate::queue::Key;
-use crate::record::{AttemptRecord, Phase, Presence, TaskState, Write};
-use crate::spec::{Argument, TaskSpec};
+use crate::line::{Gate, Key, LineId, PoolId, Spring, Target};
+use crate::record::{AgentMark, AttemptRecord, Phase, Presence, TaskState, Write};
+use crate::spec::{Affinity, Argument, TaskSpec};
 use crate::tenant::{Ctx, Tenant};
 
-/// A queue that may yield a task.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Source {
-    Bound(AgentName),
-    Unbound(WorkflowName, u32),
+/// Messages of this turn, per agent.
+type Sends = BTreeMap<AgentName, (Conn, Vec<DownMessage>)>;
+
+/// What became of the first task of a target.
+enum Tried {
+    /// It has its agent, or was set aside: the next one may be looked at.
+    Gone,
+    /// No agent takes work now: nothing behind it can be placed either.
+    Full,
 }
 
 impl Tenant {
-    pub(crate) fn enqueue(&mut self, id: RunId, task: TaskIndex) {
-        if let Some(run) = self.runs.get(&id) {
-            self.places.add(run.key(task), run);
-        }
-    }
-
-    /// An agent announces other entries than before.
+    /// An agent announces, serves or is labelled otherwise than before.
     pub(crate) fn offers_changed(&mut self, name: &AgentName) {
         let Some(agent) = self.agents.get(name) else {
             return;
         };
-        for (entry, agents) in &mut self.places.offered {
-            if agent.offer(entry).is_some() {
-                agents.insert(name.clone());
-            } else {
-                agents.remove(name);
-            }
+        for (class, pool) in self.places.pools.changed(name, agent) {
+            self.places.lines.retarget(class, &Target::Pool(pool));
+        }
+        let from = (name.clone(), Key::FIRST);
+        let aside = self.places.aside.range(from..);
+        let aside = aside.take_while(|(of, _)| of == name);
+        let aside: Vec<Key> = aside.map(|(_, key)| *key).collect();
+        for key in aside {
+            self.places.aside.remove(&(name.clone(), key));
+            self.enqueue(key.run, key.task);
         }
         self.wake(name);
     }
 
     /// Makes the next placement look at this agent.
     pub(crate) fn wake(&mut self, name: &AgentName) {
-        self.places.woken.insert(name.clone());
-        self.places.look = true;
+        self.places.unsent.insert(name.clone());
+        let places = &mut self.places;
+        places.lines.wake(Target::Agent(name.clone()));
+        for pool in places.pools.of_agent(name) {
+            places.lines.wake(Target::Pool(pool));
+        }
     }
 
     /// Looks again at how much more an agent can be given.
@@ -64,119 +71,180 @@ impl Tenant {
             0
         };
         let unsent = !agent.live.unsent.is_empty();
-        let before = self.places.set_room(name, room);
+        let before = self.places.pools.set_room(name, room);
         if room > before {
             self.wake(name);
         } else if unsent {
-            self.places.woken.insert(name.clone());
+            self.places.unsent.insert(name.clone());
         }
     }
 
     /// Gives out work, then writes what of agents and tenant changed in this turn.
     pub(crate) fn place(&mut self, ctx: &mut Ctx<'_>) {
-        let mut sends: BTreeMap<AgentName, (Conn, Vec<DownMessage>)> = BTreeMap::new();
+        let mut sends = Sends::new();
         let fence = self.record.next_fence;
-        let woken = std::mem::take(&mut self.places.woken);
-        for name in &woken {
-            self.send_unsent(ctx, name, &mut sends);
+        for name in std::mem::take(&mut self.places.unsent) {
+            self.send_unsent(ctx, &name, &mut sends);
         }
-        let mut heads = self.heads(woken);
-        while let Some((key, source)) = heads.pop_first() {
-            let next = match &source {
-                Source::Bound(name) => self.place_bound(ctx, name, key, &mut sends),
-                Source::Unbound(workflow, version) => self
-                    .bind(ctx, key, &mut heads)
-                    .then(|| self.next_unbound(workflow, *version, key))
-                    .flatten(),
-            };
-            if let Some(next) = next {
-                heads.insert((next, source));
-            }
-        }
+        self.give_out(ctx, &mut sends);
         for (conn, messages) in sends.into_values() {
             send(ctx, conn, messages);
         }
         if self.record.next_fence != fence {
             ctx.write(Write::Tenant(self.record.clone()));
         }
-        for name in std::mem::take(&mut self.places.changed) {
+        self.write_agents(ctx);
+    }
+
+    /// An agent's record, with its catalogue, only if more than its numbers changed.
+    fn write_agents(&mut self, ctx: &mut Ctx<'_>) {
+        let changed = std::mem::take(&mut self.places.changed);
+        for name in std::mem::take(&mut self.places.marked) {
+            if let Some(agent) = self.agents.get(&name)
+                && !changed.contains(&name)
+            {
+                ctx.write(Write::AgentMark(AgentMark {
+                    tenant: self.record.tenant.clone(),
+                    agent: name,
+                    event_seq: agent.record.event_seq,
+                    command_seq: agent.record.command_seq,
+                }));
+            }
+        }
+        for name in changed {
             if let Some(agent) = self.agents.get(&name) {
                 ctx.write(Write::Agent(agent.record.clone()));
             }
         }
     }
 
-    fn heads(&mut self, woken: BTreeSet<AgentName>) -> BTreeSet<(Key, Source)> {
-        let places = &mut self.places;
-        let first = |queue: &BTreeSet<Key>| queue.first().copied();
-        let bound = woken.into_iter().filter_map(|name| {
-            let key = places.bound.get(&name).and_then(first)?;
-            Some((key, Source::Bound(name)))
-        });
-        let mut heads: BTreeSet<(Key, Source)> = bound.collect();
-        if std::mem::take(&mut places.look) {
-            let unbound = places
-                .unbound
-                .iter()
-                .filter_map(|((workflow, version), queue)| {
-                    Some((first(queue)?, Source::Unbound(workflow.clone(), *version)))
-                });
-            heads.extend(unbound);
+    /// Merges what was woken by the order of its first tasks, until nothing of it can be placed.
+    fn give_out(&mut self, ctx: &mut Ctx<'_>, sends: &mut Sends) {
+        let mut heads: BTreeSet<(Key, Spring)> = BTreeSet::new();
+        loop {
+            if self.places.lines.is_awake() {
+                heads.extend(self.places.lines.woken());
+            }
+            let Some((key, spring)) = heads.pop_first() else {
+                return;
+            };
+            self.places.looked = self.places.looked.wrapping_add(1);
+            // What it offers may have changed since it was noted.
+            let Some((first, line)) = self.places.lines.first(&spring) else {
+                continue;
+            };
+            if first != key {
+                heads.insert((first, spring));
+                continue;
+            }
+            let goes_on = match &spring {
+                Spring::Gate(gate) if self.is_closed(gate) => false,
+                Spring::Gate(_) => {
+                    self.places.lines.unpark(line);
+                    true
+                }
+                Spring::Target(target) => match self.gate_of(line) {
+                    Some(gate) => {
+                        self.places.lines.park(line, gate);
+                        true
+                    }
+                    None => matches!(self.place_one(ctx, target, key, sends), Tried::Gone),
+                },
+            };
+            if goes_on && let Some((next, _)) = self.places.lines.first(&spring) {
+                heads.insert((next, spring));
+            }
         }
-        heads
     }
 
-    fn next_unbound(&self, workflow: &WorkflowName, version: u32, after: Key) -> Option<Key> {
-        let queue = self.places.unbound.get(&(workflow.clone(), version))?;
-        queue
-            .range((Bound::Excluded(after), Bound::Unbounded))
-            .next()
-            .copied()
+    fn gate_of(&self, line: LineId) -> Option<Gate> {
+        self.limit_reached(self.places.lines.kind(line)?)
     }
 
-    /// Chooses the agent of a run; without one that takes work no later run of the same workflow finds one either.
-    fn bind(&mut self, ctx: &mut Ctx<'_>, key: Key, heads: &mut BTreeSet<(Key, Source)>) -> bool {
-        let Some(run) = self
-            .runs
-            .get(&key.1)
-            .filter(|run| run.record.agent.is_none())
-        else {
-            return true;
+    fn place_one(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        target: &Target,
+        key: Key,
+        sends: &mut Sends,
+    ) -> Tried {
+        let name = match target {
+            Target::Agent(name) => self.takes_work(ctx, name).then(|| name.clone()),
+            Target::Pool(pool) => self.roomiest(ctx, *pool),
         };
-        let mut roomy = self.places.roomy.iter().map(|(_, name)| name);
-        let takes = |name: &&AgentName| {
-            self.places.offers_all(name, &run.workflow)
-                && self
-                    .agents
-                    .get(*name)
-                    .is_some_and(|agent| agent.obstacle(ctx.now).is_none())
+        let Some(name) = name else {
+            return Tried::Full;
         };
-        let Some(name) = roomy.find(takes).cloned() else {
-            return false;
+        let Some(run) = self.runs.get(&key.run) else {
+            return Tried::Full;
         };
-        self.rebind(ctx, key.1, Some(name.clone()));
-        heads.insert((key, Source::Bound(name)));
-        true
+        let Some(agent) = self.agents.get(&name) else {
+            return Tried::Full;
+        };
+        let spec = run.workflow.task(key.task);
+        let offer = spec.and_then(|spec| agent.offer(&spec.entry)).copied();
+        let conn = agent.ready().map(|session| session.conn);
+        let (Some(offer), Some(conn)) = (offer, conn) else {
+            let Target::Agent(name) = target else {
+                return Tried::Full;
+            };
+            self.dequeue(key.run, key.task);
+            self.places.aside.insert((name.clone(), key));
+            return Tried::Gone;
+        };
+        self.begin_run(ctx, key.run, &name);
+        if let Some(assign) = self.assign(ctx, &name, key, offer) {
+            let (_, messages) = sends.entry(name).or_insert((conn, Vec::new()));
+            messages.push(DownMessage::Assign(assign));
+        }
+        Tried::Gone
     }
 
-    /// Gives a run another agent, or none, and its queued tasks along.
-    pub(crate) fn rebind(&mut self, ctx: &mut Ctx<'_>, id: RunId, agent: Option<AgentName>) {
-        let Some(run) = self.runs.get_mut(&id) else {
+    fn takes_work(&self, ctx: &Ctx<'_>, name: &AgentName) -> bool {
+        self.agents
+            .get(name)
+            .is_some_and(|agent| agent.obstacle(ctx.now).is_none() && agent.room(ctx.settings) > 0)
+    }
+
+    /// The member of a pool with the most room. A lease may have ended since room was noted.
+    fn roomiest(&mut self, ctx: &Ctx<'_>, pool: PoolId) -> Option<AgentName> {
+        loop {
+            let name = self.places.pools.roomiest(pool)?.clone();
+            if self.takes_work(ctx, &name) {
+                return Some(name);
+            }
+            self.places.pools.set_room(&name, 0);
+        }
+    }
+
+    /// With its first task a run begins, and with affinity `run` it has its agent from now on.
+    fn begin_run(&mut self, ctx: &mut Ctx<'_>, id: RunId, name: &AgentName) {
+        let Some(run) = self.runs.get(&id) else {
             return;
         };
-        let queued = run
-            .tasks
-            .iter()
-            .filter(|task| matches!(task.record.state, TaskState::Queued { .. }));
-        let keys: Vec<Key> = queued.map(|task| run.key(task.record.task)).collect();
-        for key in &keys {
-            self.places.remove(*key, run);
+        let stays = run.workflow.record.spec.affinity == Affinity::Run;
+        let binds = stays && run.record.agent.is_none();
+        if run.begun && !binds {
+            return;
         }
-        run.record.agent = agent;
-        for key in &keys {
-            self.places.add(*key, run);
+        self.count_run(id, true);
+        self.line_up(id, |run| {
+            run.record.started_at.get_or_insert(ctx.now.0);
+            if binds {
+                run.record.agent = Some(name.clone());
+            }
+        });
+        if let Some(run) = self.runs.get(&id) {
+            ctx.write(Write::Run(run.record.clone()));
         }
-        ctx.write(Write::Run(run.record.clone()));
+    }
+
+    /// Takes a run from its agent: it chooses anew, and its queued tasks with it.
+    pub(crate) fn unbind(&mut self, ctx: &mut Ctx<'_>, id: RunId) {
+        self.line_up(id, |run| run.record.agent = None);
+        if let Some(run) = self.runs.get(&id) {
+            ctx.write(Write::Run(run.record.clone()));
+        }
     }
 
     /// Lets a run choose anew, once its agent is out of touch and holds nothing of it any more.
@@ -194,50 +262,20 @@ impl Tenant {
         };
         let in_touch = agent.live.session.is_some() && agent.presence == Presence::Live;
         if !in_touch && run.pending.is_disjoint(&agent.held) {
-            self.rebind(ctx, id, None);
+            self.unbind(ctx, id);
         }
-    }
-
-    /// Places one task of a run that has its agent; gives the next one to look at.
-    fn place_bound(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        key: Key,
-        sends: &mut BTreeMap<AgentName, (Conn, Vec<DownMessage>)>,
-    ) -> Option<Key> {
-        let agent = self.agents.get(name)?;
-        if agent.obstacle(ctx.now).is_some() || agent.room(ctx.settings) == 0 {
-            return None;
-        }
-        let conn = agent.ready()?.conn;
-        let queue = self.places.bound.get(name)?;
-        let next = queue
-            .range((Bound::Excluded(key), Bound::Unbounded))
-            .next()
-            .copied();
-        if queue.contains(&key)
-            && let Some(assign) = self.assign(ctx, name, key)
-        {
-            sends
-                .entry(name.clone())
-                .or_insert((conn, Vec::new()))
-                .1
-                .push(DownMessage::Assign(assign));
-        }
-        next
     }
 
     fn assign(
         &mut self,
         ctx: &mut Ctx<'_>,
         name: &AgentName,
-        (_, id, task): Key,
+        key: Key,
+        offer: CatalogueEntry,
     ) -> Option<Assign> {
+        let (id, task) = (key.run, key.task);
         let run = self.runs.get_mut(&id)?;
-        let spec = run.workflow.task(task)?;
         let agent = self.agents.get_mut(name)?;
-        let offer = *agent.offer(&spec.entry)?;
         let attempt = AttemptRecord {
             tenant: self.record.tenant.clone(),
             attempt: ctx.chance.attempt(),
@@ -273,12 +311,7 @@ impl Tenant {
     }
 
     /// Sends again what surely never arrived, under a new command number and today's catalogue.
-    fn send_unsent(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        sends: &mut BTreeMap<AgentName, (Conn, Vec<DownMessage>)>,
-    ) {
+    fn send_unsent(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, sends: &mut Sends) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };

@@ -108,6 +108,9 @@ pub struct RunRecord {
     pub agent: Option<AgentName>,
     /// When it was triggered.
     pub created_at: u64,
+    /// When its first task was placed; `None` while it has not begun, or not again.
+    #[serde(default)]
+    pub started_at: Option<u64>,
     /// When it was over.
     pub finished_at: Option<u64>,
     /// The instant of the workflow's schedule that made it: one run per workflow and instant. `None` when it was
@@ -242,13 +245,13 @@ pub struct AttemptRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum Phase {
-    /// Sent or to be sent; the agent has not confirmed it.
+    /// Sent or to be sent; nothing is known of a start.
     Assigned,
-    /// The agent holds it.
+    /// The same, in records of before one state stood for both.
     Accepted,
-    /// Journalled there; exec may happen at any moment.
+    /// As [`Phase::Running`], in records of before one state stood for both.
     Starting,
-    /// The task's process exists.
+    /// The agent journalled its start: its process exists, or may at any moment.
     Running,
     /// Over.
     Finished {
@@ -269,8 +272,14 @@ pub struct AgentRecord {
     pub tenant: TenantName,
     /// Its name.
     pub agent: AgentName,
-    /// SHA-256 of the public key it enrolled with, in hex.
+    /// SHA-256 of the public key of the certificate that it used last, in hex.
     pub key_hash: String,
+    /// The same of a renewed certificate that it has not used yet: it takes the other's place with its first session.
+    #[serde(default)]
+    pub next_key: Option<String>,
+    /// When the certificate of its newest session ends; `None` before the first.
+    #[serde(default)]
+    pub certificate_not_after: Option<u64>,
     /// The salt of its catalogue's hashes, as of the newest session; empty before the first.
     #[serde(default)]
     pub spiffe_id: String,
@@ -314,6 +323,8 @@ impl AgentRecord {
             tenant,
             agent,
             key_hash,
+            next_key: None,
+            certificate_not_after: None,
             spiffe_id: String::new(),
             enrolled_at: at,
             removed: false,

@@ -92,6 +92,14 @@ impl Tenant {
                 self.task_over(ctx, id, task, TaskState::Failed { outcome })
             }
             Verdict::Spent => self.spent(ctx, id, task, outcome),
+            // Given back on request: nothing stands in its way elsewhere.
+            Verdict::Requeue
+                if outcome == Outcome::Refused(Refusal::Draining)
+                    && self.is_drained(&attempt.agent) =>
+            {
+                self.requeue(ctx, id, task, ctx.now, outcome);
+                self.leave_drained(ctx, id);
+            }
             Verdict::Requeue => {
                 let pause = ctx.chance.between(REQUEUE_PAUSE_MS.0, REQUEUE_PAUSE_MS.1);
                 self.requeue(ctx, id, task, ctx.now.plus_ms(pause), outcome);

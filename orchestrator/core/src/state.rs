@@ -61,13 +61,12 @@ pub fn step(phase: Phase, observed: Observed) -> Result<Step, Unexpected> {
         may_have_started: true,
     });
     match (phase, observed) {
-        (Phase::Assigned, O::Said(A::Assigned)) => Ok(To(Phase::Accepted)),
         (Phase::Assigned, O::Absent) => Ok(Unsent),
 
-        (Phase::Assigned | Phase::Accepted, O::Said(A::Starting)) => Ok(To(Phase::Starting)),
-        (Phase::Assigned | Phase::Accepted | Phase::Starting, O::Said(A::Running)) => {
-            Ok(To(Phase::Running))
-        }
+        (
+            Phase::Assigned | Phase::Accepted | Phase::Starting,
+            O::Said(A::Starting | A::Running),
+        ) => Ok(To(Phase::Running)),
         (
             Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running,
             O::Said(A::Finished(report)),
@@ -78,11 +77,11 @@ pub fn step(phase: Phase, observed: Observed) -> Result<Step, Unexpected> {
         )
         | (Phase::Accepted | Phase::Starting | Phase::Running, O::Absent) => Ok(lost),
 
-        (Phase::Accepted, O::Said(A::Assigned))
-        | (Phase::Starting, O::Said(A::Starting))
-        | (Phase::Running, O::Said(A::Running)) => Ok(Same),
-        (Phase::Starting | Phase::Running, O::Said(A::Assigned))
-        | (Phase::Running, O::Said(A::Starting)) => Err(Unexpected::WentBack),
+        // That it is held changes nothing: it may still be withdrawn. That it starts may be said twice, as it is one
+        // state here.
+        (Phase::Assigned | Phase::Accepted, O::Said(A::Assigned))
+        | (Phase::Running, O::Said(A::Starting | A::Running)) => Ok(Same),
+        (Phase::Starting | Phase::Running, O::Said(A::Assigned)) => Err(Unexpected::WentBack),
 
         (Phase::Finished { .. }, O::Said(A::Finished(_))) => Ok(Same),
         (Phase::Finished { .. }, O::Said(A::Assigned | A::Starting | A::Running)) => {

@@ -28,11 +28,12 @@ fn a_chain_of_two_tasks_runs_in_order() {
         [],
         "nothing else happened"
     );
-    assert_eq!(rig.phase(first.attempt), Phase::Accepted);
+    assert_eq!(rig.phase(first.attempt), Phase::Assigned);
     assert_eq!(
         site.tells(&mut rig, first.attempt, AttemptState::Starting),
         [site.ack(1)]
     );
+    assert_eq!(rig.phase(first.attempt), Phase::Running);
     assert_eq!(
         site.tells(&mut rig, first.attempt, AttemptState::Running),
         [site.ack(2)]

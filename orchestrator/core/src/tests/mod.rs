@@ -6,6 +6,7 @@ mod explain;
 mod faults;
 mod invariants;
 mod lifecycle;
+mod place;
 mod reconnect;
 mod site;
 
@@ -245,6 +246,12 @@ impl Rig {
         let mut site = Site::new(agent);
         site.connect(self, vec![]);
         site
+    }
+
+    /// How often placement looked at a first task so far.
+    fn looked(&self) -> u64 {
+        let tenants = self.core.tenants.values();
+        tenants.map(|tenant| tenant.places.looked).sum()
     }
 
     fn next_conn(&mut self) -> Conn {

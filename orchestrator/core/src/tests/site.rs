@@ -44,6 +44,7 @@ impl Site {
             agent: self.agent.clone(),
             spiffe_id,
             key_hash: "key".into(),
+            not_after: 0,
         }
     }
 
