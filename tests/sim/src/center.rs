@@ -13,6 +13,7 @@ use crate::driver::take_turn;
 use crate::invariants::{Checked, broken};
 use crate::network::{Direction, Packet};
 use crate::queue::{At, MS, SECOND};
+use crate::renewal::Renewing;
 use crate::trace::note;
 use crate::world::{Happening, World};
 
@@ -46,6 +47,7 @@ pub(crate) struct Process {
     pub(crate) not_before: At,
     /// Who asked what.
     pub(crate) calls: BTreeMap<Call, u64>,
+    pub(crate) renewals: BTreeMap<Call, Renewing>,
     failures: u32,
 }
 
@@ -85,6 +87,7 @@ impl World {
             turn_at: self.now,
             not_before: 0,
             calls: BTreeMap::new(),
+            renewals: BTreeMap::new(),
             failures: 0,
         });
         note!(self, "the orchestrator starts");
@@ -119,6 +122,20 @@ impl World {
         let call = Call(self.center.next_call);
         if let Some(process) = self.center.process.as_mut() {
             process.calls.insert(call, request);
+            self.center_hears(event(call));
+        }
+    }
+
+    /// The same for an agent that wants its next certificate.
+    pub(crate) fn center_is_asked_to_renew(
+        &mut self,
+        renewing: Renewing,
+        event: impl FnOnce(Call) -> Event,
+    ) {
+        self.center.next_call += 1;
+        let call = Call(self.center.next_call);
+        if let Some(process) = self.center.process.as_mut() {
+            process.renewals.insert(call, renewing);
             self.center_hears(event(call));
         }
     }
@@ -184,7 +201,7 @@ impl World {
         let pause = ((50 * MS) << process.failures.min(10)).min(2 * SECOND);
         (process.turn_at, process.not_before) = (now, now + pause);
         let newer = std::mem::take(&mut process.inbox);
-        let mut denied = Vec::new();
+        let (mut denied, mut not_renewed) = (Vec::new(), Vec::new());
         for event in events {
             match event {
                 Event::Opened { .. } | Event::Frame { .. } | Event::Closed { .. } => {
@@ -193,11 +210,16 @@ impl World {
                 Event::Asked { call, .. } | Event::Enrol { call, .. } => {
                     denied.extend(process.calls.remove(&call));
                 }
+                Event::Wall { .. } => {}
+                Event::Renew { call, .. } => not_renewed.extend(process.renewal(call)),
             }
         }
         process.inbox.extend(newer);
         for request in denied {
             self.ask_again_later(request);
+        }
+        for renewing in not_renewed {
+            self.renewal_answered(&renewing, None);
         }
     }
 
@@ -215,16 +237,23 @@ impl World {
             Speech::Close { conn, why } => {
                 self.trace.count("stream ended by the orchestrator");
                 note!(self, "link {conn} is closed: {why:?}");
+                self.invariant_an_agent_that_renews_is_never_locked_out(conn, why)?;
                 let down = match why {
                     CloseReason::Replaced => Down::Ended,
-                    CloseReason::Removed | CloseReason::Cloned => Down::Refused,
+                    CloseReason::Removed | CloseReason::OtherKey | CloseReason::Cloned => {
+                        Down::Refused
+                    }
                     CloseReason::Version | CloseReason::Protocol => Down::Protocol,
                 };
                 self.close(conn, down);
             }
             Speech::Answer { call, answer } => {
-                let process = self.center.process.as_mut();
-                if let Some(request) = process.and_then(|process| process.calls.remove(&call)) {
+                let Some(process) = self.center.process.as_mut() else {
+                    return Ok(());
+                };
+                if let Some(renewing) = process.renewal(call) {
+                    self.renewal_answered(&renewing, Some(answer));
+                } else if let Some(request) = process.calls.remove(&call) {
                     self.answered(request, answer)?;
                 }
             }

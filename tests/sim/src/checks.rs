@@ -8,8 +8,6 @@ use outpost_driver::Core;
 use outpost_orchestrator_core::event::{Answer, Ask, Explanation, Speech};
 use outpost_orchestrator_core::record::{Phase, RunState, TaskState};
 use outpost_proto::ids::{Conn, RunId};
-use outpost_proto::message::UpMessage;
-use outpost_proto::wire;
 
 use crate::center::database_time;
 use crate::disk::Change;
@@ -111,7 +109,7 @@ impl World {
                 ));
             }
         }
-        Ok(())
+        self.invariants_of_presence()
     }
 
     /// The exact bytes of a frame that is about to be handed to the network, from the ledger. `recorded`: how many frames
@@ -122,7 +120,7 @@ impl World {
         frame: usize,
         recorded: usize,
         conn: Conn,
-        messages: &[UpMessage],
+        is: impl FnOnce(&[u8]) -> bool,
     ) -> Result<Rc<[u8]>, crate::invariants::Violation> {
         let sentence = "every frame sent has an earlier ledger record";
         let ledger = self.sites[index].disk.ledger.borrow();
@@ -132,9 +130,7 @@ impl World {
                 format!("s{index}, frame {frame} of {recorded}"),
             ));
         };
-        let same = *process == self.sites[index].processes
-            && *on == conn
-            && wire::decode_up(bytes).is_ok_and(|recorded| recorded == messages);
+        let same = *process == self.sites[index].processes && *on == conn && is(bytes);
         if !same {
             return Err(broken(
                 sentence,

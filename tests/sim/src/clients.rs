@@ -302,6 +302,7 @@ impl World {
             (Want::Invite(site), Ok(_)) => self.want(&tenant, Want::Enrol(site)),
             (Want::Enrol(site), Ok(_)) => {
                 self.sites[site].enrolled = true;
+                self.sites[site].identity.since = self.now;
                 self.start_site(site);
             }
             (Want::Enrol(site), Err(_)) => {

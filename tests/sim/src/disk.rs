@@ -88,10 +88,25 @@ impl SiteDisk {
         let mut encoded = self.encoded.borrow_mut();
         encoded.clear();
         for said in speech {
-            let agent::event::Speech::Send { conn, messages } = said else {
-                continue;
+            use agent::event::Speech;
+            let (conn, bytes) = match said {
+                Speech::Send { conn, messages } => (conn, wire::encode_up(messages)),
+                Speech::Renew { conn, csr } => {
+                    let csr = csr.clone();
+                    (conn, wire::RenewRequest { csr }.encode())
+                }
+                Speech::Dial { .. }
+                | Speech::Hangup { .. }
+                | Speech::MakeCsr
+                | Speech::Start { .. }
+                | Speech::Cancel { .. }
+                | Speech::InTouch
+                | Speech::Discard { .. }
+                | Speech::Refused { .. }
+                | Speech::Alarm(_)
+                | Speech::Done => continue,
             };
-            let frame: Rc<[u8]> = match wire::encode_up(messages) {
+            let frame: Rc<[u8]> = match bytes {
                 Ok(frame) => frame.into(),
                 Err(error) => {
                     self.refused = Some(error.to_string());

@@ -83,6 +83,9 @@ impl World {
     /// Draws which faults happen when.
     pub(crate) fn plan_faults(&mut self) {
         let kinds: Vec<_> = FAULTS.iter().filter(|_| self.dice.percent(60)).collect();
+        if self.plan.calm {
+            return;
+        }
         let total: u64 = kinds.iter().map(|(_, _, weight)| weight).sum();
         let longest = self.dice.span(5 * SECOND, 120 * SECOND);
         let mut at = SECOND;

@@ -20,6 +20,7 @@ mod keeper;
 mod network;
 mod queue;
 mod records;
+mod renewal;
 mod shop;
 mod site;
 mod trace;
@@ -76,6 +77,8 @@ pub fn run(seed: u64, options: Options) -> Played {
     let plan = Plan {
         quiet_from: dice.between(3 * MINUTE, 15 * MINUTE),
         longest_outage: dice.span(2 * SECOND, 6 * MINUTE),
+        calm: dice.percent(12),
+        certificate_life: dice.span(40 * SECOND, 30 * MINUTE),
         hasty_agent: options.hasty == Hasty::Agents,
         hasty_center: options.hasty == Hasty::Orchestrator,
     };

@@ -11,6 +11,7 @@ use outpost_proto::wire;
 
 use crate::invariants::{Checked, broken};
 use crate::queue::{At, MS, SECOND};
+use crate::renewal::Letter;
 use crate::trace::{fnv, note};
 use crate::world::{Happening, World};
 
@@ -25,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) process: u64,
     /// The agent's number for it.
     pub(crate) conn: Conn,
+    /// The key of the certificate that was presented.
+    pub(crate) key: String,
     /// The orchestrator's process that accepted it.
     center_process: Option<u64>,
     latency: (At, At),
@@ -53,6 +56,7 @@ struct Lane {
 pub(crate) enum Packet {
     Opened,
     Frame(Rc<[u8]>),
+    Letter(Letter),
     Closed(Down),
 }
 
@@ -122,6 +126,7 @@ impl World {
             site,
             process,
             conn,
+            key: self.sites[site].identity.key_hash(),
             center_process: None,
             latency: (near, near * 2),
             up: Lane::default(),
@@ -188,7 +193,7 @@ impl World {
                 link.center_open = true;
                 self.queue
                     .put(self.now + FIRST_FRAME, Happening::Greeting { link: id });
-                let opened = self.sites[site].identity.opened(Conn(id));
+                let opened = self.sites[site].identity.opened(Conn(id), &link.key);
                 self.center_hears(opened);
                 self.carry(id, Direction::Down, Packet::Opened);
             }
@@ -201,6 +206,11 @@ impl World {
                 if !link.site_open {
                     self.trace.count("frame of a connection its agent gave up");
                 }
+                let newest = &mut self.sites[site].newest;
+                if id >= *newest {
+                    *newest = id;
+                    self.sites[site].heard = Some(self.now);
+                }
                 note!(self, "link {id} up {:x}", fnv(0, &bytes));
                 let messages = wire::decode_up(&bytes)
                     .map_err(|error| broken("an honest agent's frame is understood", error))?;
@@ -209,6 +219,8 @@ impl World {
                     messages,
                 });
             }
+            Packet::Letter(letter) if current => self.letter_up(id, &letter),
+            Packet::Letter(_) => {}
             Packet::Closed(_) => self.end_center_side(id),
         }
         Ok(())
@@ -232,6 +244,8 @@ impl World {
                 self.observe_down(site, process, conn, &messages);
                 self.site_hears(site, process, SiteEvent::Frame { conn, messages });
             }
+            Packet::Letter(letter) if open => self.letter_down(site, process, &letter),
+            Packet::Letter(_) => {}
             Packet::Closed(why) => self.site_side_ended(id, why),
         }
         Ok(())

@@ -10,6 +10,7 @@ use outpost_orchestrator_core::event::Event as CenterEvent;
 use outpost_proto::ids::{AttemptId, Conn, Incarnation};
 use outpost_proto::message::{Directive, DownMessage, UpMessage};
 use outpost_proto::name::{AgentName, TenantName};
+use outpost_proto::wire;
 
 use crate::disk::SiteDisk;
 use crate::driver::take_turn;
@@ -27,23 +28,32 @@ pub(crate) struct Identity {
     pub(crate) tenant: TenantName,
     pub(crate) agent: AgentName,
     pub(crate) spiffe_id: String,
-    /// Stands for its key; another one after every new enrolment.
+    /// Stands for its key; another one after every new enrolment and every renewal.
     pub(crate) key: u64,
+    /// Of a renewal that is not stored yet.
+    pub(crate) pending: Option<u64>,
+    /// When its certificate was stored.
+    pub(crate) since: At,
 }
 
 impl Identity {
     /// As the orchestrator knows it.
     pub(crate) fn key_hash(&self) -> String {
-        format!("key-{}-{:016x}", self.agent, self.key)
+        self.key_hash_of(self.key)
     }
 
-    pub(crate) fn opened(&self, conn: Conn) -> CenterEvent {
+    pub(crate) fn key_hash_of(&self, key: u64) -> String {
+        format!("key-{}-{key:016x}", self.agent)
+    }
+
+    pub(crate) fn opened(&self, conn: Conn, key_hash: &str) -> CenterEvent {
         CenterEvent::Opened {
             conn,
             tenant: self.tenant.clone(),
             agent: self.agent.clone(),
             spiffe_id: self.spiffe_id.clone(),
-            key_hash: self.key_hash(),
+            key_hash: key_hash.to_owned(),
+            not_after: u64::MAX,
         }
     }
 }
@@ -66,6 +76,11 @@ pub(crate) struct Site {
     pub(crate) cut_speech: bool,
     /// What the simulation itself knows of the present session.
     pub(crate) session: Option<Session>,
+    /// Its newest stream on which a frame arrived at the orchestrator, and when one did last.
+    pub(crate) newest: u64,
+    pub(crate) heard: Option<At>,
+    /// Without faults: it was in touch.
+    pub(crate) met: bool,
 }
 
 /// The agent's process.
@@ -127,6 +142,7 @@ impl World {
             .map(|attempt| (attempt, self.look(index, attempt)))
             .collect();
         let now = Micros(self.sites[index].clock.shows(self.now));
+        let (life_us, until) = self.certificate_of(index);
         let core = Agent::new(settings, self.dice.seed(), now, snapshot, found.clone());
         let site = &mut self.sites[index];
         site.processes += 1;
@@ -135,10 +151,10 @@ impl World {
         site.process = Some(Process {
             number: site.processes,
             core,
-            inbox: vec![Event::Catalogue(shop::rules(
-                site.catalogue,
-                &site.identity.spiffe_id,
-            ))],
+            inbox: vec![
+                Event::Catalogue(shop::rules(site.catalogue, &site.identity.spiffe_id)),
+                Event::Certificate { life_us, until },
+            ],
             turn_at: self.now + MS,
             not_before: 0,
         });
@@ -274,7 +290,14 @@ impl World {
         };
         let again = |event: &Event| match event {
             Event::Keeper { .. } | Event::Catalogue(_) | Event::Site(_) | Event::Health(_) => true,
-            Event::Opened { .. } | Event::Closed { .. } | Event::Frame { .. } => false,
+            Event::Opened { .. }
+            | Event::Closed { .. }
+            | Event::Frame { .. }
+            | Event::Certificate { .. }
+            | Event::Csr(_)
+            | Event::Renewed { .. }
+            | Event::NotRenewed
+            | Event::Ends { .. } => false,
         };
         let newer = std::mem::take(&mut process.inbox);
         process.inbox = events.into_iter().filter(again).chain(newer).collect();
@@ -293,22 +316,30 @@ impl World {
         for (speech, recorded) in said {
             match speech {
                 Speech::Dial { conn } => {
-                    let session = Session {
-                        conn,
-                        ready: false,
-                        sent: BTreeMap::new(),
-                        until: 0,
-                    };
-                    self.sites[index].session = Some(session);
+                    if self.lease_of(index).is_some() {
+                        self.trace.count("stream made beside one that works");
+                    }
                     self.dial(index, number, conn);
                 }
                 Speech::Send { conn, messages } => {
-                    let bytes = self.recorded(index, frame, recorded, conn, &messages)?;
+                    let same = |bytes: &[u8]| {
+                        wire::decode_up(bytes).is_ok_and(|recorded| recorded == messages)
+                    };
+                    let bytes = self.recorded(index, frame, recorded, conn, same)?;
                     frame += 1;
                     self.beats(index, conn, shown, &messages);
                     if let Some(link) = self.network.of_site(index, number, conn) {
                         self.carry(link, Direction::Up, Packet::Frame(bytes));
                     }
+                }
+                Speech::MakeCsr => self.make_csr(index, number),
+                Speech::Renew { conn, csr } => {
+                    let same = |bytes: &[u8]| {
+                        wire::RenewRequest::decode(bytes).is_ok_and(|request| request.csr == csr)
+                    };
+                    let bytes = self.recorded(index, frame, recorded, conn, same)?;
+                    frame += 1;
+                    self.ask_to_renew(index, conn, &csr, bytes);
                 }
                 Speech::Hangup { conn } => {
                     self.sites[index]
@@ -347,6 +378,14 @@ impl World {
     }
 
     fn beats(&mut self, index: usize, conn: Conn, shown: u64, messages: &[UpMessage]) {
+        if let Some(UpMessage::Hello(_)) = messages.first() {
+            self.sites[index].session = Some(Session {
+                conn,
+                ready: false,
+                sent: BTreeMap::new(),
+                until: 0,
+            });
+        }
         let Some(session) = self.sites[index]
             .session
             .as_mut()

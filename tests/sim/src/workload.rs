@@ -56,6 +56,8 @@ impl World {
             agent,
             spiffe_id,
             key: self.dice.next(),
+            pending: None,
+            since: 0,
         };
         self.sites.push(Site {
             identity,
@@ -71,6 +73,9 @@ impl World {
             processes: 0,
             cut_speech: false,
             session: None,
+            newest: 0,
+            heard: None,
+            met: false,
         });
         let at = self.dice.span(1, 20 * SECOND);
         self.queue.put(

@@ -31,6 +31,9 @@ pub(crate) struct Plan {
     /// From then on nothing goes wrong any more.
     pub(crate) quiet_from: At,
     pub(crate) longest_outage: At,
+    /// Nothing goes wrong at all.
+    pub(crate) calm: bool,
+    pub(crate) certificate_life: At,
     /// Speak before the commit, to prove that it is noticed.
     pub(crate) hasty_agent: bool,
     pub(crate) hasty_center: bool,
@@ -279,6 +282,8 @@ impl World {
         site.enrolled = false;
         site.disk = SiteDisk::default();
         site.catalogue = 1;
+        site.heard = None;
+        site.identity.pending = None;
         site.identity.key = self.dice.next();
         let tenant = site.identity.tenant.clone();
         self.want(&tenant, Want::Invite(index));
