@@ -1,5 +1,7 @@
 //! The host's numbers, read from /proc and the file system when asked: what a heartbeat carries.
 
+pub(crate) mod process;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -166,6 +166,12 @@ impl Journal {
         Ok(())
     }
 
+    /// Bytes of the file.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Writes the journal anew beside the old one and puts it in its place.
     fn compact(&mut self) -> Result<(), JournalError> {
         let temp = self.path.with_extension("new");
@@ -194,6 +200,23 @@ impl Journal {
         self.base_bytes = self.bytes;
         Ok(())
     }
+}
+
+/// What the journal in `dir` holds, without opening it for writing: for people who look while no runner has it.
+///
+/// # Errors
+/// As [`Journal::open`].
+pub fn peek(dir: &Path) -> Result<Snapshot, JournalError> {
+    let path = dir.join("journal");
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Snapshot::default());
+        }
+        file => file.map_err(io("opening", &path))?,
+    };
+    let mut mirror = Mirror::default();
+    replay(&path, &file, &mut mirror)?;
+    Ok(mirror.snapshot())
 }
 
 /// Applies every good line; answers how many bytes they are.

@@ -13,6 +13,8 @@ pub mod health;
 pub mod journal;
 pub mod ledger;
 pub mod life;
+mod log_tail;
+pub mod metrics;
 mod output;
 pub mod runner;
 pub mod state_dir;

@@ -11,6 +11,11 @@ pub(crate) fn line(text: impl Display) {
     }
 }
 
+/// Several lines, which end with a line end of their own.
+pub(crate) fn text(text: &str) {
+    line(text.trim_end_matches('\n'));
+}
+
 /// Bytes as they are, for logs.
 pub(crate) fn bytes(bytes: &[u8]) -> bool {
     use std::io::Write as _;

@@ -1,21 +1,9 @@
 //! The agent's state directory: what is where, who may read it, and which agent made it.
 //!
 //! As root `/var/lib/outpost-agent`, otherwise `$XDG_STATE_HOME/outpost-agent` (`~/.local/state/outpost-agent`).
-//!
-//! ```text
-//! version       format of everything below; a newer one is refused
-//! id            random, made with the directory
-//! lock          held by the one runner
-//! identity.json what enrolment settled: orchestrator, tenant, name
-//! keys/         link's own: agent.key, agent.crt, roots.crt
-//! journal       what must not be forgotten
-//! ledger/       every byte that was sent
-//! attempts/ID/  one attempt: claim, exit record, log.N, about.json
-//! work/ID/      its working directory, while it is needed
-//! runs/ID/      $OUTPOST_RUN_DIR, shared by the tasks of one run
-//! trash/        what is being removed
-//! agent.sock    status, pause, resume, drain: for the same account and root only
-//! ```
+//! [`LAYOUT`] is the map; `migrate` makes an older directory one of the present format.
+
+mod migrate;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -28,7 +16,25 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 
 /// Format of the directory that this build reads and writes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// What is where in it.
+pub const LAYOUT: &str = "\
+version       format of everything below; a newer one is refused
+id            random, made with the directory
+lock          held by the one runner
+identity.json what enrolment settled: orchestrator, tenant, name
+keys/         link's own: agent.key, agent.crt, roots.crt
+journal       what must not be forgotten
+ledger/       every byte that was sent
+attempts/ID/  one attempt: claim, exit record, log.N, about.json
+work/ID/      its working directory, while it is needed
+runs/ID/      $OUTPOST_RUN_DIR, shared by the tasks of one run
+trash/        what is being removed
+try/ID/       of `catalogue try`, while it runs
+backup-N/     small files as an agent of format N left them
+agent.sock    status, pause, resume, drain: for the same account and root only
+";
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +59,29 @@ pub enum StateError {
         path: PathBuf,
         /// Its format.
         found: u32,
+    },
+    /// Made by an agent so old that nobody knows how.
+    #[error(
+        "{path} is of format {found}, which this agent does not know any more: run the version before this one once, or enrol anew with another --state directory; nothing was changed"
+    )]
+    TooOld {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// It could not be made one of the present format.
+    #[error(
+        "{path} could not be migrated from format {from}: it is as it was, with the small files also in backup-{from}; mend what is said and start again"
+    )]
+    Migration {
+        /// The directory.
+        path: PathBuf,
+        /// From which format.
+        from: u32,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
     },
     /// `version` holds no number.
     #[error("{path} is no agent's state directory: its file `version` holds no number")]
@@ -173,6 +202,11 @@ impl StateDir {
     /// # Errors
     /// See [`StateError`].
     pub fn open(path: &Path) -> Result<Self, StateError> {
+        Self::open_any(path).map(|(state, _)| state)
+    }
+
+    /// Opens it, whatever format up to the present one it is of; says which.
+    fn open_any(path: &Path) -> Result<(Self, u32), StateError> {
         let path = path.canonicalize().map_err(|_| StateError::Missing {
             path: path.to_owned(),
         })?;
@@ -192,7 +226,16 @@ impl StateDir {
             return Err(StateError::Newer { path, found });
         }
         check_safe(&path)?;
-        Ok(Self { path })
+        Ok((Self { path }, found))
+    }
+
+    /// Makes an older directory one of the present format; `lock`: only the one runner, or an enrolment, may.
+    ///
+    /// # Errors
+    /// When a step fails; the directory is then still of the older format.
+    pub fn migrate(&self, _lock: &File) -> Result<(), StateError> {
+        let (_, found) = Self::open_any(&self.path)?;
+        migrate::migrate(&self.path, found, VERSION, migrate::STEPS)
     }
 
     /// The directory itself.

@@ -10,6 +10,7 @@ use outpost_proto::units::{duration_ms, size_bytes};
 use super::file::RawEntry;
 use super::param::Param;
 use super::plan::Template;
+use super::suggest::did_you_mean;
 
 const TIMEOUT_MS: u64 = 3_600_000;
 const TIMEOUT_MS_MAX: u64 = 30 * 86_400_000;
@@ -63,6 +64,23 @@ pub struct Entry {
     pub params: BTreeMap<ParamName, Param>,
 }
 
+/// What is wrong with an entry: under which key, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    /// `argv`, `param.NAME`; empty when it is about the entry itself.
+    pub(super) key: String,
+    pub(super) why: String,
+}
+
+impl Wrong {
+    fn new(key: impl Into<String>, why: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            why: why.into(),
+        }
+    }
+}
+
 /// A user of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunAs {
@@ -78,11 +96,11 @@ pub struct RunAs {
 
 impl Entry {
     /// From the file; all that is wrong with it otherwise. `is_root`: whether the agent runs as root.
-    pub(super) fn new(name: &str, raw: RawEntry, is_root: bool) -> Result<Self, Vec<String>> {
+    pub(super) fn new(name: &str, raw: RawEntry, is_root: bool) -> Result<Self, Vec<Wrong>> {
         let mut wrong = Vec::new();
         let entry_name = name
             .parse::<EntryName>()
-            .map_err(|error| vec![error.to_string()])?;
+            .map_err(|error| vec![Wrong::new("", error.to_string())])?;
         let mut params = BTreeMap::new();
         for (param, raw) in raw.param {
             let parsed = param
@@ -90,7 +108,7 @@ impl Entry {
                 .map_err(|error| error.to_string());
             match parsed.and_then(|name| Param::new(raw).map(|param| (name, param))) {
                 Ok((name, param)) => drop(params.insert(name, param)),
-                Err(why) => wrong.push(format!("param.{param}: {why}")),
+                Err(why) => wrong.push(Wrong::new(format!("param.{param}"), why)),
             }
         }
         let argv =
@@ -109,22 +127,19 @@ impl Entry {
             .unwrap_or_else(|why| note(&mut wrong, "log_max", why, LOG_BYTES));
         let workdir = raw.workdir.map(PathBuf::from);
         if workdir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
-            wrong.push("workdir: it must be an absolute path".to_owned());
+            wrong.push(Wrong::new("workdir", "it must be an absolute path"));
         }
-        let names = raw
-            .env
-            .keys()
-            .chain(env_params.keys())
-            .chain(&raw.inherit_env);
+        let names = (raw.env.keys().map(|name| ("env", name)))
+            .chain(env_params.keys().map(|name| ("env_params", name)))
+            .chain(raw.inherit_env.iter().map(|name| ("inherit_env", name)));
         wrong.extend(
             names
-                .filter(|name| !is_env_name(name))
-                .map(|name| format!("`{name}` is no environment name")),
+                .filter(|(_, name)| !is_env_name(name))
+                .map(|(key, name)| Wrong::new(key, no_env_name(name))),
         );
         if raw.max_parallel == Some(0) {
-            wrong.push(
-                "max_parallel: 0 would never let it run; leave the entry out instead".to_owned(),
-            );
+            let why = "0 would never let it run; leave the entry out instead";
+            wrong.push(Wrong::new("max_parallel", why));
         }
         if !wrong.is_empty() {
             return Err(wrong);
@@ -153,9 +168,19 @@ impl Entry {
     }
 }
 
-fn note<T>(wrong: &mut Vec<String>, key: &str, why: String, instead: T) -> T {
-    wrong.push(format!("{key}: {why}"));
+fn note<T>(wrong: &mut Vec<Wrong>, key: &str, why: String, instead: T) -> T {
+    wrong.push(Wrong::new(key, why));
     instead
+}
+
+fn no_env_name(name: &str) -> String {
+    if name.starts_with("OUTPOST_") {
+        format!("`{name}` is one of the agent's own names (OUTPOST_…): choose another")
+    } else {
+        format!(
+            "`{name}` is no environment name: use letters, digits and `_`, not beginning with a digit"
+        )
+    }
 }
 
 fn argv(raw: Vec<String>, params: &BTreeMap<ParamName, Param>) -> Result<Vec<Template>, String> {
@@ -178,9 +203,8 @@ fn argv(raw: Vec<String>, params: &BTreeMap<ParamName, Param>) -> Result<Vec<Tem
             raw.len()
         ));
     }
-    let known = |name: &ParamName| params.contains_key(name);
     raw.iter()
-        .map(|element| Template::new(element, &known))
+        .map(|element| Template::new(element, params))
         .collect()
 }
 
@@ -195,10 +219,16 @@ fn env_params(
         if params.contains_key(&name) {
             Ok((env, name))
         } else {
-            Err(format!("there is no parameter `{param}`"))
+            Err(no_param(&name, params))
         }
     };
     raw.into_iter().map(one).collect()
+}
+
+/// In words: a parameter that the entry does not have.
+pub(super) fn no_param(name: &ParamName, params: &BTreeMap<ParamName, Param>) -> String {
+    let likely = did_you_mean(name.as_str(), params.keys().map(ParamName::as_str));
+    format!("there is no parameter `{name}`{likely}")
 }
 
 /// As root every entry says whom it runs as; an ordinary agent can only run things as itself.
@@ -235,7 +265,9 @@ fn on_disconnect(text: Option<&str>) -> Result<OnDisconnect, String> {
         Some(text) => {
             let wait = text
                 .strip_prefix("stop_after ")
-                .ok_or("write \"continue\" or \"stop_after 5m\"")?;
+                .ok_or_else(|| {
+                    format!("`{text}` is neither \"continue\" nor \"stop_after\" with a duration, such as \"stop_after 5m\"")
+                })?;
             let seconds = duration_ms(wait)
                 .map_err(|error| error.to_string())?
                 .div_ceil(1000);

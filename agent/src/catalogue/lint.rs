@@ -29,20 +29,21 @@ const TAKES_CODE: &[(&str, &[&str])] = &[
     ("awk", &[]),
 ];
 
-/// Everything the linter objects to, one sentence each.
-pub(super) fn objections(entry: &Entry, dir: &Path) -> Vec<String> {
+/// Everything the linter objects to: under which key, and one sentence that says why.
+pub(super) fn objections(entry: &Entry, dir: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for (name, param) in &entry.params {
         if matches!(param.kind, Kind::Text { pattern: None, .. }) {
-            found.push(format!(
-                "param.{name}: free text without a pattern; add `pattern`, use kind `enum`, or set dangerous = true"
+            found.push((
+                format!("param.{name}"),
+                "free text without a pattern; add `pattern`, use kind `enum`, or set dangerous = true".to_owned(),
             ));
         }
     }
     if let Some(what) = runs_code(entry, dir) {
-        found.push(format!(
-            "argv: {what}; put the code into a file and run that file, or set dangerous = true"
-        ));
+        let why =
+            format!("{what}; put the code into a file and run that file, or set dangerous = true");
+        found.push(("argv".to_owned(), why));
     }
     found
 }

@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use outpost_proto::ids::CatalogueVersion;
 use outpost_proto::limits::CATALOGUE_ENTRIES;
 use outpost_proto::name::EntryName;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::entry::Entry;
+use super::entry::{Entry, Wrong};
 use super::file::File;
-use super::{Catalogue, lint, paths};
+use super::{Catalogue, advice, lines, lint, paths, suggest};
 
 /// Bytes of one catalogue file.
 const FILE_BYTES: u64 = 1 << 20;
 
 /// Something wrong in the catalogue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Which file.
     pub file: PathBuf,
@@ -59,64 +61,61 @@ fn list(problems: &[Problem]) -> String {
         .collect()
 }
 
+/// Everything that can be said about a catalogue.
+#[derive(Debug)]
+pub struct Survey {
+    /// The directory.
+    pub dir: PathBuf,
+    /// What keeps it from being accepted.
+    pub problems: Vec<Problem>,
+    /// What is accepted and cannot work on this host.
+    pub broken: Vec<Problem>,
+    /// What works and is wider than it need be.
+    pub remarks: Vec<Problem>,
+    /// The catalogue, when nothing keeps it from being accepted.
+    pub catalogue: Option<Catalogue>,
+}
+
 /// Reads and checks every `*.toml` in `dir`. `spiffe_id` salts the names' hashes.
 ///
 /// # Errors
 /// Everything that is wrong, with file, line and entry.
 pub fn load(dir: &Path, spiffe_id: &str) -> Result<Catalogue, CatalogueError> {
-    let own_uid = rustix::process::geteuid().as_raw();
-    let mut loading = Loading {
-        own_uid,
-        problems: Vec::new(),
-        entries: BTreeMap::new(),
-        digest: Sha256::new(),
+    let loading = Loading::read(dir, spiffe_id);
+    let dir = loading.dir.clone();
+    loading
+        .accept(spiffe_id)
+        .map_err(|problems| CatalogueError { dir, problems })
+}
+
+/// As [`load`], and looks besides at what the entries name on this host.
+#[must_use]
+pub fn survey(dir: &Path, spiffe_id: &str) -> Survey {
+    let loading = Loading::read(dir, spiffe_id);
+    let dir = loading.dir.clone();
+    let (mut broken, mut remarks) = (Vec::new(), Vec::new());
+    for (entry, at) in loading.entries.values() {
+        let problem = |(key, what): (String, String)| Problem {
+            file: at.file.clone(),
+            line: Some(at.line_of(entry, &key)),
+            entry: Some(entry.name.to_string()),
+            what: worded(&key, &what),
+        };
+        broken.extend(advice::broken(entry, &dir).into_iter().map(problem));
+        let wide = advice::remarks(entry, &dir, loading.own_uid);
+        remarks.extend(wide.into_iter().map(problem));
+    }
+    let (problems, catalogue) = match loading.accept(spiffe_id) {
+        Ok(catalogue) => (Vec::new(), Some(catalogue)),
+        Err(problems) => (problems, None),
     };
-    loading.digest.update(spiffe_id.as_bytes());
-    let dir = match dir.canonicalize() {
-        Ok(dir) => dir,
-        Err(error) => {
-            let what = format!("{error}: make the directory, or name another with --catalogue");
-            loading.problem(dir, None, None, what);
-            return Err(CatalogueError {
-                dir: dir.to_owned(),
-                problems: loading.problems,
-            });
-        }
-    };
-    // Also when it holds links only: whoever can write here can exchange them.
-    if let Err(why) = paths::check(&dir, own_uid) {
-        loading.problem(&dir, None, None, why);
-    }
-    match files(&dir) {
-        Ok(files) => files.iter().for_each(|file| loading.file(&dir, file)),
-        Err(error) => loading.problem(&dir, None, None, error.to_string()),
-    }
-    if loading.entries.len() > CATALOGUE_ENTRIES {
-        let what = format!(
-            "it has {} entries and can have {CATALOGUE_ENTRIES}",
-            loading.entries.len()
-        );
-        loading.problem(&dir, None, None, what);
-    }
-    if !loading.problems.is_empty() {
-        return Err(CatalogueError {
-            dir,
-            problems: loading.problems,
-        });
-    }
-    let digest = loading.digest.finalize();
-    let version = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
-    let entries = loading
-        .entries
-        .into_iter()
-        .map(|(name, (entry, _))| (name, entry))
-        .collect();
-    Ok(Catalogue {
+    Survey {
         dir,
-        version: CatalogueVersion(version),
-        spiffe_id: spiffe_id.to_owned(),
-        entries,
-    })
+        problems,
+        broken,
+        remarks,
+        catalogue,
+    }
 }
 
 fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -134,14 +133,98 @@ fn files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Where an entry stands.
+struct At {
+    file: PathBuf,
+    line: usize,
+    text: Rc<str>,
+}
+
+impl At {
+    /// The line of one of an entry's keys; the entry's own when it is not written.
+    fn line_of(&self, entry: &Entry, key: &str) -> usize {
+        key_line(&self.text, entry.name.as_str(), key).unwrap_or(self.line)
+    }
+}
+
+fn key_line(text: &str, entry: &str, key: &str) -> Option<usize> {
+    let mut path = vec!["entry", entry];
+    path.extend(
+        key.split_once('.')
+            .map_or_else(|| vec![key], |(table, name)| vec![table, name]),
+    );
+    lines::of_path(text, &path)
+}
+
+fn worded(key: &str, why: &str) -> String {
+    if key.is_empty() {
+        why.to_owned()
+    } else {
+        format!("{key}: {why}")
+    }
+}
+
 struct Loading {
+    dir: PathBuf,
     own_uid: u32,
     problems: Vec<Problem>,
-    entries: BTreeMap<EntryName, (Entry, PathBuf)>,
+    entries: BTreeMap<EntryName, (Entry, At)>,
     digest: Sha256,
 }
 
 impl Loading {
+    fn read(dir: &Path, spiffe_id: &str) -> Self {
+        let own_uid = rustix::process::geteuid().as_raw();
+        let mut loading = Self {
+            dir: dir.to_owned(),
+            own_uid,
+            problems: Vec::new(),
+            entries: BTreeMap::new(),
+            digest: Sha256::new(),
+        };
+        loading.digest.update(spiffe_id.as_bytes());
+        let dir = match dir.canonicalize() {
+            Ok(dir) => dir,
+            Err(error) => {
+                let what = format!("{error}: make the directory, or name another with --catalogue");
+                loading.problem(dir, None, None, what);
+                return loading;
+            }
+        };
+        loading.dir.clone_from(&dir);
+        // Also when it holds links only: whoever can write here can exchange them.
+        if let Err(why) = paths::check(&dir, own_uid) {
+            loading.problem(&dir, None, None, why);
+        }
+        match files(&dir) {
+            Ok(files) => files.iter().for_each(|file| loading.file(&dir, file)),
+            Err(error) => loading.problem(&dir, None, None, error.to_string()),
+        }
+        if loading.entries.len() > CATALOGUE_ENTRIES {
+            let what = format!(
+                "it has {} entries and can have {CATALOGUE_ENTRIES}",
+                loading.entries.len()
+            );
+            loading.problem(&dir, None, None, what);
+        }
+        loading
+    }
+
+    fn accept(self, spiffe_id: &str) -> Result<Catalogue, Vec<Problem>> {
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        let digest = self.digest.finalize();
+        let version = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]);
+        let entries = self.entries.into_iter();
+        Ok(Catalogue {
+            dir: self.dir,
+            version: CatalogueVersion(version),
+            spiffe_id: spiffe_id.to_owned(),
+            entries: entries.map(|(name, (entry, _))| (name, entry)).collect(),
+        })
+    }
+
     fn problem(&mut self, file: &Path, line: Option<usize>, entry: Option<&str>, what: String) {
         self.problems.push(Problem {
             file: file.to_owned(),
@@ -164,28 +247,44 @@ impl Loading {
         let file = match toml::from_str::<File>(&text) {
             Ok(file) => file,
             Err(error) => {
-                let line = error.span().map(|span| line_of(&text, span.start));
-                return self.problem(path, line, None, error.message().to_owned());
+                let line = error.span().map(|span| lines::of_offset(&text, span.start));
+                let message = error.message();
+                let what = suggest::unknown_key(message).unwrap_or_else(|| message.to_owned());
+                return self.problem(path, line, None, what);
             }
         };
+        let text: Rc<str> = text.into();
         for (name, raw) in file.entry {
-            let line = line_of(&text, name.span().start);
+            let at = At {
+                file: path.to_owned(),
+                line: lines::of_offset(&text, name.span().start),
+                text: Rc::clone(&text),
+            };
             match Entry::new(name.get_ref(), raw, self.own_uid == 0) {
-                Ok(entry) => self.entry(dir, path, line, entry),
-                Err(wrong) => {
-                    wrong.into_iter().for_each(|what| {
-                        self.problem(path, Some(line), Some(name.get_ref()), what)
-                    });
-                }
+                Ok(entry) => self.entry(dir, at, entry),
+                Err(wrong) => self.wrong(&at, name.get_ref(), wrong),
             }
         }
     }
 
-    fn entry(&mut self, dir: &Path, path: &Path, line: usize, entry: Entry) {
+    fn wrong(&mut self, at: &At, name: &str, wrong: Vec<Wrong>) {
+        for Wrong { key, why } in wrong {
+            let line = key_line(&at.text, name, &key).unwrap_or(at.line);
+            self.problem(&at.file, Some(line), Some(name), worded(&key, &why));
+        }
+    }
+
+    fn entry(&mut self, dir: &Path, at: At, entry: Entry) {
         let name = entry.name.clone();
         if !entry.dangerous {
-            for what in lint::objections(&entry, dir) {
-                self.problem(path, Some(line), Some(name.as_str()), what);
+            for (key, why) in lint::objections(&entry, dir) {
+                let line = at.line_of(&entry, &key);
+                self.problem(
+                    &at.file,
+                    Some(line),
+                    Some(name.as_str()),
+                    worded(&key, &why),
+                );
             }
         }
         for element in entry
@@ -197,17 +296,19 @@ impl Loading {
                 continue;
             };
             if let Err(why) = paths::check(Path::new(&file), self.own_uid) {
-                self.problem(path, Some(line), Some(name.as_str()), why);
+                let line = at.line_of(&entry, "argv");
+                self.problem(&at.file, Some(line), Some(name.as_str()), why);
             }
         }
         if let Some((_, other)) = self.entries.get(&name) {
             let what = format!(
-                "it is defined a second time; the first is in {}",
-                other.display()
+                "it is defined a second time; the first is in {}:{}",
+                other.file.display(),
+                other.line
             );
-            return self.problem(path, Some(line), Some(name.as_str()), what);
+            return self.problem(&at.file, Some(at.line), Some(name.as_str()), what);
         }
-        self.entries.insert(name, (entry, path.to_owned()));
+        self.entries.insert(name, (entry, at));
     }
 }
 
@@ -217,8 +318,4 @@ fn read(path: &Path) -> Result<String, String> {
         return Err(format!("it has {size} bytes and can have {FILE_BYTES}"));
     }
     std::fs::read_to_string(path).map_err(|error| format!("it cannot be read: {error}"))
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    text.get(..offset).unwrap_or(text).matches('\n').count() + 1
 }

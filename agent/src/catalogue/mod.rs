@@ -3,15 +3,20 @@
 //! Read from `catalogue.d/*.toml` as a whole or not at all. The orchestrator can only name an entry and give values
 //! that the entry's schema accepts; everything else is refused, with an enum upstream and the full reason in the site's
 //! own log. `load` reads and checks, `entry` is what an entry is, `lint` refuses what is too wide, `paths` refuses what
-//! others could change, `plan` turns an accepted assignment into a program with arguments.
+//! others could change, `advice` says what will not work or is
+//! wider than it need be, `schema` describes the files, `plan` turns an accepted assignment into a program with arguments.
 
+mod advice;
 mod entry;
 mod file;
+mod lines;
 mod lint;
 mod load;
 mod param;
 mod paths;
 mod plan;
+mod schema;
+mod suggest;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,9 +28,11 @@ use outpost_proto::name::{EntryHash, EntryName};
 use outpost_proto::outcome::Refusal;
 
 pub use entry::{Entry, RunAs};
-pub use load::{CatalogueError, Problem, load};
+pub use load::{CatalogueError, Problem, Survey, load, survey};
 pub use param::{Kind as ParamKind, Param};
 pub use plan::Plan;
+pub use schema::{reference, schema};
+pub(crate) use suggest::did_you_mean;
 
 /// An accepted catalogue: immutable until the next accepted reload.
 #[derive(Debug)]
@@ -67,8 +74,9 @@ impl Catalogue {
     }
 
     fn unknown(&self, name: &EntryName) -> (Refusal, String) {
+        let likely = did_you_mean(name.as_str(), self.entries.keys().map(EntryName::as_str));
         let why = format!(
-            "the catalogue in {} has no entry `{name}`; `outpost-agent catalogue list` shows what it has",
+            "the catalogue in {} has no entry `{name}`; `outpost-agent catalogue list` shows what it has{likely}",
             self.dir.display()
         );
         (Refusal::UnknownEntry, why)

@@ -4,10 +4,13 @@ use outpost_proto::message::ParamValue;
 use outpost_proto::units::is_date;
 use regex_lite::Regex;
 
-use super::file::RawParam;
+use super::file::{KEYS_BY_KIND, RawParam};
+use super::suggest::did_you_mean;
 
 /// Bytes of a text parameter unless the entry says less.
 const TEXT_BYTES: u32 = 256;
+/// What `kind` can be.
+pub(super) const KINDS: &[&str] = &["flag", "int", "enum", "date", "text"];
 /// Most bytes an entry can allow.
 const TEXT_BYTES_MAX: u32 = 4096;
 
@@ -61,34 +64,15 @@ impl Param {
 }
 
 fn kind_of(raw: &RawParam) -> Result<Kind, String> {
-    let only = |allowed: &[&str]| {
-        let given = [
-            ("min", raw.min.is_some()),
-            ("max", raw.max.is_some()),
-            ("values", raw.values.is_some()),
-            ("pattern", raw.pattern.is_some()),
-            ("max_length", raw.max_length.is_some()),
-            ("allow_leading_dash", raw.allow_leading_dash),
-        ];
-        let odd = given
-            .iter()
-            .find(|(key, given)| *given && !allowed.contains(key));
-        odd.map_or(Ok(()), |(key, _)| {
-            Err(format!("`{key}` means nothing for kind `{}`", raw.kind))
-        })
-    };
+    check_keys(raw)?;
     match raw.kind.as_str() {
-        "flag" => only(&[]).map(|()| Kind::Flag),
-        "date" => only(&[]).map(|()| Kind::Date),
-        "int" => {
-            only(&["min", "max"])?;
-            match (raw.min, raw.max) {
-                (Some(min), Some(max)) if min <= max => Ok(Kind::Int { min, max }),
-                _ => Err("kind `int` needs `min` and `max`, with min ≤ max".to_owned()),
-            }
-        }
+        "flag" => Ok(Kind::Flag),
+        "date" => Ok(Kind::Date),
+        "int" => match (raw.min, raw.max) {
+            (Some(min), Some(max)) if min <= max => Ok(Kind::Int { min, max }),
+            _ => Err("kind `int` needs `min` and `max`, with min ≤ max".to_owned()),
+        },
         "enum" => {
-            only(&["values"])?;
             let values = raw.values.clone().unwrap_or_default();
             if values.is_empty() || values.iter().any(|value| value.contains('\0')) {
                 return Err(
@@ -97,30 +81,53 @@ fn kind_of(raw: &RawParam) -> Result<Kind, String> {
             }
             Ok(Kind::Enum(values))
         }
-        "text" => {
-            only(&["pattern", "max_length", "allow_leading_dash"])?;
-            let max_length = raw.max_length.unwrap_or(TEXT_BYTES);
-            if max_length > TEXT_BYTES_MAX {
-                return Err(format!("`max_length` can be {TEXT_BYTES_MAX} at most"));
-            }
-            // Anchored here, so that a pattern without anchors does not accept a text that merely contains a match.
-            let whole = raw
-                .pattern
-                .as_ref()
-                .map(|pattern| Regex::new(&format!("^(?:{pattern})$")));
-            let pattern = whole
-                .transpose()
-                .map_err(|error| format!("its pattern cannot be used: {error}"))?;
-            Ok(Kind::Text {
-                pattern,
-                max_length,
-                leading_dash: raw.allow_leading_dash,
-            })
-        }
+        "text" => text_kind(raw),
         other => Err(format!(
-            "`{other}` is no kind: use flag, int, enum, date or text"
+            "`{other}` is no kind: use flag, int, enum, date or text{}",
+            did_you_mean(other, KINDS.iter().copied())
         )),
     }
+}
+
+/// Refuses keys that mean nothing for the kind: whoever wrote them expects something of them.
+fn check_keys(raw: &RawParam) -> Result<(), String> {
+    let Some((kind, allowed, _)) = KEYS_BY_KIND.iter().find(|(kind, ..)| *kind == raw.kind) else {
+        return Ok(());
+    };
+    let given = [
+        ("min", raw.min.is_some()),
+        ("max", raw.max.is_some()),
+        ("values", raw.values.is_some()),
+        ("pattern", raw.pattern.is_some()),
+        ("max_length", raw.max_length.is_some()),
+        ("allow_leading_dash", raw.allow_leading_dash),
+    ];
+    let odd = given
+        .iter()
+        .find(|(key, given)| *given && !allowed.contains(key));
+    odd.map_or(Ok(()), |(key, _)| {
+        Err(format!("`{key}` means nothing for kind `{kind}`"))
+    })
+}
+
+fn text_kind(raw: &RawParam) -> Result<Kind, String> {
+    let max_length = raw.max_length.unwrap_or(TEXT_BYTES);
+    if max_length > TEXT_BYTES_MAX {
+        return Err(format!("`max_length` can be {TEXT_BYTES_MAX} at most"));
+    }
+    // Anchored here, so that a pattern without anchors does not accept a text that merely contains a match.
+    let whole = raw
+        .pattern
+        .as_ref()
+        .map(|pattern| Regex::new(&format!("^(?:{pattern})$")));
+    let pattern = whole
+        .transpose()
+        .map_err(|error| format!("its pattern cannot be used: {error}"))?;
+    Ok(Kind::Text {
+        pattern,
+        max_length,
+        leading_dash: raw.allow_leading_dash,
+    })
 }
 
 fn value_of(value: toml::Value) -> Result<ParamValue, String> {
@@ -206,6 +213,20 @@ fn accept_text(
     match pattern {
         Some(pattern) if !pattern.is_match(text) => Err(format!("does not match {pattern}")),
         Some(_) | None => Ok(()),
+    }
+}
+
+impl Param {
+    /// A value as a person types it: what it means for this parameter. What cannot be meant is left a text, which is
+    /// then refused in the usual words.
+    #[must_use]
+    pub fn typed(&self, text: &str) -> ParamValue {
+        let value = match &self.kind {
+            Kind::Flag => text.parse().ok().map(ParamValue::Flag),
+            Kind::Int { .. } => text.parse().ok().map(ParamValue::Integer),
+            Kind::Enum(_) | Kind::Date | Kind::Text { .. } => None,
+        };
+        value.unwrap_or_else(|| ParamValue::Text(text.to_owned()))
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use outpost_proto::message::{Assign, ParamValue};
 use outpost_proto::name::ParamName;
 
-use super::entry::Entry;
-use super::param::as_text;
+use super::entry::{Entry, no_param};
+use super::param::{Param, as_text};
+use super::suggest::did_you_mean;
 
 /// One element of `argv`: literal text with places to be filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,7 @@ enum Part {
 
 impl Template {
     /// Parses `{catalogue}`, `{param.NAME}`, `{{` and `}}`; everything else stands for itself.
-    pub(super) fn new(text: &str, known: &dyn Fn(&ParamName) -> bool) -> Result<Self, String> {
+    pub(super) fn new(text: &str, params: &BTreeMap<ParamName, Param>) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut rest = text;
@@ -48,7 +49,7 @@ impl Template {
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
             }
-            parts.push(place(name, known)?);
+            parts.push(place(name, params)?);
             rest = after;
         }
         literal.push_str(rest);
@@ -82,7 +83,7 @@ impl Template {
     }
 }
 
-fn place(name: &str, known: &dyn Fn(&ParamName) -> bool) -> Result<Part, String> {
+fn place(name: &str, params: &BTreeMap<ParamName, Param>) -> Result<Part, String> {
     if name == "catalogue" {
         return Ok(Part::CatalogueDir);
     }
@@ -94,10 +95,10 @@ fn place(name: &str, known: &dyn Fn(&ParamName) -> bool) -> Result<Part, String>
     let param = param
         .parse::<ParamName>()
         .map_err(|error| error.to_string())?;
-    if known(&param) {
+    if params.contains_key(&param) {
         Ok(Part::Param(param))
     } else {
-        Err(format!("there is no parameter `{param}`"))
+        Err(no_param(&param, params))
     }
 }
 
@@ -121,8 +122,14 @@ pub(super) fn plan(entry: &Entry, dir: &Path, assign: &Assign) -> Result<Plan, S
                 .map(ParamName::as_str)
                 .collect::<Vec<_>>()
                 .join(", ");
+            let has = if known.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("it has: {known}")
+            };
+            let likely = did_you_mean(name.as_str(), entry.params.keys().map(ParamName::as_str));
             return Err(format!(
-                "entry `{}` has no parameter `{name}`; it has: {known}",
+                "entry `{}` has no parameter `{name}`; {has}{likely}",
                 entry.name
             ));
         };

@@ -157,14 +157,12 @@ fn unknown_keys_and_bad_values_name_file_line_entry_and_key() {
         "{error}"
     );
     let error = refused("\n[entry.a]\n#user#\nargv = [\"true\"]\ntimeout = \"soon\"\n");
-    assert!(
-        error.contains("a.toml:2: entry `a`: argv: `true` must be an absolute path"),
-        "{error}"
-    );
-    assert!(
-        error.contains("timeout: `soon` is not a duration"),
-        "{error}"
-    );
+    // The line of the key itself; root's entries have one line more.
+    let line = if user().is_empty() { 3 } else { 4 };
+    let argv = format!("a.toml:{line}: entry `a`: argv: `true` must be an absolute path");
+    assert!(error.contains(&argv), "{error}");
+    let timeout = format!("a.toml:{}: entry `a`: timeout: `soon` is not", line + 1);
+    assert!(error.contains(&timeout), "{error}");
     let error = refused("[entry.a]\n#user#\nargv = [\"/bin/echo\", \"{param.x}\"]\n");
     assert!(error.contains("there is no parameter `x`"), "{error}");
     let error = refused("[entry.A]\n#user#\nargv = [\"/bin/true\"]\n");
@@ -299,4 +297,73 @@ fn a_directory_that_others_can_write_is_refused_even_if_it_holds_links_only() {
     mode(0o777);
     let why = load(dir.path(), "").unwrap_err().to_string();
     assert!(why.contains("can be written by others (mode 777)"), "{why}");
+}
+
+#[test]
+fn mistyped_names_get_the_likely_one() {
+    let error = refused("[entry.a]\n#user#\nargv = [\"/bin/true\"]\ntimeot = \"5s\"\n");
+    assert!(
+        error.contains("there is no key `timeot`; did you mean `timeout`?"),
+        "{error}"
+    );
+    let kind = "[entry.a]\n#user#\nargv = [\"/bin/true\"]\nparam.x = { kind = \"txt\" }\n";
+    assert!(refused(kind).contains("did you mean `text`?"));
+    let param = "[entry.a]\n#user#\nargv = [\"/bin/ls\", \"{param.depht}\"]\n\
+                 param.depth = { kind = \"int\", min = 1, max = 9 }\n";
+    assert!(refused(param).contains("there is no parameter `depht`; did you mean `depth`?"));
+    let catalogue = load_text(LISTING).unwrap();
+    let (_, why) = catalogue.plan(&assign(&catalogue, "lst", &[])).unwrap_err();
+    assert!(why.ends_with("did you mean `list`?"), "{why}");
+    let mistyped = assign(&catalogue, "list", &[("dri", ParamValue::Flag(true))]);
+    let (_, why) = catalogue.plan(&mistyped).unwrap_err();
+    assert!(why.ends_with("did you mean `dir`?"), "{why}");
+}
+
+#[test]
+fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "job.sh", "#!/no/such/interpreter -x\n");
+    write(dir.path(), "plain.sh", "true\n");
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path().join("job.sh"), mode).unwrap();
+    let user = user();
+    let text = format!(
+        "[entry.a]\n{user}argv = [\"/no/such/program\"]\n\n\
+         [entry.b]\n{user}argv = [\"{{catalogue}}/job.sh\"]\ndescription = \"b\"\n\n\
+         [entry.c]\n{user}argv = [\"{{catalogue}}/plain.sh\"]\ndescription = \"c\"\n\n\
+         [entry.d]\n{user}argv = [\"/bin/ls\", \"{{param.x}}\"]\ndescription = \"d\"\nworkdir = \"/no/such\"\n\
+         param.x = {{ kind = \"text\", pattern = \".*\" }}\n\n\
+         [entry.e]\n{user}argv = [\"/bin/sh\", \"-c\", \"true\"]\ndescription = \"e\"\ndangerous = true\n"
+    );
+    write(dir.path(), "a.toml", &text);
+    let survey = survey(dir.path(), "");
+    assert!(survey.problems.is_empty(), "{:?}", survey.problems);
+    assert_eq!(survey.catalogue.unwrap().entries().count(), 5);
+    let said = |list: &[Problem], entry: &str, part: &str| {
+        let found = list
+            .iter()
+            .find(|p| p.entry.as_deref() == Some(entry) && p.what.contains(part));
+        let found = found.unwrap_or_else(|| panic!("{entry}: {part} is not in {list:#?}"));
+        assert!(found.line.is_some());
+    };
+    said(
+        &survey.broken,
+        "a",
+        "/no/such/program does not exist on this host",
+    );
+    said(
+        &survey.broken,
+        "b",
+        "job.sh asks for an interpreter: /no/such/interpreter does not exist",
+    );
+    said(&survey.broken, "c", "is not executable: chmod +x it");
+    said(&survey.broken, "d", "workdir: /no/such is no directory");
+    said(&survey.remarks, "a", "no description");
+    said(
+        &survey.remarks,
+        "d",
+        "param.x: its pattern accepts nearly any text",
+    );
+    said(&survey.remarks, "e", "it waives argv: `sh -c` takes code");
+    assert_eq!(survey.broken.len(), 4);
 }

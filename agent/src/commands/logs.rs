@@ -1,7 +1,5 @@
 //! `logs`: an attempt's output, as it lies in its directory; it never leaves the site.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +8,7 @@ use anyhow::{Context as _, bail};
 use outpost_agent_keeper::protocol::is_attempt_id;
 
 use crate::cli::Form;
+use crate::log_tail::LogTail;
 use crate::output;
 use crate::runner::About;
 use crate::state_dir::StateDir;
@@ -102,57 +101,15 @@ fn find(state: &StateDir, prefix: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The numbers of an attempt's log files, in order.
-fn files(dir: &Path) -> anyhow::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        numbers.extend(
-            name.to_str()
-                .and_then(|name| name.strip_prefix("log.")?.parse::<u64>().ok()),
-        );
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
-}
-
 fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
-    let mut shown: Option<(u64, u64)> = None;
+    let mut log = LogTail::new(dir);
     loop {
         // Looked at before the log: what is written before the end is then surely shown.
         let over = dir.join("exit.json").exists();
-        for number in files(dir)? {
-            let from = match shown {
-                Some((last, _)) if number < last => continue,
-                Some((last, offset)) if number == last => offset,
-                Some(_) | None => 0,
-            };
-            let Ok(mut file) = File::open(dir.join(format!("log.{number}"))) else {
-                continue;
-            };
-            file.seek(SeekFrom::Start(from))?;
-            let copied = copy(&mut file)?;
-            shown = Some((number, from + copied));
-        }
-        if !follow || over {
+        // A reader that went away wants nothing more.
+        if !log.more(&mut |bytes| output::bytes(bytes))? || !follow || over {
             return Ok(());
         }
         std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-fn copy(file: &mut File) -> anyhow::Result<u64> {
-    let mut buffer = vec![0; 64 * 1024];
-    let mut copied = 0;
-    loop {
-        let read = file.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(copied);
-        }
-        if !output::bytes(&buffer[..read]) {
-            // The reader went away: nothing is left to do.
-            std::process::exit(0);
-        }
-        copied += read as u64;
     }
 }

@@ -1,9 +1,13 @@
 //! What each command does, once it is parsed.
 
+pub(crate) mod catalogue;
 mod check;
+mod control;
 mod ledger;
 mod logs;
+mod reference;
 mod status;
+mod words;
 
 use std::ffi::OsStr;
 use std::io::IsTerminal as _;
@@ -13,15 +17,16 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use outpost_agent_keeper::exec::SelfExec;
 
-use crate::cli::Form;
+use crate::output;
 use crate::runner::{self, Options};
 use crate::state_dir::StateDir;
-use crate::{catalogue, output};
 
-pub(crate) use check::check;
+pub(crate) use check::{Setup, check};
+pub(crate) use control::{drain, told};
 pub(crate) use ledger::ledger;
 pub(crate) use logs::logs;
-pub(crate) use status::local;
+pub(crate) use reference::reference;
+pub(crate) use status::status;
 
 /// Logs go to standard error, coloured only on a terminal; `OUTPOST_LOG` filters them.
 pub(crate) fn init_log() {
@@ -71,7 +76,8 @@ pub(crate) fn enrol(
 ) -> anyhow::Result<ExitCode> {
     let token = outpost_certs::token::read_token(token_file).context("reading the join token")?;
     let state = StateDir::create(state)?;
-    let _lock = state.lock()?;
+    let lock = state.lock()?;
+    state.migrate(&lock)?;
     if let Some(identity) = state.identity()?
         && !force
     {
@@ -88,49 +94,6 @@ pub(crate) fn enrol(
         "enrolled as agent {} of tenant {} at {}\nnext: outpost-agent check, then outpost-agent run",
         identity.agent, identity.tenant, identity.orchestrator
     ));
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn catalogue_list(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
-    // Names are listed here, not hashed: the salt does not matter.
-    let catalogue = catalogue::load(dir, "")?;
-    let rows = catalogue.entries().map(|entry| {
-        serde_json::json!({
-            "entry": entry.name,
-            "description": entry.description,
-            "user": entry.user.as_ref().map(|user| user.name.clone()),
-            "timeout_ms": entry.timeout_ms,
-            "retry_safe": entry.retry_safe,
-            "dangerous": entry.dangerous,
-            "params": entry.params.iter().map(|(name, param)| (name.to_string(), param.kind.expected())).collect::<std::collections::BTreeMap<_, _>>(),
-        })
-    });
-    match form {
-        Form::Json => output::json(&rows.collect::<Vec<_>>()),
-        Form::Table => catalogue.entries().for_each(|entry| {
-            let safe = if entry.retry_safe { ", retry-safe" } else { "" };
-            let user = entry
-                .user
-                .as_ref()
-                .map(|user| format!(" as {}", user.name))
-                .unwrap_or_default();
-            output::line(format_args!(
-                "{}{user}{safe}: {}",
-                entry.name, entry.description
-            ));
-            for (name, param) in &entry.params {
-                let needed = if param.default.is_some() {
-                    "optional"
-                } else {
-                    "required"
-                };
-                output::line(format_args!(
-                    "    {name} ({needed}): {}",
-                    param.kind.expected()
-                ));
-            }
-        }),
-    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,115 +1,274 @@
-//! `status`, `pause`, `resume`, `drain`, `reload`: what the running agent answers.
+//! `status`: the agent in one screen, from the running agent or, when there is none, from what the state directory
+//! knows.
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 
+use super::words::{age, at, bytes, left};
 use crate::cli::Form;
 use crate::output;
-use crate::runner::{Ask, Status, ask};
+use crate::runner::{Ask, Status, ask, wall_us};
 use crate::state_dir::StateDir;
 
-pub(crate) fn local(state: &Path, what: Ask, form: Form) -> anyhow::Result<ExitCode> {
+/// Lines of attempts in a screen; the JSON has them all.
+const ATTEMPTS: usize = 10;
+/// Columns of a screen.
+const COLUMNS: usize = 80;
+/// Columns of a label.
+const INDENT: usize = 14;
+
+pub(crate) fn status(state: &Path, form: Form) -> anyhow::Result<ExitCode> {
     let state = StateDir::open(state)?;
-    let status = ask(state.path(), what)?;
-    match form {
-        Form::Json => output::json(&status),
-        Form::Table => words(&status).iter().for_each(output::line),
+    match ask(state.path(), Ask::Status) {
+        Ok(status) => {
+            show(&status, form);
+            Ok(ExitCode::SUCCESS)
+        }
+        // Whoever holds the lock is a runner, and one that does not answer is told with the reason.
+        Err(error) if state.lock().is_err() => Err(error),
+        Err(_) => {
+            at_rest(&state, form)?;
+            Ok(ExitCode::FAILURE)
+        }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-fn words(status: &Status) -> Vec<String> {
-    let view = &status.view;
-    let number = |key: &str| view.get(key).and_then(Value::as_u64);
-    let seconds_from_now = |at: u64| at.saturating_sub(status.now_boot_us) / 1_000_000;
-    let since_s = number("session_since_us")
-        .map_or(0, |at| status.now_boot_us.saturating_sub(at) / 1_000_000);
-    let session = match view.get("session").and_then(Value::as_str) {
-        Some(phase) => format!("{phase} for {since_s} s"),
-        None => match number("retry_at_us") {
-            Some(at) => format!("not connected, tried again in {} s", seconds_from_now(at)),
-            None => "not connected".to_owned(),
-        },
+/// The answer as JSON; `running` tells it from a directory without a runner.
+#[derive(Serialize)]
+struct Shown<'a> {
+    running: bool,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+/// What a running agent answered.
+pub(super) fn show(status: &Status, form: Form) {
+    match form {
+        Form::Json => output::json(&Shown {
+            running: true,
+            status,
+        }),
+        Form::Table => words(status, wall_us()).iter().for_each(output::line),
+    }
+}
+
+/// What there is to say without a runner.
+fn at_rest(state: &StateDir, form: Form) -> anyhow::Result<()> {
+    let identity = state.identity()?;
+    let snapshot = crate::journal::peek(state.path())?;
+    let attempts = snapshot.attempts.len();
+    let ledger = crate::ledger::size(&state.ledger())?;
+    match form {
+        Form::Json => output::json(&json!({
+            "running": false,
+            "state": state.path(),
+            "identity": identity,
+            "held_attempts": attempts,
+            "paused": snapshot.site.paused,
+            "ledger_bytes": ledger,
+        })),
+        Form::Table => {
+            output::line("agent         not running: start it with `outpost-agent run`");
+            output::line(format_args!("state         {}", state.path().display()));
+            match &identity {
+                Some(identity) => {
+                    output::line(format_args!(
+                        "enrolled      as {} of tenant {}\norchestrator  {}",
+                        identity.agent, identity.tenant, identity.orchestrator
+                    ));
+                }
+                None => output::line("enrolled      no: outpost-agent enrol --token-file FILE"),
+            }
+            if snapshot.site.paused {
+                output::line("paused        yes: nothing will start until `outpost-agent resume`");
+            }
+            output::line(format_args!(
+                "attempts      {attempts} whose end the orchestrator does not know yet"
+            ));
+            output::line(format_args!("ledger        {}", bytes(ledger)));
+        }
+    }
+    Ok(())
+}
+
+fn words(status: &Status, now_us: u64) -> Vec<String> {
+    let mut lines = vec![format!(
+        "agent         {} of tenant {}, version {}, pid {}",
+        status.agent, status.tenant, status.version, status.pid
+    )];
+    lines.extend(connection(status, now_us));
+    lines.push(format!(
+        "certificate   {}",
+        certificate(status.certificate_not_after_s, now_us)
+    ));
+    lines.extend(catalogue(status, now_us));
+    lines.extend(stopped(status));
+    lines.extend(work(status));
+    lines.extend(past(status, now_us));
+    lines.iter().flat_map(|line| fit(line)).collect()
+}
+
+fn connection(status: &Status, now_us: u64) -> Vec<String> {
+    let elapsed = |at: u64| age(status.now_boot_us.saturating_sub(at));
+    let since = elapsed(status.view_number("session_since_us").unwrap_or(0));
+    let session = match status.view_text("session") {
+        Some("ready") => format!("connected for {since}"),
+        Some(phase) => format!("{phase} for {since}"),
+        None => {
+            let retry = status.view_number("retry_at_us").unwrap_or(0);
+            let wait = age(retry.saturating_sub(status.now_boot_us));
+            format!("not connected for {since}; tried again in {wait}")
+        }
     };
-    let lease = match number("lease_until_us").map(seconds_from_now) {
-        Some(0) | None => "none: nothing is started".to_owned(),
-        Some(seconds) => format!("{seconds} s left"),
+    let lease = status.view_number("lease_until_us").unwrap_or(0);
+    let lease = match lease.saturating_sub(status.now_boot_us) / 1_000_000 {
+        0 => "none: nothing is started".to_owned(),
+        seconds => format!("{seconds} s left"),
     };
     let mut lines = vec![
-        format!("agent         {} of tenant {}", status.agent, status.tenant),
         format!("orchestrator  {}", status.orchestrator),
         format!("session       {session}"),
         format!("lease         {lease}"),
-        format!(
-            "certificate   {}",
-            certificate(status.certificate_not_after_s)
-        ),
     ];
-    let flags = view
-        .get("flags")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten();
-    let flags = flags
-        .filter(|(_, on)| **on == Value::Bool(true))
-        .map(|(name, _)| name.as_str())
-        .collect::<Vec<_>>();
-    if !flags.is_empty() {
-        lines.push(format!("starts nothing because it is {}", flags.join(", ")));
+    let present = status.trouble.as_deref().or(status.view_text("trouble"));
+    if let Some(why) = present {
+        lines.push(format!("trouble       {why}"));
+    } else if let Some(last) = &status.numbers.last_trouble {
+        let ago = age(now_us.saturating_sub(last.at_us));
+        lines.push(format!("last trouble  {ago} ago: {}", last.what));
     }
-    let trouble = status
-        .trouble
-        .clone()
-        .or_else(|| view.get("trouble")?.as_str().map(str::to_owned));
-    lines.extend(trouble.map(|why| format!("trouble       {why}")));
-    let running = attempts(view, "running");
-    lines.push(format!(
-        "running       {} of {} slots",
-        running.len(),
-        number("slots").unwrap_or(0)
-    ));
-    lines.extend(running);
-    let queued = attempts(view, "queued");
-    lines.push(format!("waiting       {}", queued.len()));
-    lines.extend(queued);
-    lines.push(format!(
-        "outcomes not yet acknowledged  {}",
-        number("unacknowledged").unwrap_or(0)
-    ));
     lines
 }
 
-fn attempts(view: &Value, key: &str) -> Vec<String> {
-    let list = view
-        .get(key)
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let text = |attempt: &Value, key: &str| {
-        attempt
-            .get(key)
-            .and_then(Value::as_str)
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let line = |attempt: &Value| {
-        format!(
-            "  {}  {} ({})",
-            text(attempt, "attempt"),
-            text(attempt, "task"),
-            text(attempt, "entry")
-        )
-    };
-    list.iter().map(line).collect()
-}
-
-fn certificate(not_after_s: u64) -> String {
-    let now_s = crate::runner::wall_us() / 1_000_000;
+fn certificate(not_after_s: u64, now_us: u64) -> String {
+    let now_s = now_us / 1_000_000;
     match not_after_s.checked_sub(now_s) {
         None if not_after_s == 0 => "none".to_owned(),
         None => "expired".to_owned(),
-        Some(left) => format!("ends in {} h {} min", left / 3600, left % 3600 / 60),
+        Some(seconds) => format!("ends in {}", left(seconds)),
     }
 }
+
+fn catalogue(status: &Status, now_us: u64) -> Vec<String> {
+    let read = now_us.saturating_sub(status.numbers.catalogue_read_us);
+    let mut lines = vec![format!(
+        "catalogue     {} entries, version {}, read {} ago",
+        status.catalogue.entries,
+        status.catalogue.version,
+        age(read)
+    )];
+    if status.numbers.catalogue_refused.is_some() {
+        lines.push("              the newest reload was refused: catalogue lint".to_owned());
+    }
+    lines
+}
+
+fn stopped(status: &Status) -> Option<String> {
+    let flags = status.view.get("flags").and_then(Value::as_object)?;
+    let on = flags.iter().filter(|(_, on)| **on == Value::Bool(true));
+    let on = on.map(|(name, _)| name.as_str()).collect::<Vec<_>>();
+    (!on.is_empty()).then(|| format!("starts none   because: {}", on.join(", ")))
+}
+
+fn work(status: &Status) -> Vec<String> {
+    let running = status.attempts("running");
+    let queued = status.attempts("queued");
+    let mut lines = vec![format!(
+        "running       {} of {} slots, {} waiting, {} ends not acknowledged yet",
+        running.len(),
+        status.view_number("slots").unwrap_or(0),
+        queued.len(),
+        status.view_number("unacknowledged").unwrap_or(0)
+    )];
+    let all = running.iter().chain(queued);
+    let shown = all.clone().take(ATTEMPTS);
+    lines.extend(shown.map(|attempt| one(attempt, status.now_boot_us)));
+    let more = all.count().saturating_sub(ATTEMPTS);
+    if more > 0 {
+        lines.push(format!("  and {more} more: --output json"));
+    }
+    lines
+}
+
+fn one(attempt: &Value, now_boot_us: u64) -> String {
+    let text = |key: &str| attempt.get(key).and_then(Value::as_str).unwrap_or("?");
+    let began = attempt.get("began_us").and_then(Value::as_u64);
+    let state = match (text("state"), began) {
+        ("assigned", _) => "waiting".to_owned(),
+        (_, Some(began)) => age(now_boot_us.saturating_sub(began)),
+        (_, None) => "since before".to_owned(),
+    };
+    format!(
+        "  {}  {state:>12}  {}/{} ({})",
+        text("attempt"),
+        text("workflow"),
+        text("task"),
+        text("entry")
+    )
+}
+
+fn past(status: &Status, now_us: u64) -> Vec<String> {
+    let numbers = &status.numbers;
+    let outcomes = numbers.outcomes.iter();
+    let outcomes = outcomes
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect::<Vec<_>>();
+    let mut lines = Vec::new();
+    if !outcomes.is_empty() {
+        lines.push(format!("ended         {}", outcomes.join(", ")));
+    }
+    for refusal in numbers.refusals.iter().rev().take(3) {
+        let ago = age(now_us.saturating_sub(refusal.at_us));
+        lines.push(format!("refused       {ago} ago: {}", refusal.why));
+    }
+    let disk = status.disk;
+    lines.push(format!(
+        "ledger        {} of {}, journal {}",
+        bytes(disk.ledger_bytes),
+        bytes(disk.ledger_limit_bytes),
+        bytes(disk.journal_bytes)
+    ));
+    lines.push(format!(
+        "logs          {} of {}, of {} attempts",
+        bytes(numbers.logs_bytes),
+        bytes(disk.logs_limit_bytes),
+        numbers.logs_attempts
+    ));
+    lines.push(format!("up            since {}", at(numbers.started_us)));
+    lines
+}
+
+/// A line in as many as fit, two at most; an attempt in one. The JSON has everything whole.
+fn fit(line: &str) -> Vec<String> {
+    if line.chars().count() <= COLUMNS {
+        return vec![line.to_owned()];
+    }
+    if line.starts_with(' ') {
+        return vec![cut(line)];
+    }
+    let chars = line.char_indices().take(COLUMNS + 1);
+    let space = chars.filter(|(_, c)| *c == ' ').last();
+    let at = space.map_or(0, |(at, _)| at);
+    // One long word, whose line cannot be broken behind its label.
+    if at < INDENT {
+        return vec![cut(line)];
+    }
+    let rest = format!("{:INDENT$}{}", "", line[at..].trim_start());
+    vec![line[..at].to_owned(), cut(&rest)]
+}
+
+fn cut(line: &str) -> String {
+    if line.chars().count() <= COLUMNS {
+        return line.to_owned();
+    }
+    let mut short = line.chars().take(COLUMNS - 1).collect::<String>();
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@
 //!
 //! Written by the runner, read by `outpost-agent ledger`. No ledger, no send: a failed append ends the process.
 
+mod prune;
 mod reader;
 mod words;
 mod writer;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+pub use prune::{DEFAULT_KEEP, Limits};
 pub use reader::{Entry, Reader, SessionHead, Summary, verify};
 pub use words::{FrameWords, explain_entry, kinds_of_frame};
 pub use writer::Ledger;
@@ -129,6 +131,20 @@ fn segments(dir: &Path) -> Result<Vec<u64>, LedgerError> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Bytes of all segments; 0 before there is one.
+///
+/// # Errors
+/// When the directory is there and cannot be read.
+pub fn size(dir: &Path) -> Result<u64, LedgerError> {
+    if !dir.exists() {
+        return Ok(0);
+    }
+    let sizes = segments(dir)?.into_iter();
+    Ok(sizes
+        .map(|number| writer::size_of(&segment_path(dir, number)))
+        .sum())
 }
 
 fn segment_path(dir: &Path, number: u64) -> PathBuf {

@@ -151,12 +151,80 @@ fn the_limit_prunes_the_oldest_segments_and_the_rest_still_verifies() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), SEGMENT_BYTES * 2, 1).unwrap();
     let frame = vec![7; 60_000];
-    for _ in 0..1200 {
-        ledger.append(Kind::Frame, 1, 2, &frame);
+    for n in 0..1200 {
+        // A new session now and then: the present one's segments stay.
+        ledger.append(Kind::Frame, 1 + n / 200, 2, &frame);
         ledger.sync().unwrap();
     }
     drop(ledger);
     assert!(segments(dir.path()).unwrap()[0] > 1);
     assert!(verify(dir.path()).unwrap().frames > 0);
     drop(Ledger::open(dir.path(), SEGMENT_BYTES * 2, 1).unwrap());
+}
+
+/// Fills whole segments with frames of one connection.
+fn fill(ledger: &mut Ledger, conn: u64, segments: usize) {
+    let frame = vec![7; 200_000];
+    for _ in 0..segments {
+        let bytes = usize::try_from(SEGMENT_BYTES).unwrap();
+        for _ in 0..bytes / frame.len() + 1 {
+            ledger.append(Kind::Frame, conn, 1, &frame);
+        }
+        ledger.sync().unwrap();
+    }
+}
+
+fn numbers(dir: &Path) -> Vec<u64> {
+    super::segments(dir).unwrap()
+}
+
+fn make_old(dir: &Path, number: u64) {
+    let long_ago = std::time::SystemTime::now() - DEFAULT_KEEP - std::time::Duration::from_secs(60);
+    let file = std::fs::File::options()
+        .write(true)
+        .open(segment_path(dir, number))
+        .unwrap();
+    file.set_modified(long_ago).unwrap();
+}
+
+#[test]
+fn old_segments_go_when_the_ledger_is_opened_and_the_rest_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
+    fill(&mut ledger, 1, 3);
+    let head = ledger_head(dir.path());
+    drop(ledger);
+    assert_eq!(numbers(dir.path()), [1, 2, 3, 4]);
+    make_old(dir.path(), 1);
+    make_old(dir.path(), 2);
+    let ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 2).unwrap();
+    assert_eq!(numbers(dir.path()), [3, 4]);
+    let bytes: u64 = [3, 4]
+        .map(|n| segment_path(dir.path(), n).metadata().unwrap().len())
+        .iter()
+        .sum();
+    assert_eq!(ledger.bytes(), bytes);
+    assert_ne!(ledger_head(dir.path()), head, "the opening is recorded");
+    drop(ledger);
+    Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 3).unwrap();
+    verify(dir.path()).unwrap();
+}
+
+fn ledger_head(dir: &Path) -> String {
+    verify(dir).unwrap().head
+}
+
+#[test]
+fn the_present_session_stays_whatever_its_age_and_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), SEGMENT_BYTES, 1).unwrap();
+    fill(&mut ledger, 1, 1);
+    // Connections 2 and 3 stand side by side, as when a certificate is renewed; 2 began in segment 2.
+    fill(&mut ledger, 2, 2);
+    make_old(dir.path(), 2);
+    fill(&mut ledger, 3, 1);
+    assert_eq!(numbers(dir.path()), [2, 3, 4, 5]);
+    fill(&mut ledger, 4, 1);
+    assert_eq!(numbers(dir.path()), [4, 5, 6], "2 is over");
+    verify(dir.path()).unwrap();
 }

@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::reader::{PrunedTo, Walk, read_pruned, write_pruned};
+use super::prune::{Limits, Sessions};
+use super::reader::{Walk, read_pruned};
 use super::{
     HEAD_BYTES, HEADER_BYTES, Head, Kind, LedgerError, MAGIC, SEGMENT_BYTES, chain, io,
     segment_path, segments,
@@ -14,14 +15,15 @@ use super::{
 /// The open ledger. One writer per state directory: the caller holds the directory's lock.
 #[derive(Debug)]
 pub struct Ledger {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     file: File,
-    number: u64,
+    pub(super) number: u64,
     /// Bytes of the present segment that are in the file.
     written: u64,
     /// Bytes of all segments.
-    total: u64,
-    limit: u64,
+    pub(super) total: u64,
+    pub(super) limits: Limits,
+    pub(super) sessions: Sessions,
     head: Head,
     pub(super) buffer: Vec<u8>,
 }
@@ -32,7 +34,8 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Damaged`] when anything but the very end is not as it was written.
-    pub fn open(dir: &Path, limit: u64, wall_us: u64) -> Result<Self, LedgerError> {
+    pub fn open(dir: &Path, limits: impl Into<Limits>, wall_us: u64) -> Result<Self, LedgerError> {
+        let limits = limits.into();
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -40,7 +43,7 @@ impl Ledger {
             .map_err(io("making", dir))?;
         let present = segments(dir)?;
         let Some(&number) = present.last() else {
-            return Self::begin(dir, limit, wall_us);
+            return Self::begin(dir, limits, wall_us);
         };
         let total_before = present
             .iter()
@@ -70,7 +73,8 @@ impl Ledger {
             number,
             written: good,
             total: total_before + good,
-            limit,
+            limits,
+            sessions: Sessions::default(),
             head,
             buffer: Vec::new(),
         };
@@ -84,10 +88,11 @@ impl Ledger {
         }
         ledger.append(Kind::Opened, 0, wall_us, &[]);
         ledger.sync()?;
+        ledger.prune()?;
         Ok(ledger)
     }
 
-    fn begin(dir: &Path, limit: u64, wall_us: u64) -> Result<Self, LedgerError> {
+    fn begin(dir: &Path, limits: Limits, wall_us: u64) -> Result<Self, LedgerError> {
         let pruned = read_pruned(dir)?;
         let number = pruned.segment + 1;
         let file = create(&segment_path(dir, number))?;
@@ -98,7 +103,8 @@ impl Ledger {
             number,
             written: 0,
             total: 0,
-            limit,
+            limits,
+            sessions: Sessions::default(),
             head,
             buffer: Vec::new(),
         };
@@ -111,6 +117,7 @@ impl Ledger {
 
     /// Adds one record to the burst. Nothing is in the file before [`Ledger::sync`].
     pub fn append(&mut self, kind: Kind, conn: u64, wall_us: u64, payload: &[u8]) {
+        self.sessions.note(conn, self.number);
         let start = self.buffer.len();
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.buffer
@@ -153,8 +160,20 @@ impl Ledger {
     /// The ledger's share of its limit, 0 to 100.
     #[must_use]
     pub fn percent(&self) -> u8 {
-        let percent = self.total.saturating_mul(100) / self.limit.max(1);
+        let percent = self.total.saturating_mul(100) / self.limits.bytes.max(1);
         u8::try_from(percent.min(100)).unwrap_or(100)
+    }
+
+    /// Bytes of all segments.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.total
+    }
+
+    /// How much of it is kept.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn push_segment_start(&mut self, wall_us: u64) {
@@ -176,29 +195,6 @@ impl Ledger {
         self.prune()
     }
 
-    /// Takes the oldest segments away until the limit holds, remembering the head that they ended with.
-    fn prune(&mut self) -> Result<(), LedgerError> {
-        for number in segments(&self.dir)? {
-            if self.total <= self.limit || number == self.number {
-                break;
-            }
-            let mut walk = Walk::segment(&self.dir, number)?;
-            while walk.next_record()?.is_some() {}
-            write_pruned(
-                &self.dir,
-                &PrunedTo {
-                    segment: number,
-                    head: walk.head(),
-                },
-            )?;
-            let path = segment_path(&self.dir, number);
-            let size = size_of(&path);
-            std::fs::remove_file(&path).map_err(io("pruning", &path))?;
-            self.total = self.total.saturating_sub(size);
-        }
-        Ok(())
-    }
-
     fn head_before(&self, number: u64) -> Result<Head, LedgerError> {
         let before = number.saturating_sub(1);
         if !segment_path(&self.dir, before).exists() {
@@ -210,7 +206,7 @@ impl Ledger {
     }
 }
 
-fn size_of(path: &Path) -> u64 {
+pub(super) fn size_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |meta| meta.len())
 }
 

@@ -16,9 +16,10 @@ use outpost_proto::message::{Assign, Containment};
 use outpost_proto::wire;
 use tokio::sync::mpsc;
 
+use super::certificate::Certificate;
 use super::link::LinkHandle;
 use super::link_process::LinkSetup;
-use super::retention::{self, Trash};
+use super::retention::{self, Keep, Trash};
 use super::store::AgentStore;
 use super::tasks::{Current, Tasks};
 use super::{INBOX, Options, RawLeash, Runner, keepers, local, now, wall_us};
@@ -27,6 +28,7 @@ use crate::health::Sampler;
 use crate::journal::Journal;
 use crate::ledger::{self, Ledger};
 use crate::life::{self, Life};
+use crate::metrics::{self, Numbers, Shared};
 use crate::state_dir::{Identity, StateDir};
 
 /// Runs the agent until it is stopped, drained, or can no longer be trusted to record what it does.
@@ -35,7 +37,8 @@ use crate::state_dir::{Identity, StateDir};
 /// Everything that keeps it from starting, and a journal or ledger that cannot be written.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let state = StateDir::open(&options.state)?;
-    let _lock = state.lock()?;
+    let lock = state.lock()?;
+    state.migrate(&lock)?;
     let identity = state.identity()?.context(
         "this agent is not enrolled: get a join token from the operator and run `outpost-agent enrol --token-file FILE`",
     )?;
@@ -49,7 +52,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .transpose()
         .context("taking the leash over")?;
     let leash_for = |leash: &Option<Leash>| leash.as_ref().map(Leash::try_clone).transpose();
-    let store = open_store(&state)?;
+    let numbers = Shared::new(RefCell::new(Numbers::new(wall_us())));
+    let store = open_store(&state, options.keep, Rc::clone(&numbers))?;
     let (settings, life) = settings(&options, &state)?;
     let snapshot = store.snapshot();
     let trash = clean_up(&state, &snapshot);
@@ -81,8 +85,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let link = LinkHandle::start(setup, inbox.clone());
     local::serve(&state, inbox.clone())?;
     let log_percent = Rc::new(Cell::new(0));
-    let keep = retention::keep(state.clone(), trash, inbox, Rc::clone(&log_percent));
-    tokio::task::spawn_local(keep);
+    if let Some(address) = options.metrics {
+        metrics::server::serve(address, inbox.clone()).await?;
+    }
+    let keep = options.keep;
+    let kept = retention::keep(state.clone(), keep, trash, inbox, Rc::clone(&log_percent));
+    tokio::task::spawn_local(kept);
     let rules: Rules = catalogue;
     let runner = Runner {
         core,
@@ -94,14 +102,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         sampler: Sampler::new(state.path()),
         log_percent,
         catalogue_dir: options.catalogue,
-        certificate_not_after_s: 0,
+        certificate: Certificate::default(),
         trouble: None,
+        numbers,
+        keep,
         identity,
         pending: vec![Event::Catalogue(rules)],
         hangups: Vec::new(),
         life: Some((state, life.present)),
     };
-    runner.run(happened, leash).await
+    let ended = runner.run(happened, leash).await;
+    drop(lock);
+    ended
 }
 
 /// Takes away what an earlier runner had no time to. Nothing that fails here is worth not starting for.
@@ -141,10 +153,14 @@ fn begun(snapshot: &Snapshot, settings: &Settings) -> Vec<Assign> {
         .collect()
 }
 
-fn open_store(state: &StateDir) -> anyhow::Result<AgentStore> {
+fn open_store(state: &StateDir, keep: Keep, numbers: Shared) -> anyhow::Result<AgentStore> {
     let journal = Journal::open(state.path())?;
-    let ledger = Ledger::open(&state.ledger(), ledger::DEFAULT_LIMIT_BYTES, wall_us())?;
-    Ok(AgentStore::new(journal, ledger))
+    let limits = ledger::Limits {
+        bytes: keep.ledger_bytes,
+        keep: keep.ledger,
+    };
+    let ledger = Ledger::open(&state.ledger(), limits, wall_us())?;
+    Ok(AgentStore::new(journal, ledger, numbers))
 }
 
 /// The present life, and whether it is another than the one that the state directory remembers.

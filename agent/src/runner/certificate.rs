@@ -10,7 +10,7 @@ const DRIFT_US: u64 = 2_000_000;
 
 /// When it was stored and when it ends, in seconds since 1970; zeros before link has said so.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Certificate {
+pub(crate) struct Certificate {
     since_s: u64,
     pub(super) not_after_s: u64,
     told: Option<Micros>,

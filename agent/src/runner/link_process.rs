@@ -31,6 +31,15 @@ pub(crate) struct LinkProcess {
 impl LinkSetup {
     /// Starts link.
     pub(crate) fn start(&self) -> anyhow::Result<LinkProcess> {
+        self.start_with(Stdio::inherit())
+    }
+
+    /// Starts link with its log in the child's `stderr`, for somebody who words what it says.
+    pub(crate) fn start_for_check(&self) -> anyhow::Result<LinkProcess> {
+        self.start_with(Stdio::piped())
+    }
+
+    fn start_with(&self, stderr: Stdio) -> anyhow::Result<LinkProcess> {
         let (own, links) = socket_pair().context("making link's sockets")?;
         let (dials, links_dials) = socket_pair().context("making link's sockets")?;
         let host = self
@@ -54,7 +63,10 @@ impl LinkSetup {
         if let Some(leash) = &self.leash {
             leash.pass(&mut command)?;
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
         let child = tokio::process::Command::from(command)
             .spawn()
             .context("starting the link process")?;

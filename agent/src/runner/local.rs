@@ -15,6 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Happened;
+use crate::catalogue::Catalogue;
+use crate::metrics::Numbers;
 use crate::state_dir::{Identity, StateDir};
 
 /// Bytes of a question.
@@ -49,30 +51,109 @@ pub struct Status {
     pub tenant: String,
     /// `host:port` of the orchestrator.
     pub orchestrator: String,
+    /// Version of the running agent.
+    #[serde(default)]
+    pub version: String,
+    /// The runner's process id.
+    #[serde(default)]
+    pub pid: u32,
     /// Seconds since 1970 when the certificate ends; 0 without one.
     pub certificate_not_after_s: u64,
     /// Why the orchestrator was last out of reach, while it is.
     pub trouble: Option<String>,
     /// Microseconds since boot, as of this answer: times in `view` are on this clock.
     pub now_boot_us: u64,
+    /// The catalogue in force.
+    #[serde(default)]
+    pub catalogue: InForce,
+    /// Space.
+    #[serde(default)]
+    pub disk: Disk,
+    /// What the process counted.
+    #[serde(default)]
+    pub numbers: Numbers,
     /// The core's own view.
     pub view: serde_json::Value,
 }
 
-pub(super) fn status(
-    core: &Agent,
-    identity: &Identity,
-    not_after_s: u64,
-    trouble: Option<String>,
-) -> Status {
+/// The catalogue in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InForce {
+    /// Changes with the content.
+    pub version: String,
+    /// How many entries it has.
+    pub entries: usize,
+}
+
+/// What the agent's own records take on disk, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Disk {
+    /// The ledger.
+    pub ledger_bytes: u64,
+    /// Beyond which its oldest segments go.
+    pub ledger_limit_bytes: u64,
+    /// The journal.
+    pub journal_bytes: u64,
+    /// Beyond which the oldest logs go.
+    pub logs_limit_bytes: u64,
+}
+
+impl Status {
+    /// A text of the core's view.
+    #[must_use]
+    pub fn view_text(&self, key: &str) -> Option<&str> {
+        self.view.get(key)?.as_str()
+    }
+
+    /// A number of the core's view.
+    #[must_use]
+    pub fn view_number(&self, key: &str) -> Option<u64> {
+        self.view.get(key)?.as_u64()
+    }
+
+    /// `running` or `queued`.
+    #[must_use]
+    pub fn attempts(&self, key: &str) -> &[serde_json::Value] {
+        let list = self.view.get(key).and_then(serde_json::Value::as_array);
+        list.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether something keeps the agent from starting work.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> bool {
+        self.view.pointer(&format!("/flags/{name}")) == Some(&serde_json::Value::Bool(true))
+    }
+}
+
+/// What the runner knows besides its core.
+pub(super) struct About<'a> {
+    pub(super) identity: &'a Identity,
+    pub(super) certificate_not_after_s: u64,
+    pub(super) trouble: Option<String>,
+    pub(super) catalogue: &'a Catalogue,
+    pub(super) disk: Disk,
+    pub(super) numbers: &'a Numbers,
+}
+
+pub(super) fn status(core: &Agent, about: &About<'_>) -> Status {
     let view: View = core.view();
     Status {
-        agent: identity.agent.clone(),
-        tenant: identity.tenant.clone(),
-        orchestrator: identity.orchestrator.clone(),
-        certificate_not_after_s: not_after_s,
-        trouble,
+        agent: about.identity.agent.clone(),
+        tenant: about.identity.tenant.clone(),
+        orchestrator: about.identity.orchestrator.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        certificate_not_after_s: about.certificate_not_after_s,
+        trouble: about.trouble.clone(),
         now_boot_us: super::boot_time_us(),
+        catalogue: InForce {
+            version: about.catalogue.version().to_string(),
+            entries: about.catalogue.entries().count(),
+        },
+        disk: about.disk,
+        numbers: about.numbers.clone(),
         view: serde_json::to_value(view).unwrap_or_default(),
     }
 }

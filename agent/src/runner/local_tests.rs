@@ -12,6 +12,11 @@ fn answer_of(ask: Ask) -> Status {
         certificate_not_after_s: 0,
         trouble: None,
         now_boot_us: 1,
+        version: String::new(),
+        pid: 0,
+        catalogue: InForce::default(),
+        disk: Disk::default(),
+        numbers: Numbers::default(),
         view: serde_json::Value::Null,
     }
 }

@@ -2,6 +2,7 @@
 //! the agent that knows what is said to the orchestrator, and the only one that writes journal and ledger.
 
 mod begin;
+mod certificate;
 mod keepers;
 mod link;
 pub(crate) mod link_process;
@@ -10,6 +11,7 @@ mod outcome;
 mod retention;
 mod store;
 mod tasks;
+pub(crate) mod trial;
 mod watch;
 mod workspace;
 
@@ -32,7 +34,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::catalogue::{self, Catalogue};
 use crate::health::Sampler;
 use crate::life::{self, Life};
+use crate::metrics::Shared;
 use crate::state_dir::{Identity, StateDir};
+use certificate::Certificate;
 use link::{LinkHandle, LinkJob};
 use retention::Held;
 pub(crate) use store::wall_us;
@@ -42,6 +46,7 @@ pub use workspace::About;
 
 pub use begin::run;
 pub use local::{Ask, Status, ask};
+pub use retention::Keep;
 
 /// Events that wait for the runner's loop; senders wait when it is full.
 const INBOX: usize = 1024;
@@ -63,6 +68,10 @@ pub struct Options {
     pub proxy: Option<String>,
     /// Connect and record, run nothing.
     pub observe: bool,
+    /// Where metrics are served, if they are; a loopback address.
+    pub metrics: Option<std::net::SocketAddr>,
+    /// What stays on disk of what is over.
+    pub keep: Keep,
     /// How sub-processes are started.
     pub exec: SelfExec,
     /// In `dev` and `demo`: its end ends everything.
@@ -78,11 +87,20 @@ pub(crate) enum Happened {
     /// For the core.
     Core(Event),
     /// Link's certificate, at its start and after each change.
-    Certificate { not_after_s: u64, spiffe_id: String },
+    Certificate {
+        certificate: Certificate,
+        spiffe_id: String,
+        /// Whether link has just stored it.
+        renewed: bool,
+    },
+    /// Until when the certificates of a stream hold, in seconds since 1970.
+    Ends { conn: Conn, at_s: u64 },
     /// Why the orchestrator cannot be reached, for `status`.
     Trouble(String),
     /// Retention asks what must stay.
     Held(oneshot::Sender<Held>),
+    /// Retention has counted what there is.
+    Kept { bytes: u64, attempts: u64 },
     /// A command from this site.
     Local(Ask, oneshot::Sender<Status>),
 }
@@ -103,8 +121,10 @@ struct Runner {
     /// How much of what may be kept of logs is kept.
     log_percent: Rc<Cell<u8>>,
     catalogue_dir: PathBuf,
-    certificate_not_after_s: u64,
+    certificate: Certificate,
     trouble: Option<String>,
+    numbers: Shared,
+    keep: Keep,
     identity: Identity,
     /// What follows from speaking itself: the first events of the next turn.
     pending: Vec<Event>,
@@ -144,7 +164,10 @@ impl Runner {
                 _ = interrupt.recv() => stop(&mut events, &mut stopping)?,
                 _ = hangup.recv() => self.reload(&mut events),
                 // Then fresh numbers, so that a heartbeat in this turn carries them.
-                _ = sample.tick() => events.push(Event::Health(self.health())),
+                _ = sample.tick() => {
+                    events.extend(self.certificate.event(false, boot_time_us(), wall_us()));
+                    events.push(Event::Health(self.health()));
+                }
                 // Then what happened, as much of it as there is.
                 count = happened.recv_many(&mut burst, BURST) => {
                     anyhow::ensure!(count > 0, "the runner's inbox is closed");
@@ -173,12 +196,14 @@ impl Runner {
                 }
                 if let Event::Opened { .. } = &event {
                     self.trouble = None;
+                    self.numbers.borrow_mut().connected(wall_us());
                 }
                 events.push(event);
             }
             Happened::Certificate {
-                not_after_s,
+                certificate,
                 spiffe_id,
+                renewed,
             } => {
                 if !spiffe_id.is_empty() && spiffe_id != self.identity.spiffe_id {
                     tracing::error!(
@@ -187,10 +212,23 @@ impl Runner {
                         "the certificate is another agent's"
                     );
                 }
-                self.certificate_not_after_s = not_after_s;
+                self.certificate = certificate;
+                let event = self.certificate.event(renewed, boot_time_us(), wall_us());
+                events.extend(event);
                 events.push(Event::Health(self.health()));
             }
-            Happened::Trouble(why) => self.trouble = Some(why),
+            Happened::Ends { conn, at_s } => {
+                let at = certificate::on_boot_clock(at_s, boot_time_us(), wall_us());
+                events.push(Event::Ends { conn, at });
+            }
+            Happened::Trouble(why) => {
+                self.numbers.borrow_mut().trouble(wall_us(), &why);
+                self.trouble = Some(why);
+            }
+            Happened::Kept { bytes, attempts } => {
+                let mut numbers = self.numbers.borrow_mut();
+                (numbers.logs_bytes, numbers.logs_attempts) = (bytes, attempts);
+            }
             // Whoever asked and went away needs no answer.
             Happened::Held(ask) => drop(ask.send(Held::by(&self.core))),
             Happened::Local(ask, answer) => {
@@ -239,6 +277,13 @@ impl Runner {
                 }
             }
             Speech::Hangup { conn } => self.hangups.push(conn),
+            Speech::MakeCsr => self.renewal_job(LinkJob::MakeCsr),
+            Speech::Renew { conn, .. } => {
+                let request = self.encoded.borrow_mut().pop_front();
+                if let Some(request) = request {
+                    self.renewal_job(LinkJob::Renew(conn, request));
+                }
+            }
             Speech::Start {
                 assign,
                 lease_until,
@@ -255,9 +300,14 @@ impl Runner {
                 attempt,
                 entry,
                 why,
-            } => tracing::warn!(%attempt, %entry, "refused: {why}"),
+            } => {
+                tracing::warn!(%attempt, %entry, "refused: {why}");
+                let mut numbers = self.numbers.borrow_mut();
+                numbers.refused(wall_us(), attempt, &entry, &why);
+            }
             Speech::Alarm(alarm) => {
-                tracing::error!(?alarm, "the orchestrator did what no honest one does")
+                tracing::error!(?alarm, "the orchestrator did what no honest one does");
+                self.numbers.borrow_mut().alarms += 1;
             }
             Speech::Done => return true,
         }
@@ -276,6 +326,13 @@ impl Runner {
         }
     }
 
+    /// Gives link a step of a renewal; what it does not take is tried again later.
+    fn renewal_job(&mut self, job: LinkJob) {
+        if self.link.try_job(job).is_err() {
+            self.pending.push(Event::NotRenewed);
+        }
+    }
+
     /// Hangs up what is to be hung up, as far as link listens; the rest follows with the next turn.
     fn hang_up(&mut self) {
         let link = &self.link;
@@ -284,11 +341,8 @@ impl Runner {
     }
 
     fn health(&mut self) -> Health {
-        let left_s = self
-            .certificate_not_after_s
-            .saturating_sub(wall_us() / 1_000_000);
         Health {
-            certificate_days_left: u16::try_from((left_s / 86_400).min(4095)).unwrap_or(4095),
+            certificate_days_left: self.certificate.days_left(wall_us()),
             ledger_percent: self.store.ledger_percent(),
             log_percent: self.log_percent.get(),
             ..self.sampler.sample()
@@ -303,18 +357,34 @@ impl Runner {
                 tracing::info!(entries = catalogue.entries().count(), version = %catalogue.version(), "catalogue reloaded");
                 self.current.replace(Arc::clone(&catalogue));
                 events.push(Event::Catalogue(catalogue));
+                let mut numbers = self.numbers.borrow_mut();
+                numbers.catalogue_read_us = wall_us();
+                numbers.catalogue_refused = None;
             }
-            Err(error) => tracing::error!("{error}\nthe catalogue in force stays"),
+            Err(error) => {
+                tracing::error!("{error}\nthe catalogue in force stays");
+                self.numbers.borrow_mut().catalogue_refused = Some(error.to_string());
+            }
         }
     }
 
     fn status(&self) -> Status {
-        local::status(
-            &self.core,
-            &self.identity,
-            self.certificate_not_after_s,
-            self.trouble.clone(),
-        )
+        let (ledger_bytes, ledger_limit_bytes) = self.store.ledger_bytes();
+        let disk = local::Disk {
+            ledger_bytes,
+            ledger_limit_bytes,
+            journal_bytes: self.store.journal_bytes(),
+            logs_limit_bytes: self.keep.logs_bytes,
+        };
+        let about = local::About {
+            identity: &self.identity,
+            certificate_not_after_s: self.certificate.not_after_s,
+            trouble: self.trouble.clone(),
+            catalogue: &self.current.borrow(),
+            disk,
+            numbers: &self.numbers.borrow(),
+        };
+        local::status(&self.core, &about)
     }
 }
 

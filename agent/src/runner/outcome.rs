@@ -62,9 +62,31 @@ pub(super) fn failed(failure: StartFailure) -> KeeperSaid {
     KeeperSaid::NotStarted(NotStarted::Failed(failure))
 }
 
-/// The number under `count` in a task's outputs. The file is the task's own: it may have put anything in its place, a
-/// pipe that never ends or a link to another's file, and neither may cost the runner more than this look.
+/// The number under `count` in a task's outputs.
 fn count(path: &Path) -> Option<u16> {
+    // One is added on the wire: the last value of sixteen bits is not to be had.
+    let value = text_of(path)?
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("count="))?
+        .trim()
+        .parse()
+        .ok()?;
+    (value < u16::MAX).then_some(value)
+}
+
+/// A task's outputs, for people at the site; of a name that is there twice, the last value.
+pub(super) fn outputs(path: &Path) -> std::collections::BTreeMap<String, String> {
+    let text = text_of(path).unwrap_or_default();
+    let pairs = text.lines().filter_map(|line| line.split_once('='));
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// The outputs as text. The file is the task's own: it may have put anything in its place, a pipe that never ends or a
+/// link to another's file, and neither may cost the runner more than this look.
+fn text_of(path: &Path) -> Option<String> {
     use std::io::Read;
     use std::os::unix::fs::OpenOptionsExt;
     let file = std::fs::OpenOptions::new()
@@ -77,15 +99,7 @@ fn count(path: &Path) -> Option<u16> {
     }
     let mut bytes = Vec::new();
     file.take(OUTPUT_BYTES).read_to_end(&mut bytes).ok()?;
-    // One is added on the wire: the last value of sixteen bits is not to be had.
-    let value = String::from_utf8_lossy(&bytes)
-        .lines()
-        .rev()
-        .find_map(|line| line.strip_prefix("count="))?
-        .trim()
-        .parse()
-        .ok()?;
-    (value < u16::MAX).then_some(value)
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

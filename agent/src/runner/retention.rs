@@ -21,9 +21,20 @@ use tokio::task::spawn_blocking;
 use super::Happened;
 use crate::state_dir::StateDir;
 
-/// How long an attempt's directory (log, exit record) stays after its end, and a run's after its last start. Shorter
-/// than the 30 days for which ends are remembered: no attempt whose claim went can be assigned again unnoticed.
-const KEPT: Duration = Duration::from_secs(14 * 24 * 3600);
+/// What stays on disk of what is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// How long an attempt's directory (log, exit record) stays after its end, and a run's after its last start. Shorter
+    /// than the 30 days for which ends are remembered: no attempt whose claim went can be assigned again unnoticed.
+    pub logs: Duration,
+    /// Bytes of logs that stay; beyond it the oldest attempts go.
+    pub logs_bytes: u64,
+    /// How long a segment of the ledger stays after its last record.
+    pub ledger: Duration,
+    /// Bytes of the ledger that stay.
+    pub ledger_bytes: u64,
+}
+
 /// Attempts, and runs, that stay at most; the newest do.
 const KEPT_COUNT: usize = 10_000;
 /// Between two sweeps.
@@ -142,7 +153,7 @@ fn empty(trash: &Path) -> io::Result<()> {
 }
 
 /// Removes a tree, also one in which a task of this account took its own permissions away.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return std::fs::remove_file(path);
     }
@@ -170,6 +181,7 @@ fn open_up(dir: &Path) -> io::Result<()> {
 /// Sweeps at once and then every hour. `percent`: how much of what may be kept is kept, for heartbeats.
 pub(super) async fn keep(
     state: StateDir,
+    keep: Keep,
     trash: Trash,
     inbox: mpsc::Sender<Happened>,
     percent: Rc<Cell<u8>>,
@@ -182,13 +194,21 @@ pub(super) async fn keep(
         let Ok(held) = told.await else { return };
         let (attempts, runs) = (state.attempts(), state.runs());
         let listed = spawn_blocking(move || {
-            let attempts = list(&attempts, |id: AttemptId| held.attempts.contains(&id))?;
-            let runs = list(&runs, |id: RunId| held.runs.contains(&id))?;
+            let is_held = |id: AttemptId| held.attempts.contains(&id);
+            let attempts = list(&attempts, keep.logs, Some(keep.logs_bytes), is_held)?;
+            let runs = list(&runs, keep.logs, None, |id: RunId| held.runs.contains(&id))?;
             io::Result::Ok((attempts, runs))
         });
         match listed.await {
             Ok(Ok((attempts, runs))) => {
-                percent.set(share(attempts.kept));
+                percent.set(share(&attempts, keep));
+                let kept = Happened::Kept {
+                    bytes: attempts.bytes,
+                    attempts: attempts.kept as u64,
+                };
+                if inbox.send(kept).await.is_err() {
+                    return;
+                }
                 let over = attempts.over.into_iter().chain(runs.over);
                 throw_in_steps(&trash, over.collect()).await;
             }
@@ -199,8 +219,11 @@ pub(super) async fn keep(
     }
 }
 
-fn share(kept: usize) -> u8 {
-    u8::try_from((kept * 100 / KEPT_COUNT).min(100)).unwrap_or(100)
+/// How much of what may be kept is kept: of the number or of the bytes, whichever is nearer to its limit.
+fn share(attempts: &Listed, keep: Keep) -> u8 {
+    let of_count = (attempts.kept * 100 / KEPT_COUNT) as u64;
+    let of_bytes = attempts.bytes.saturating_mul(100) / keep.logs_bytes.max(1);
+    u8::try_from(of_count.max(of_bytes).min(100)).unwrap_or(100)
 }
 
 async fn throw_in_steps(trash: &Trash, over: Vec<Aged>) {
@@ -223,11 +246,15 @@ async fn throw_in_steps(trash: &Trash, over: Vec<Aged>) {
 struct Aged {
     path: PathBuf,
     changed: SystemTime,
+    /// Of its logs; 0 where they are not looked at.
+    bytes: u64,
 }
 
 #[derive(Debug)]
 struct Listed {
     kept: usize,
+    /// Of the logs of what is kept.
+    bytes: u64,
     over: Vec<Aged>,
 }
 
@@ -235,31 +262,60 @@ fn id_of<T: std::str::FromStr>(path: &Path) -> Option<T> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
-/// The directories in `parent` that are named by an id, not held, and too old or too many.
-fn list<T: std::str::FromStr>(parent: &Path, held: impl Fn(T) -> bool) -> io::Result<Listed> {
+/// The directories in `parent` that are named by an id, not held, and too old, too many or, where `most_bytes` says so,
+/// too large together.
+fn list<T: std::str::FromStr>(
+    parent: &Path,
+    keep: Duration,
+    most_bytes: Option<u64>,
+    held: impl Fn(T) -> bool,
+) -> io::Result<Listed> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(parent)? {
         let path = entry?.path();
         if let Some(id) = id_of::<T>(&path)
             && let Ok(changed) = last_change(&path)
         {
-            all.push((held(id), Aged { path, changed }));
+            let bytes = most_bytes.map_or(0, |_| log_bytes(&path));
+            let aged = Aged {
+                path,
+                changed,
+                bytes,
+            };
+            all.push((held(id), aged));
         }
     }
     // Held ones first, then the newest: what comes after the limit goes.
     all.sort_by_key(|(held, aged)| std::cmp::Reverse((*held, aged.changed)));
-    let count = all.len();
-    let oldest = SystemTime::now() - KEPT;
-    let over = all
-        .into_iter()
-        .enumerate()
-        .filter(|(at, (held, aged))| !held && (*at >= KEPT_COUNT || aged.changed < oldest))
-        .map(|(_, (_, aged))| aged)
-        .collect::<Vec<_>>();
-    Ok(Listed {
-        kept: count - over.len(),
-        over,
-    })
+    let oldest = SystemTime::now() - keep;
+    let mut listed = Listed {
+        kept: 0,
+        bytes: 0,
+        over: Vec::new(),
+    };
+    for (at, (held, aged)) in all.into_iter().enumerate() {
+        let too_large = most_bytes.is_some_and(|most| listed.bytes + aged.bytes > most);
+        if !held && (at >= KEPT_COUNT || aged.changed < oldest || too_large) {
+            listed.over.push(aged);
+        } else {
+            listed.kept += 1;
+            listed.bytes += aged.bytes;
+        }
+    }
+    Ok(listed)
+}
+
+/// Bytes of the log files in an attempt's directory.
+fn log_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return 0;
+    };
+    let logs = entries
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"log."));
+    logs.filter_map(|entry| entry.metadata().ok())
+        .map(|meta| meta.len())
+        .sum()
 }
 
 /// When something was last added to a directory, or removed from it. Never looks through a link.

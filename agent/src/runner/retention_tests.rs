@@ -3,6 +3,12 @@
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const KEEP: Keep = Keep {
+    logs: Duration::from_secs(14 * 24 * 3600),
+    logs_bytes: 1 << 30,
+    ledger: Duration::from_secs(90 * 24 * 3600),
+    ledger_bytes: 1 << 30,
+};
 
 fn state() -> (tempfile::TempDir, StateDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -22,11 +28,14 @@ async fn sweep(state: &StateDir, held: Held) -> u8 {
     let (inbox, mut happened) = mpsc::channel(1);
     let trash = Trash::start(state);
     let percent = Rc::new(Cell::new(255));
-    tokio::task::spawn_local(keep(state.clone(), trash, inbox, Rc::clone(&percent)));
+    tokio::task::spawn_local(keep(state.clone(), KEEP, trash, inbox, Rc::clone(&percent)));
     let Some(Happened::Held(ask)) = happened.recv().await else {
         panic!("it asks what is held")
     };
     ask.send(held).unwrap();
+    let Some(Happened::Kept { .. }) = happened.recv().await else {
+        panic!("it tells what it counted")
+    };
     let gone = async {
         while percent.get() == 255 || std::fs::read_dir(state.trash()).is_ok_and(|d| d.count() > 0)
         {
@@ -84,7 +93,7 @@ fn of_too_many_the_newest_stay_and_held_ones_count_first() {
             .unwrap();
     }
     let oldest = AttemptId((KEPT_COUNT + extra - 1) as u128);
-    let listed = list(dir.path(), |id: AttemptId| id == oldest).unwrap();
+    let listed = list(dir.path(), KEEP.logs, None, |id: AttemptId| id == oldest).unwrap();
     assert_eq!(listed.kept, KEPT_COUNT);
     let over = listed
         .over
@@ -92,7 +101,28 @@ fn of_too_many_the_newest_stay_and_held_ones_count_first() {
         .map(|aged| id_of::<AttemptId>(&aged.path).unwrap());
     let expected = (0..extra).map(|n| AttemptId((KEPT_COUNT - 1 + n) as u128));
     assert_eq!(over.collect::<BTreeSet<_>>(), expected.collect());
-    assert_eq!(share(listed.kept), 100);
+    assert_eq!(share(&listed, KEEP), 100);
+}
+
+#[test]
+fn of_too_many_bytes_the_newest_logs_stay_and_held_ones_in_any_case() {
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..5 {
+        let path = dir.path().join(AttemptId(n).to_string());
+        make(&path, Duration::ZERO);
+        std::fs::write(path.join("log.0"), [b'x'; 1000]).unwrap();
+        let age = Duration::from_secs(u64::try_from(n).unwrap() * 60);
+        let opened = std::fs::File::open(&path).unwrap();
+        opened.set_modified(SystemTime::now() - age).unwrap();
+    }
+    let oldest_is_held = |id: AttemptId| id == AttemptId(4);
+    let listed = list(dir.path(), KEEP.logs, Some(3500), oldest_is_held).unwrap();
+    assert_eq!((listed.kept, listed.bytes), (3, 3000));
+    let over = listed.over.iter().map(|aged| id_of(&aged.path).unwrap());
+    assert_eq!(
+        over.collect::<BTreeSet<_>>(),
+        [AttemptId(2), AttemptId(3)].into()
+    );
 }
 
 #[test]
@@ -101,7 +131,7 @@ fn one_that_was_used_since_it_was_listed_stays() {
         let (_dir, state) = state();
         let path = state.run(RunId(1));
         make(&path, 15 * DAY);
-        let listed = list(&state.runs(), |_: RunId| false).unwrap();
+        let listed = list(&state.runs(), KEEP.logs, None, |_: RunId| false).unwrap();
         std::fs::File::open(&path)
             .unwrap()
             .set_modified(SystemTime::now())

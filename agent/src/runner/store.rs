@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outpost_agent_core::Agent;
@@ -16,6 +16,7 @@ use outpost_proto::wire;
 
 use crate::journal::Journal;
 use crate::ledger::{Kind, Ledger};
+use crate::metrics::Shared;
 
 /// Frames that are in the ledger and wait to be handed to link, in the order of the speech that named them.
 pub(super) type Encoded = Rc<RefCell<VecDeque<Bytes>>>;
@@ -25,14 +26,16 @@ pub(super) struct AgentStore {
     journal: Journal,
     ledger: Ledger,
     encoded: Encoded,
+    numbers: Shared,
 }
 
 impl AgentStore {
-    pub(super) fn new(journal: Journal, ledger: Ledger) -> Self {
+    pub(super) fn new(journal: Journal, ledger: Ledger, numbers: Shared) -> Self {
         Self {
             journal,
             ledger,
             encoded: Encoded::default(),
+            numbers,
         }
     }
 
@@ -47,6 +50,15 @@ impl AgentStore {
 
     pub(super) fn ledger_percent(&self) -> u8 {
         self.ledger.percent()
+    }
+
+    /// Bytes of the ledger, and how many there can be.
+    pub(super) fn ledger_bytes(&self) -> (u64, u64) {
+        (self.ledger.bytes(), self.ledger.limits().bytes)
+    }
+
+    pub(super) fn journal_bytes(&self) -> u64 {
+        self.journal.bytes()
     }
 
     /// Notes in the ledger what the orchestrator said about the session; durable with the next frame.
@@ -71,14 +83,32 @@ impl AgentStore {
     fn append(&mut self, speech: &[Speech]) -> Result<(), CommitError> {
         self.encoded.borrow_mut().clear();
         for said in speech {
-            let Speech::Send { conn, messages } = said else {
-                continue;
-            };
-            let frame = wire::encode_up(messages).map_err(|error| {
+            let refused = |error: wire::EncodeError| {
                 CommitError::Fatal(format!("a frame that must not be sent: {error}"))
-            })?;
-            self.ledger.append(Kind::Frame, conn.0, wall_us(), &frame);
-            self.encoded.borrow_mut().push_back(frame.into());
+            };
+            let (kind, conn, bytes) = match said {
+                Speech::Send { conn, messages } => {
+                    let frame = wire::encode_up(messages).map_err(refused)?;
+                    (Kind::Frame, conn, frame)
+                }
+                Speech::Renew { conn, csr } => {
+                    let csr = csr.clone();
+                    let request = wire::RenewRequest { csr }.encode().map_err(refused)?;
+                    (Kind::Identity, conn, request)
+                }
+                Speech::Dial { .. }
+                | Speech::Hangup { .. }
+                | Speech::MakeCsr
+                | Speech::Start { .. }
+                | Speech::Cancel { .. }
+                | Speech::InTouch
+                | Speech::Discard { .. }
+                | Speech::Refused { .. }
+                | Speech::Alarm(_)
+                | Speech::Done => continue,
+            };
+            self.ledger.append(kind, conn.0, wall_us(), &bytes);
+            self.encoded.borrow_mut().push_back(bytes.into());
         }
         Ok(())
     }
@@ -89,12 +119,17 @@ impl AgentStore {
 impl Store<Agent> for AgentStore {
     async fn commit(&mut self, effects: &Effects<Write, Speech>) -> Result<(), CommitError> {
         self.append(&effects.speech)?;
+        let began = Instant::now();
         self.journal
             .commit(&effects.writes)
             .map_err(|error| CommitError::Fatal(chain(&error)))?;
         self.ledger
             .sync()
-            .map_err(|error| CommitError::Fatal(chain(&error)))
+            .map_err(|error| CommitError::Fatal(chain(&error)))?;
+        let mut numbers = self.numbers.borrow_mut();
+        numbers.synced(began.elapsed());
+        numbers.committed(&effects.writes);
+        Ok(())
     }
 
     async fn load(&mut self) -> Result<Snapshot, LoadError> {

@@ -1,0 +1,119 @@
+//! What is accepted and still worth a person's look: what will not work on this host, and what lets the orchestrator
+//! choose more than an entry needs. Looked at by `lint` and `check`; nothing here keeps a catalogue from being used.
+
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::entry::Entry;
+use super::lint;
+use super::param::Kind;
+use super::paths;
+
+/// Bytes of a script's first line that the kernel looks at.
+const SHEBANG_BYTES: u64 = 256;
+
+/// What keeps an entry from working on this host: under which key, and one sentence.
+pub(super) fn broken(entry: &Entry, dir: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if let Some(what) = program(entry, dir) {
+        found.push(("argv".to_owned(), what));
+    }
+    if let Some(workdir) = entry.workdir.as_ref().filter(|workdir| !workdir.is_dir()) {
+        let what = format!("{} is no directory on this host", workdir.display());
+        found.push(("workdir".to_owned(), what));
+    }
+    found
+}
+
+/// What works and is wider than it need be: under which key, and one sentence.
+pub(super) fn remarks(entry: &Entry, dir: &Path, own_uid: u32) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut say = |key: &str, what: String| found.push((key.to_owned(), what));
+    let program = entry.argv.first().and_then(|program| program.fixed(dir));
+    let changeable = program.filter(|program| Path::new(program).exists());
+    if let Some(Err(why)) = changeable.map(|program| paths::check(Path::new(&program), own_uid)) {
+        say("argv", why);
+    }
+    if entry.user.as_ref().is_some_and(|user| user.uid == 0) {
+        let what = "it runs as root: name an account that can do no more than this task needs";
+        say("user", what.to_owned());
+    }
+    if entry.dangerous {
+        let waived = lint::objections(entry, dir);
+        if waived.is_empty() {
+            let what = "it waives nothing: take the line out";
+            say("dangerous", what.to_owned());
+        }
+        for (key, why) in waived {
+            say("dangerous", format!("it waives {key}: {why}"));
+        }
+    }
+    for (name, param) in &entry.params {
+        if let Kind::Text {
+            pattern: Some(pattern),
+            max_length,
+            ..
+        } = &param.kind
+            && ACCEPTS_ALL
+                .iter()
+                .all(|text| pattern.is_match(text) || text.len() > *max_length as usize)
+        {
+            let what =
+                "its pattern accepts nearly any text, paths and spaces included: make it narrower";
+            say(&format!("param.{name}"), what.to_owned());
+        }
+    }
+    if entry.description.is_empty() {
+        say(
+            "",
+            "it has no description for whoever looks at it next".to_owned(),
+        );
+    }
+    found
+}
+
+/// Texts that have little in common: a pattern that accepts them all restricts nothing.
+const ACCEPTS_ALL: &[&str] = &["a", "../../etc/passwd", "x; y $(z)", "a b", "\u{e4}\"'*"];
+
+/// What keeps the program from being executed here.
+fn program(entry: &Entry, dir: &Path) -> Option<String> {
+    let program = entry.argv.first()?.fixed(dir)?;
+    let path = Path::new(&program);
+    if let Err(what) = executable(path) {
+        return Some(what);
+    }
+    let interpreter = interpreter(path)?;
+    let what = executable(Path::new(&interpreter)).err()?;
+    Some(format!("{program} asks for an interpreter: {what}"))
+}
+
+fn executable(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let meta = path.metadata().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!("{shown} does not exist on this host: install it, or correct the path")
+        }
+        _ => format!("{shown}: {error}"),
+    })?;
+    if !meta.is_file() {
+        return Err(format!("{shown} is no file"));
+    }
+    if meta.permissions().mode() & 0o111 == 0 {
+        return Err(format!("{shown} is not executable: chmod +x it"));
+    }
+    Ok(())
+}
+
+/// What a script's first line names.
+fn interpreter(script: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(script).ok()?;
+    file.take(SHEBANG_BYTES).read_to_end(&mut start).ok()?;
+    let line = start
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.split_whitespace().next().map(str::to_owned)
+}

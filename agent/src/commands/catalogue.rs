@@ -1,0 +1,231 @@
+//! `catalogue list|lint|try`: what may run here, what is wrong or too wide in it, and how an entry does when it runs.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use outpost_agent_keeper::exec::SelfExec;
+use outpost_proto::message::ParamValue;
+use outpost_proto::name::{EntryName, ParamName};
+use outpost_proto::outcome::Outcome;
+use outpost_proto::units::duration_ms;
+
+use crate::catalogue::{self, Catalogue, Entry, Problem};
+use crate::cli::Form;
+use crate::output;
+use crate::runner::trial::{self, Trial, Tried};
+
+/// What `catalogue try` was told.
+#[derive(Debug)]
+pub(crate) struct TryArgs {
+    pub(crate) entry: String,
+    pub(crate) params: Vec<String>,
+    pub(crate) deadline: Option<String>,
+    pub(crate) keep: bool,
+}
+
+pub(crate) fn list(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
+    // Names are listed here, not hashed: the salt does not matter.
+    let catalogue = catalogue::load(dir, "")?;
+    match form {
+        Form::Json => output::json(&catalogue.entries().map(row).collect::<Vec<_>>()),
+        Form::Table => catalogue.entries().for_each(describe),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(entry: &Entry) -> serde_json::Value {
+    let params = entry
+        .params
+        .iter()
+        .map(|(name, param)| (name.to_string(), param.kind.expected()))
+        .collect::<BTreeMap<_, _>>();
+    serde_json::json!({
+        "entry": entry.name,
+        "description": entry.description,
+        "user": entry.user.as_ref().map(|user| user.name.clone()),
+        "timeout_ms": entry.timeout_ms,
+        "retry_safe": entry.retry_safe,
+        "dangerous": entry.dangerous,
+        "params": params,
+    })
+}
+
+fn describe(entry: &Entry) {
+    let safe = if entry.retry_safe { ", retry-safe" } else { "" };
+    let user = entry.user.as_ref();
+    let user = user.map_or_else(String::new, |user| format!(" as {}", user.name));
+    output::line(format_args!(
+        "{}{user}{safe}: {}",
+        entry.name, entry.description
+    ));
+    for (name, param) in &entry.params {
+        let needed = if param.default.is_some() {
+            "optional"
+        } else {
+            "required"
+        };
+        output::line(format_args!(
+            "    {name} ({needed}): {}",
+            param.kind.expected()
+        ));
+    }
+}
+
+/// Everything that can be said about the files; fails when the catalogue would not be accepted.
+pub(crate) fn lint(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
+    let survey = catalogue::survey(dir, "");
+    let entries = survey.catalogue.as_ref().map(|c| c.entries().count());
+    let warnings = [survey.broken, survey.remarks].concat();
+    match form {
+        Form::Json => output::json(&serde_json::json!({
+            "dir": survey.dir,
+            "accepted": entries.is_some(),
+            "entries": entries,
+            "errors": survey.problems,
+            "warnings": warnings,
+        })),
+        Form::Table => {
+            say("error", &survey.problems);
+            say("warning", &warnings);
+            let warnings = warnings.len();
+            let dir = survey.dir.display();
+            output::line(match entries {
+                Some(entries) => {
+                    format!("accepted: {entries} entries in {dir}, {warnings} warnings")
+                }
+                None => format!(
+                    "not accepted: {} errors, {warnings} warnings in {dir}",
+                    survey.problems.len()
+                ),
+            });
+        }
+    }
+    Ok(if entries.is_some() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn say(what: &str, problems: &[Problem]) {
+    for problem in problems {
+        output::line(format_args!("{what}: {problem}"));
+    }
+}
+
+/// Runs one entry as an instruction would; see [`trial`].
+pub(crate) fn try_entry(
+    state: &Path,
+    dir: &Path,
+    args: &TryArgs,
+    exec: SelfExec,
+    form: Form,
+) -> anyhow::Result<ExitCode> {
+    let catalogue = catalogue::load(dir, "")?;
+    let entry = args.entry.parse::<EntryName>()?;
+    let trial = Trial {
+        state,
+        params: params(&catalogue, &entry, &args.params)?,
+        catalogue: &catalogue,
+        entry,
+        deadline_ms: args.deadline.as_deref().map(duration_ms).transpose()?,
+        exec,
+        keep: args.keep,
+    };
+    // With JSON the result alone is on standard output, so that a program can read it.
+    let mut show = |bytes: &[u8]| match form {
+        Form::Table => output::bytes(bytes),
+        Form::Json => std::io::stderr().write_all(bytes).is_ok(),
+    };
+    let tried = super::block_on(trial::run(trial, &mut show))?;
+    match form {
+        Form::Json => output::json(&tried),
+        Form::Table => words(&tried).iter().for_each(output::note),
+    }
+    Ok(ExitCode::from(code(tried.is)))
+}
+
+fn params(
+    catalogue: &Catalogue,
+    entry: &EntryName,
+    given: &[String],
+) -> anyhow::Result<BTreeMap<ParamName, ParamValue>> {
+    let known = catalogue.entry(entry);
+    let mut params = BTreeMap::new();
+    for text in given {
+        let (name, value) = text
+            .split_once('=')
+            .with_context(|| format!("`{text}` is no parameter: write --param NAME=VALUE"))?;
+        let name = name.parse::<ParamName>()?;
+        let param = known.and_then(|entry| entry.params.get(&name));
+        let value = param.map_or_else(
+            || ParamValue::Text(value.to_owned()),
+            |param| param.typed(value),
+        );
+        if params.insert(name.clone(), value).is_some() {
+            bail!("the parameter `{name}` is given twice");
+        }
+    }
+    Ok(params)
+}
+
+/// The result for people; on standard error, below the task's own output.
+fn words(tried: &Tried) -> Vec<String> {
+    let mut ending = tried.outcome.clone();
+    if let Some(code) = tried.exit_code.filter(|code| *code != 0) {
+        ending.push_str(&format!(", exit code {code}"));
+    }
+    if let Some(signal) = tried.signal {
+        ending.push_str(&format!(", ended by signal {signal}"));
+    }
+    let s = tried.duration_ms;
+    let mut lines = vec![format!(
+        "{}: {ending} after {}.{:03} s",
+        tried.entry,
+        s / 1000,
+        s % 1000
+    )];
+    lines.extend(tried.why.as_ref().map(|why| format!("why: {why}")));
+    if !tried.outputs.is_empty() {
+        lines.push("outputs:".to_owned());
+        let outputs = tried.outputs.iter();
+        lines.extend(outputs.map(|(name, value)| format!("  {name}={value}")));
+    }
+    if tried.log_dropped_bytes > 0 {
+        lines.push(format!(
+            "output: {} of {} bytes are beyond log_max and would not be kept",
+            tried.log_dropped_bytes, tried.log_bytes
+        ));
+    }
+    if let Some(level) = &tried.containment {
+        let mut leaves = vec!["outcome".to_owned(), "duration".to_owned()];
+        leaves.extend(
+            tried
+                .reported
+                .exit_code
+                .map(|code| format!("exit code {code}")),
+        );
+        leaves.extend(tried.reported.count.map(|count| format!("count {count}")));
+        lines.push(format!("processes held by: {level}"));
+        lines.push(format!("would leave the site: {}", leaves.join(", ")));
+    }
+    let kept = tried.kept.as_ref();
+    lines.extend(kept.map(|dir: &PathBuf| format!("kept: {}", dir.display())));
+    lines
+}
+
+/// The exit status of `catalogue try`; in its help.
+fn code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Succeeded => 0,
+        Outcome::Failed => 4,
+        Outcome::TimedOut => 5,
+        Outcome::Cancelled => 130,
+        Outcome::Refused(_) => 3,
+        Outcome::StartFailed(_) => 6,
+        Outcome::Killed(_) | Outcome::Interrupted(_) => 7,
+    }
+}
