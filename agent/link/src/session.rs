@@ -156,12 +156,12 @@ impl Session {
                 self.inbound = Some(response.into_inner());
                 self.say(&FromLink::Opened { conn: self.conn }, inlets)
                     .await?;
-                match end {
-                    End::Own(_) => Ok(()),
-                    End::Server(at_s) => {
+                match end.soon(SystemTime::now()) {
+                    Some(at_s) => {
                         let conn = self.conn;
                         self.say(&FromLink::Ends { conn, at_s }, inlets).await
                     }
+                    None => Ok(()),
                 }
             }
         }
@@ -292,20 +292,35 @@ impl Session {
 #[derive(Clone, Copy)]
 enum End {
     Own(u64),
-    Server(u64),
+    /// The agent's own one ends later, then.
+    Server(u64, u64),
 }
 
 impl End {
     fn new(own_s: Option<u64>, server_s: u64) -> Self {
         match own_s {
             Some(own_s) if own_s <= server_s => Self::Own(own_s),
-            Some(_) | None => Self::Server(server_s),
+            Some(own_s) => Self::Server(server_s, own_s),
+            None => Self::Server(server_s, u64::MAX),
+        }
+    }
+
+    /// The end of the server's certificate, if it comes within half of the time that is left of the agent's own one:
+    /// before the agent's renewal would make another connection anyway.
+    fn soon(self, now: SystemTime) -> Option<u64> {
+        let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        match self {
+            Self::Own(_) => None,
+            Self::Server(at_s, own_s) => {
+                let (server, own) = (at_s.saturating_sub(now_s), own_s.saturating_sub(now_s));
+                (server < own / 2).then_some(at_s)
+            }
         }
     }
 
     /// Waits for it, by this host's clock.
     async fn reached(self) -> Closing {
-        let (Self::Own(at_s) | Self::Server(at_s)) = self;
+        let (Self::Own(at_s) | Self::Server(at_s, _)) = self;
         let at = UNIX_EPOCH + Duration::from_secs(at_s);
         while let Ok(left) = at.duration_since(SystemTime::now()) {
             tokio::time::sleep(left.min(END_CHECK)).await;
@@ -315,7 +330,7 @@ impl End {
                 ClosedReason::Unauthenticated,
                 "this agent's certificate has ended",
             ),
-            Self::Server(_) => Closing::new(
+            Self::Server(..) => Closing::new(
                 ClosedReason::Tls(TlsProblem::Expired),
                 "the server's certificate has ended",
             ),

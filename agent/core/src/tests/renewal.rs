@@ -1,6 +1,6 @@
 //! Renewing the certificate, and making the next connection before the present one is given up.
 
-use outpost_driver::{Core, Micros};
+use outpost_driver::{Core, Micros, Turn};
 use outpost_proto::ids::*;
 use outpost_proto::message::*;
 use outpost_proto::outcome::Outcome;
@@ -48,16 +48,16 @@ fn until_due(stage: &mut Stage) {
         stage.after((9 * SECOND).min(due - stage.now.0));
         stage.frame(vec![durable(0)]);
         while let Some(said) = stage.said.pop_front() {
-            match said {
-                Speech::Send { messages, .. } => {
-                    assert!(
-                        matches!(messages[..], [UpMessage::Heartbeat(_)]),
-                        "{messages:?}"
-                    );
-                }
-                Speech::MakeCsr if stage.now.0 >= due => return,
-                other => panic!("{other:?}"),
+            if said == Speech::MakeCsr && stage.now.0 >= due {
+                return;
             }
+            let Speech::Send { messages, .. } = said else {
+                panic!("{said:?}")
+            };
+            assert!(
+                matches!(messages[..], [UpMessage::Heartbeat(_)]),
+                "{messages:?}"
+            );
         }
     }
     stage.spoken(&[]);
@@ -266,7 +266,10 @@ fn a_commit_that_fails_ends_every_stream() {
     let mut stage = stage();
     let (old, new) = (stage.conn, succeeding(&mut stage));
     stage.journal.fail = Some(false);
-    stage.turn(&[Event::Opened { conn: new }]);
+    assert!(matches!(
+        stage.turn(&[Event::Opened { conn: new }]),
+        Turn::NotCommitted(_)
+    ));
     stage.nothing_else();
     stage.spoken(&[]);
     let ended: Vec<_> = (0..2).map(|_| stage.next()).collect();

@@ -117,7 +117,7 @@ pub enum FromLink {
         /// As in `Open`.
         conn: Conn,
     },
-    /// The server's certificate ends before the agent's own: the stream ends then. Said right after `Opened`.
+    /// The server's certificate ends well before the agent's own, and the stream with it. Said right after `Opened`.
     Ends {
         /// An opened connection.
         conn: Conn,

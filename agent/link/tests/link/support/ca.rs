@@ -29,6 +29,8 @@ pub(crate) struct Leaf {
     /// Hours from now.
     pub(crate) from_h: i64,
     pub(crate) to_h: i64,
+    /// And seconds.
+    pub(crate) to_s: i64,
 }
 
 impl Default for Leaf {
@@ -38,7 +40,15 @@ impl Default for Leaf {
             usage: vec![ExtendedKeyUsagePurpose::ServerAuth],
             from_h: -1,
             to_h: 24,
+            to_s: 0,
         }
+    }
+}
+
+impl Leaf {
+    pub(crate) fn of_agent(self, uri: &'static str) -> Self {
+        let usage = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Self { uri, usage, ..self }
     }
 }
 
@@ -78,12 +88,12 @@ impl Ca {
 
     /// An agent's chain for the key of a request, and the end of its validity in seconds since 1970.
     pub(crate) fn agent(&self, csr: &[u8]) -> (Vec<Vec<u8>>, u64) {
+        self.agent_as(csr, Leaf::default().of_agent(AGENT))
+    }
+
+    /// The same with another leaf.
+    pub(crate) fn agent_as(&self, csr: &[u8], leaf: Leaf) -> (Vec<Vec<u8>>, u64) {
         let request = CertificateSigningRequestParams::from_der(&csr.into()).unwrap();
-        let leaf = Leaf {
-            uri: AGENT,
-            usage: vec![ExtendedKeyUsagePurpose::ClientAuth],
-            ..Leaf::default()
-        };
         let params = leaf_params(&leaf);
         let not_after = u64::try_from(params.not_after.unix_timestamp()).unwrap();
         let certificate = params
@@ -111,6 +121,7 @@ fn leaf_params(leaf: &Leaf) -> CertificateParams {
     params.subject_alt_names = vec![SanType::URI(leaf.uri.try_into().unwrap())];
     params.extended_key_usages = leaf.usage.clone();
     params.not_before = OffsetDateTime::now_utc() + Duration::hours(leaf.from_h);
-    params.not_after = OffsetDateTime::now_utc() + Duration::hours(leaf.to_h);
+    params.not_after =
+        OffsetDateTime::now_utc() + Duration::hours(leaf.to_h) + Duration::seconds(leaf.to_s);
     params
 }

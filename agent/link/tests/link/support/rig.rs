@@ -85,12 +85,21 @@ impl Rig {
         rig
     }
 
-    pub(crate) async fn store(&mut self, ca: &Ca) {
+    /// The request for a new key.
+    pub(crate) async fn csr(&self) -> Vec<u8> {
         self.tell(ToLink::MakeCsr { conn: 0 }).await;
         let FromLink::Csr { der } = self.hear().await else {
             panic!("no request")
         };
-        let (chain, _) = ca.agent(&der);
+        der
+    }
+
+    pub(crate) async fn store(&mut self, ca: &Ca) {
+        let der = self.csr().await;
+        self.store_chain(ca, ca.agent(&der).0).await;
+    }
+
+    pub(crate) async fn store_chain(&mut self, ca: &Ca, chain: Vec<Vec<u8>>) {
         self.tell(ToLink::StoreIdentity {
             chain,
             roots: vec![ca.root_der()],
