@@ -5,11 +5,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use outpost_proto::name::TenantName;
 use outpost_proto::units::duration_ms;
 
+use crate::api::{self, Rate};
 use crate::auth::Role;
+use crate::config::file::{FILE, FileError, complete};
+use crate::config::{self, reference};
+use crate::identity::args::CertificateArgs;
 use crate::logs::{self, LogFormat};
 use crate::output::{self, Output};
 use crate::{admin, serve};
@@ -28,6 +32,20 @@ Exit status:
       a newer version
   70  the disk can no longer be trusted (a failed sync, a damaged database)";
 
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  outpost-orchestrator serve
+      Agents on 127.0.0.1:7443, the API on 127.0.0.1:7080, both on loopback: for one machine.
+  outpost-orchestrator serve --agents 0.0.0.0:7443 --public-agents outpost.example.org:7443
+      Agents come from elsewhere; join tokens tell them the public name.
+  outpost-orchestrator serve --api 0.0.0.0:7443 --api-cert chain.pem --api-key key.pem
+      The API over TLS with a certificate of your own; it is read again when it changes.
+  outpost-orchestrator serve --config /etc/outpost/orchestrator.toml
+      Everything from a file; `outpost-orchestrator config reference` lists what can stand in it.
+
+Ports: 7443 agents (mutual TLS), 7080 API and /metrics (plain HTTP on loopback, TLS elsewhere).
+Signals: SIGTERM and SIGINT stop in order within 10 seconds; SIGHUP reads certificates again.";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -41,7 +59,13 @@ struct Cli {
     #[arg(long, global = true, value_enum, default_value = "table")]
     output: Output,
     /// How log lines on stderr look.
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "OUTPOST_LOG_FORMAT"
+    )]
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug, trace, or directives such as `info,sqlx=debug`.
     #[arg(long, global = true, default_value = "info", env = "OUTPOST_LOG")]
@@ -55,6 +79,7 @@ enum Command {
     /// Make a database, a certificate authority, the tenant `default` and an administrator's token.
     Init(InitArgs),
     /// Accept agents and serve the API until told to stop.
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// Isolated customers.
     #[command(subcommand)]
@@ -62,11 +87,23 @@ enum Command {
     /// Tokens for the API.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// What can be configured.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the API's description, OpenAPI 3.1; a server need not run.
+    Openapi,
     /// Print completions for a shell.
     Completions {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// What can be configured.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum ConfigCommand {
+    /// Every key with default, unit, bounds and description, as Markdown.
+    Reference,
 }
 
 /// Which orchestrator.
@@ -97,21 +134,59 @@ pub struct ServeArgs {
     /// Where.
     #[command(flatten)]
     pub dir: DirArg,
+    /// A file with any of the options below [default: orchestrator.toml in the directory, if it is there].
+    #[arg(long, value_name = "FILE", env = "OUTPOST_ORCHESTRATOR_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Where agents connect; port 0 lets the kernel choose.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7443",
+        env = "OUTPOST_ORCHESTRATOR_AGENTS"
+    )]
     pub agents: SocketAddr,
     /// Where the API is served: plain HTTP on loopback, TLS only elsewhere.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7080")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7080",
+        env = "OUTPOST_ORCHESTRATOR_API"
+    )]
     pub api: SocketAddr,
     /// What join tokens tell agents to connect to [default: the first --name of init, or the address, and the port].
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "OUTPOST_ORCHESTRATOR_PUBLIC_AGENTS"
+    )]
     pub public_agents: Option<String>,
+    /// Requests a second that one token may make in the long run; 0 sets no limit.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Rate::default().per_s,
+        value_parser = clap::value_parser!(u32).range(0..=1_000_000),
+        env = "OUTPOST_ORCHESTRATOR_API_RATE"
+    )]
+    pub api_rate: u32,
+    /// Requests that one token may make at once after a pause.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Rate::default().burst,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        env = "OUTPOST_ORCHESTRATOR_API_BURST"
+    )]
+    pub api_burst: u32,
     /// Write `{"agents":"ip:port","api":"http(s)://ip:port"}` to this file once both ports listen.
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
     /// The same, to this inherited descriptor.
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<u32>,
+    /// How long certificates hold, and which the API presents.
+    #[command(flatten)]
+    pub certificates: CertificateArgs,
     /// End at once when this inherited pipe's other end is closed.
     #[arg(long, value_name = "N", hide = true)]
     pub leash_fd: Option<u32>,
@@ -157,6 +232,9 @@ pub enum TokenCommand {
         dir: DirArg,
         /// Its public id: 12 hex digits.
         id: String,
+        /// Even if it is the last administrator's of its tenant.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -215,14 +293,62 @@ impl Failure {
     }
 }
 
+/// Why a command line is none.
+enum Refused {
+    Usage(clap::Error),
+    File(FileError),
+}
+
+/// The command line, completed by the configuration file when it is for a server.
+fn parse(args: Vec<OsString>) -> Result<Cli, Refused> {
+    let read = |args: &[OsString]| {
+        let matches = Cli::command().try_get_matches_from(args)?;
+        Cli::from_arg_matches(&matches).map(|cli| (cli, matches))
+    };
+    let (cli, matches) = read(&args).map_err(Refused::Usage)?;
+    let (Command::Serve(serve), Some(of_serve)) =
+        (&cli.command, matches.subcommand_matches("serve"))
+    else {
+        return Ok(cli);
+    };
+    let usual = config::directory(serve.dir.dir.clone())
+        .ok()
+        .map(|dir| dir.join(FILE));
+    let completed = complete(
+        args.clone(),
+        of_serve,
+        &serve_command(),
+        serve.config.as_deref(),
+        usual.as_deref(),
+    );
+    let completed = completed.map_err(Refused::File)?;
+    if completed.len() == args.len() {
+        return Ok(cli);
+    }
+    read(&completed).map(|(cli, _)| cli).map_err(Refused::Usage)
+}
+
+/// The definition of `serve`, the global options included.
+pub(crate) fn serve_command() -> clap::Command {
+    let mut all = Cli::command();
+    all.build();
+    let serve = all.find_subcommand("serve").cloned();
+    serve.unwrap_or(all)
+}
+
 /// Parses and runs.
 pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match parse(args) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(Refused::Usage(error)) => {
             // Help and version go to stdout with status 0, everything else to stderr with status 2.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        Err(Refused::File(error)) => {
+            output::note(&format!("error: {error}"));
+            return ExitCode::from(2);
         }
     };
     logs::begin(cli.log_format, &cli.log);
@@ -245,6 +371,14 @@ fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::Serve(args) => runtime.block_on(serve::run(args)),
         Command::Tenant(command) => runtime.block_on(admin::tenant::run(command, output)),
         Command::Token(command) => runtime.block_on(admin::token::run(command, output)),
+        Command::Config(ConfigCommand::Reference) => {
+            output::line(reference::markdown(&serve_command()).trim_end());
+            Ok(())
+        }
+        Command::Openapi => {
+            output::line(api::openapi());
+            Ok(())
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(

@@ -17,6 +17,7 @@ mod http;
 pub mod identity;
 pub mod link;
 mod logs;
+pub mod metrics;
 mod output;
 mod process;
 pub mod serve;
@@ -36,6 +37,8 @@ pub struct ApiState {
     pub join: JoinInfo,
     /// Host names and addresses that requests may be meant for, besides the loopback ones; IPv6 without brackets.
     pub names: Vec<String>,
+    /// How often one token may ask.
+    pub rate: api::Rate,
     /// Ends when the server drains: event streams close then.
     pub draining: tokio_util::sync::CancellationToken,
 }

@@ -7,15 +7,14 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use outpost_certs::ca::Authority;
-use outpost_certs::tls::{ReloadingServerConfig, api_server_config, server_config};
 use outpost_driver::Fatal;
 use outpost_orchestrator_core::{Orchestrator, Settings};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -23,18 +22,12 @@ use crate::cli::{Failure, ServeArgs};
 use crate::config::{self, CA, DirLock, ServerFile};
 use crate::driver::{self, Driver};
 use crate::identity::Enroller;
+use crate::identity::server::ServerTls;
 use crate::store::sqlite::Sqlite;
 use crate::{ApiState, JoinInfo, admin, api, http, link, process};
 
 /// How long stopping may take.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How long the server's own certificate holds.
-const SERVER_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-/// When it is replaced: at a third of its life, so that two failures in a row do no harm.
-const REISSUE: Duration = Duration::from_secs(8 * 60 * 60);
-/// And when that failed.
-const REISSUE_RETRY: Duration = Duration::from_secs(60);
-
 /// Runs a server to its end.
 pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
     if let Some(fd) = args.leash_fd {
@@ -73,16 +66,20 @@ impl Server {
         let api = api_tcp.local_addr().map_err(Failure::failed)?;
         let server_file = ServerFile::read(dir).map_err(Failure::failed)?;
         let (names, join) = public(args, &server_file, [agents, api], &authority);
-        let tls = Tls::new(authority.clone(), names.clone())?;
+        let tls = ServerTls::new(authority.clone(), names.clone(), &args.certificates)
+            .map_err(Failure::failed)?;
 
         let (reader, access) = (store.reader(), store.access());
         let seed = seed().map_err(Failure::failed)?;
         let start = |now, snapshot| Orchestrator::new(Settings::default(), seed, now, snapshot);
         let (driver, handle) = Driver::new(store, start).await.map_err(Failure::failed)?;
         let (stop_ports, stop_driver) = (CancellationToken::new(), CancellationToken::new());
-        let driver = tokio::spawn(driver.run(stop_driver.clone()));
+        // A thread of its own: nothing else waits while it commits.
+        let (runtime, stop) = (tokio::runtime::Handle::current(), stop_driver.clone());
+        let driver = tokio::task::spawn_blocking(move || runtime.block_on(driver.run(stop)));
 
-        let enroller = Arc::new(Enroller::new(handle.clone(), authority.clone()));
+        let life = args.certificates.agent_cert_ttl;
+        let enroller = Arc::new(Enroller::new(handle.clone(), authority.clone(), life));
         let trust_domain = authority.trust_domain().to_owned();
         let listener = link::Listener {
             tcp: agents_tcp,
@@ -97,10 +94,15 @@ impl Server {
             access,
             join,
             names,
+            rate: api::Rate {
+                per_s: args.api_rate,
+                burst: args.api_burst,
+            },
             draining: stop_ports.clone(),
         };
         let plain = api.ip().is_loopback();
         let api_tls = (!plain).then(|| tls.api.clone());
+        let fresh = tls.keep_fresh(state.handle.clone(), stop_ports.clone());
         let ports = vec![
             tokio::spawn(listener.serve(stop_ports.clone())),
             tokio::spawn(http::serve(
@@ -109,7 +111,7 @@ impl Server {
                 api::router(state),
                 stop_ports.clone(),
             )),
-            tokio::spawn(tls.keep_fresh(stop_ports.clone())),
+            tokio::spawn(fresh),
         ];
         let api_scheme = if plain { "http" } else { "https" };
         Ok(Self {
@@ -237,63 +239,6 @@ fn public(
             root_pin: authority.root_pin(),
         },
     )
-}
-
-/// The server's certificate, on both ports, replaced before it ends.
-#[derive(Clone)]
-struct Tls {
-    authority: Arc<Authority>,
-    names: Vec<String>,
-    agents: Arc<ReloadingServerConfig>,
-    api: Arc<ReloadingServerConfig>,
-}
-
-type Configs = (Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>);
-
-impl Tls {
-    fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, Failure> {
-        let (agents, api) = issue(&authority, &names).map_err(Failure::failed)?;
-        let (agents, api) = (
-            ReloadingServerConfig::new(agents),
-            ReloadingServerConfig::new(api),
-        );
-        Ok(Self {
-            authority,
-            names,
-            agents: Arc::new(agents),
-            api: Arc::new(api),
-        })
-    }
-
-    async fn keep_fresh(self, stop: CancellationToken) {
-        let mut wait = REISSUE;
-        while stop.run_until_cancelled(sleep(wait)).await.is_some() {
-            match issue(&self.authority, &self.names) {
-                Ok((agents, api)) => {
-                    self.agents.replace(agents);
-                    self.api.replace(api);
-                    wait = REISSUE;
-                }
-                Err(why) => {
-                    error!(
-                        why,
-                        "the server's certificate could not be replaced; trying again"
-                    );
-                    wait = REISSUE_RETRY;
-                }
-            }
-        }
-    }
-}
-
-fn issue(authority: &Authority, names: &[String]) -> Result<Configs, String> {
-    let identity = authority
-        .issue_server(names, SystemTime::now(), SERVER_LIFE)
-        .map_err(|error| error.to_string())?;
-    let anchors = [authority.agents_anchor().clone()];
-    let agents = server_config(&identity, &anchors).map_err(|error| error.to_string())?;
-    let api = api_server_config(&identity).map_err(|error| error.to_string())?;
-    Ok((agents, api))
 }
 
 fn seed() -> Result<[u8; 32], getrandom::Error> {

@@ -11,11 +11,12 @@ use crate::cli::{Failure, TokenCommand, TokenCreateArgs};
 use crate::driver::clock::wall;
 use crate::output::{self, Output};
 use crate::store::access::{Access, InsertTokenError, TokenRow};
+use crate::store::tokens::Revoked;
 
 /// Longest life: somebody looks at each token once a year.
-const MAX_TTL_MS: u64 = 365 * 24 * 3_600_000;
+pub const MAX_TTL_MS: u64 = 365 * 24 * 3_600_000;
 /// Characters of a label.
-const LABEL_CHARS: usize = 100;
+pub const LABEL_CHARS: usize = 100;
 
 /// A token just drawn: the only moment its text exists here.
 pub struct Drawn {
@@ -79,21 +80,40 @@ pub(crate) async fn run(command: TokenCommand, output: Output) -> Result<(), Fai
             access.close().await;
             Ok(())
         }
-        TokenCommand::Revoke { dir, id } => {
+        TokenCommand::Revoke { dir, id, force } => {
             let access = open(dir).await?;
-            if !access
-                .revoke_token(None, &id, wall())
-                .await
-                .map_err(Failure::failed)?
-            {
-                return Err(Failure::refused(format!(
-                    "there is no token {id:?} that still holds"
-                )));
-            }
-            output::note(&format!("token {id} revoked"));
+            let revoked = revoke(&access, &id, force).await;
             access.close().await;
+            revoked?;
+            output::note(&format!("token {id} revoked"));
             Ok(())
         }
+    }
+}
+
+/// The last administrator of a tenant is kept, unless somebody insists: a new one can be made on this machine only.
+async fn revoke(access: &Access, id: &str, force: bool) -> Result<(), Failure> {
+    let revoked = if force {
+        let done = access.revoke_token(None, id, wall()).await;
+        let done = done.map_err(Failure::failed)?;
+        if done {
+            Revoked::Done
+        } else {
+            Revoked::Unknown
+        }
+    } else {
+        let revoked = access.revoke_unless_last(None, id, wall()).await;
+        revoked.map_err(Failure::failed)?
+    };
+    match revoked {
+        Revoked::Done => Ok(()),
+        Revoked::Unknown => Err(Failure::refused(format!(
+            "there is no token {id:?} that still holds"
+        ))),
+        Revoked::LastAdmin => Err(Failure::refused(format!(
+            "token {id} is the last administrator's of its tenant; make another one first with `token create --role \
+             admin`, or give --force"
+        ))),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -18,6 +18,7 @@ use tracing::error;
 
 use super::Api;
 use super::problem::ApiError;
+use super::rate::{Left, Rate};
 use super::routes::Route;
 use crate::auth::{AuthError, Role};
 
@@ -31,16 +32,44 @@ const CONTENT_SECURITY_POLICY: (HeaderName, HeaderValue) = (
     HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
 );
 
+/// As in the IETF's draft of rate limit fields.
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+
 /// A route's handler behind its role, its share of the room and its time limit.
 pub(super) fn guarded(route: Route, api: &Arc<Api>) -> MethodRouter<Arc<Api>> {
     let mut endpoint = route.endpoint;
+    let counted_as = Counted {
+        api: api.clone(),
+        method: route.word,
+        path: route.path,
+        streams: route.streams,
+    };
     if !route.streams {
         endpoint = endpoint.route_layer(from_fn_with_state(api.clone(), bounded));
     }
-    match route.role {
-        Some(needed) => endpoint.route_layer(from_fn_with_state((api.clone(), needed), authorised)),
-        None => endpoint,
+    if let Some(needed) = route.role {
+        endpoint = endpoint.route_layer(from_fn_with_state((api.clone(), needed), authorised));
     }
+    endpoint.route_layer(from_fn_with_state(counted_as, counted))
+}
+
+/// What a request is counted as.
+#[derive(Clone)]
+struct Counted {
+    api: Arc<Api>,
+    method: &'static str,
+    path: &'static str,
+    streams: bool,
+}
+
+async fn counted(State(what): State<Counted>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let response = next.run(request).await;
+    let took = (!what.streams).then(|| began.elapsed());
+    let metrics = what.api.state.handle.metrics();
+    metrics.answered(what.method, what.path, response.status().as_u16(), took);
+    response
 }
 
 /// Turns away what is meant for another host: a page elsewhere whose name was made to point to this machine could
@@ -97,8 +126,35 @@ async fn authorised(
             has: caller.role,
         });
     }
+    let left = api.rates.take(&caller.token_id, Instant::now());
+    if let Left::Nothing { wait_s } = left {
+        let per_s = api.rates.rate().per_s;
+        let mut response = ApiError::Rate { per_s, wait_s }.into_response();
+        tell(&api, &mut response, 0);
+        return Ok(response);
+    }
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    let mut response = next.run(request).await;
+    if let Left::Some(left) = left {
+        tell(&api, &mut response, left);
+    }
+    Ok(response)
+}
+
+/// What is left of a token's requests; the next one comes back within a second.
+fn tell(api: &Api, response: &mut Response, left: u32) {
+    let headers = response.headers_mut();
+    headers.insert(POLICY, api.policy.clone());
+    if let Ok(value) = HeaderValue::try_from(format!("\"token\";r={left};t=1")) {
+        headers.insert(LEFT, value);
+    }
+}
+
+/// What a token is allowed, as it is told with every answer.
+pub(super) fn policy(rate: Rate) -> HeaderValue {
+    let window_s = rate.burst.div_ceil(rate.per_s.max(1)).max(1);
+    HeaderValue::try_from(format!("\"token\";q={};w={window_s}", rate.burst))
+        .unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The header with the token. Two of them could mean two things to two programs.

@@ -1,38 +1,55 @@
-//! Agents: who is there, invitations and removals.
+//! Agents: who is there, what a person decides about them, invitations and removals.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use axum::Json as Body;
 use axum::extract::State;
-use http::StatusCode;
 use outpost_certs::token::JoinToken;
-use outpost_orchestrator_core::event::{AgentView, Answer, Ask};
+use outpost_orchestrator_core::event::{AgentChange, AgentView, Answer, Ask};
+use outpost_orchestrator_core::label::{LABELS, Labels, QUEUES, QueueName};
 use outpost_orchestrator_core::limits::INVITE_TTL_MS;
+use outpost_proto::limits::SLOTS;
 use outpost_proto::message::{Containment, Flags, Level};
-use outpost_proto::name::AgentName;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use outpost_proto::name::{AgentName, TenantName};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
 use tracing::error;
 
-use super::input::{By, Json, Named};
+use super::answer::{Created, Done, Found};
+use super::input::{Asked, By, Json, Named, missing};
 use super::problem::ApiError;
-use super::{Api, view};
+use super::{Api, schema, view};
+use crate::store::StoreError;
+use crate::store::read::PAGE;
 
 /// The route of invitations stands where the name of an agent would.
 const RESERVED: &str = "invites";
+/// Seconds a join token is good for at most.
+const LONGEST_S: u64 = INVITE_TTL_MS / 1000;
 
-#[derive(Debug, Serialize)]
-struct AgentItem {
+/// An agent. What it said of itself is null until it connected.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct AgentItem {
+    #[schemars(with = "schema::AgentName")]
     agent: AgentName,
+    #[schemars(with = "schema::Presence")]
     presence: &'static str,
+    #[schemars(with = "Option<schema::Time>")]
     last_heard: Option<String>,
+    #[schemars(with = "schema::Time")]
     enrolled_at: String,
     version: Option<String>,
+    /// Attempts it offers to run at once.
     slots: Option<u16>,
+    /// Attempts it may run at once, if fewer than it offers.
+    slots_limit: Option<u16>,
     slots_free: Option<u16>,
     running: Option<u16>,
     queued: Option<u16>,
+    /// What a person at the site decided.
+    #[schemars(schema_with = "flag_words")]
     flags: Vec<&'static str>,
+    /// What its processes are held together by.
     containment: Option<&'static str>,
     sandbox: Option<&'static str>,
     cpu_percent: Option<u8>,
@@ -40,20 +57,85 @@ struct AgentItem {
     disk_percent: Option<u8>,
     load_percent: Option<u16>,
     certificate_days_left: Option<u16>,
+    /// Entries in its catalogue.
     entries: usize,
+    /// Attempts it holds, as far as known.
     attempts: usize,
+    #[schemars(with = "schema::Labels")]
+    labels: Labels,
+    #[schemars(with = "schema::Queues")]
+    queues: BTreeSet<QueueName>,
+    /// Takes no new work.
+    cordoned: bool,
+    /// Takes no new work and is to run empty; it is when `attempts` is 0.
+    draining: bool,
+}
+
+fn flag_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let words = ["paused", "draining", "observe", "hold"];
+    schemars::json_schema!({ "type": "array", "items": { "type": "string", "enum": words } })
+}
+
+/// A page of agents.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct AgentList {
+    items: Vec<AgentItem>,
+    #[schemars(with = "Option<schema::Cursor>")]
+    next: Option<String>,
+}
+
+/// Which page of agents.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichAgents {
+    /// Items of a page; without it as many as a page can have.
+    #[schemars(with = "Option<schema::PageLimit>")]
+    limit: Option<u32>,
+    #[schemars(with = "Option<schema::NameCursor>")]
+    cursor: Option<String>,
+}
+
+async fn all(api: &Api, tenant: TenantName) -> Result<Vec<AgentView>, ApiError> {
+    let Answer::Agents(agents) = api.state.handle.ask(tenant, Ask::Agents).await? else {
+        return Err(ApiError::Internal);
+    };
+    Ok(agents)
 }
 
 /// `GET /api/v1/agents`
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     By(caller): By,
-) -> Result<Body<Value>, ApiError> {
-    let Answer::Agents(agents) = api.state.handle.ask(caller.tenant, Ask::Agents).await? else {
-        return Err(ApiError::Internal);
-    };
-    let items: Vec<AgentItem> = agents.into_iter().map(item).collect();
-    Ok(Body(json!({ "items": items })))
+    Asked(which): Asked<WhichAgents>,
+) -> Result<Found<AgentList>, ApiError> {
+    let limit = view::limit(which.limit, PAGE)? as usize;
+    let after: Option<AgentName> = which
+        .cursor
+        .map(|name| name.parse())
+        .transpose()
+        .map_err(|_| StoreError::BadCursor)?;
+    let mut agents = all(&api, caller.tenant).await?;
+    agents.sort_by(|a, b| a.agent.cmp(&b.agent));
+    agents.retain(|agent| after.as_ref().is_none_or(|after| agent.agent > *after));
+    let more = agents.len() > limit;
+    agents.truncate(limit);
+    let last = agents.last().map(|agent| agent.agent.to_string());
+    Ok(Found(AgentList {
+        items: agents.into_iter().map(item).collect(),
+        next: last.filter(|_| more),
+    }))
+}
+
+/// `GET /api/v1/agents/{agent}`
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Named(agent): Named<AgentName>,
+) -> Result<Found<AgentItem>, ApiError> {
+    let agents = all(&api, caller.tenant).await?;
+    let found = agents.into_iter().find(|known| known.agent == agent);
+    let found = found.ok_or_else(|| missing("agent", agent.as_str()))?;
+    Ok(Found(item(found)))
 }
 
 fn item(agent: AgentView) -> AgentItem {
@@ -66,6 +148,7 @@ fn item(agent: AgentView) -> AgentItem {
         version: hello
             .map(|hello| format!("{}.{}.{}", hello.build.0, hello.build.1, hello.build.2)),
         slots: hello.map(|hello| hello.slots),
+        slots_limit: agent.slots_limit,
         slots_free: beat.map(|beat| beat.slots_free),
         running: beat.map(|beat| beat.running),
         queued: beat.map(|beat| beat.queued),
@@ -79,6 +162,10 @@ fn item(agent: AgentView) -> AgentItem {
         certificate_days_left: health.map(|health| health.certificate_days_left),
         entries: agent.entries,
         attempts: agent.attempts,
+        labels: agent.labels,
+        queues: agent.queues,
+        cordoned: agent.cordoned,
+        draining: agent.draining,
         agent: agent.agent,
     }
 }
@@ -119,11 +206,138 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// What a person changes about an agent. What is not named stays.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "labels": { "zone": "eu" }, "cordoned": true }))]
+pub(super) struct Change {
+    /// All its labels.
+    #[serde(default)]
+    #[schemars(with = "Option<schema::Labels>")]
+    labels: Option<BTreeMap<String, String>>,
+    /// All its queues.
+    #[serde(default)]
+    #[schemars(with = "Option<schema::Queues>")]
+    queues: Option<Vec<String>>,
+    /// Attempts it may run at once; null for as many as it offers.
+    #[serde(default, deserialize_with = "even_null")]
+    #[schemars(with = "Option<u16>", range(min = 1, max = SLOTS))]
+    slots: Option<Option<u16>>,
+    /// Whether it takes no new work.
+    #[serde(default)]
+    cordoned: Option<bool>,
+    /// Whether it takes no new work and is to run empty.
+    #[serde(default)]
+    draining: Option<bool>,
+}
+
+/// Tells null from nothing.
+fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u16>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+fn bad(path: impl Into<String>, why: impl ToString) -> ApiError {
+    ApiError::Value {
+        path: path.into(),
+        why: why.to_string(),
+    }
+}
+
+/// `PATCH /api/v1/agents/{agent}`
+pub(super) async fn configure(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Named(agent): Named<AgentName>,
+    Json(change): Json<Change>,
+) -> Result<Found<AgentItem>, ApiError> {
+    if let Some(Some(slots)) = change.slots
+        && !(1..=SLOTS).contains(&slots)
+    {
+        let why = format!("is between 1 and {SLOTS}, or null; to take nothing, cordon the agent");
+        return Err(bad("slots", why));
+    }
+    let change = AgentChange {
+        labels: change.labels.map(labels).transpose()?,
+        queues: change.queues.map(queues).transpose()?,
+        slots_limit: change.slots,
+        cordoned: change.cordoned,
+        draining: change.draining,
+    };
+    let ask = Ask::ConfigureAgent { agent, change };
+    let Answer::Agent(agent) = api.state.handle.ask(caller.tenant, ask).await? else {
+        return Err(ApiError::Internal);
+    };
+    Ok(Found(item(agent)))
+}
+
+fn labels(texts: BTreeMap<String, String>) -> Result<Labels, ApiError> {
+    if texts.len() > LABELS {
+        return Err(bad("labels", format!("has at most {LABELS} labels")));
+    }
+    let label = |(key, value): (String, String)| {
+        let path = format!("labels.{}", view::shown(&key));
+        let parsed = key.parse().map_err(|error| bad(path.clone(), error))?;
+        let value = value.parse().map_err(|error| bad(path, error))?;
+        Ok((parsed, value))
+    };
+    texts.into_iter().map(label).collect()
+}
+
+fn queues(texts: Vec<String>) -> Result<BTreeSet<QueueName>, ApiError> {
+    if texts.is_empty() || texts.len() > QUEUES {
+        return Err(bad("queues", format!("names 1 to {QUEUES} queues")));
+    }
+    let queue = |(place, text): (usize, &String)| {
+        text.parse()
+            .map_err(|error| bad(format!("queues[{place}]"), error))
+    };
+    let parsed: BTreeSet<QueueName> = texts
+        .iter()
+        .enumerate()
+        .map(queue)
+        .collect::<Result<_, _>>()?;
+    if parsed.len() < texts.len() {
+        return Err(bad("queues", "names a queue twice"));
+    }
+    Ok(parsed)
+}
+
+/// An agent to be let in.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(example = serde_json::json!({ "agent": "site-1", "ttl_s": 600 }))]
 pub(super) struct NewInvite {
+    #[schemars(with = "InvitedName")]
     agent: String,
+    /// Seconds the join token is good for; without it as long as possible.
+    #[schemars(range(min = 1, max = LONGEST_S))]
     ttl_s: Option<u64>,
+}
+
+/// Any agent's name but the word of a route.
+struct InvitedName;
+
+impl JsonSchema for InvitedName {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "InvitedName".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let name = generator.subschema_for::<schema::AgentName>();
+        schemars::json_schema!({ "allOf": [name], "not": { "const": RESERVED } })
+    }
+}
+
+/// A join token.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Invitation {
+    /// Give it to `outpost-agent enrol` on the agent's machine.
+    #[schemars(regex(pattern = "^opj1\\."))]
+    token: String,
+    #[schemars(with = "schema::AgentName")]
+    agent: AgentName,
+    #[schemars(with = "schema::Time")]
+    expires_at: String,
 }
 
 /// `POST /api/v1/agents/invites`: the only moment the join token's text is told.
@@ -131,23 +345,18 @@ pub(super) async fn invite(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Json(new): Json<NewInvite>,
-) -> Result<(StatusCode, Body<Value>), ApiError> {
-    let bad = |path: &str, why: String| ApiError::Value {
-        path: path.to_owned(),
-        why,
-    };
-    let agent: AgentName = new
-        .agent
-        .parse()
-        .map_err(|error| bad("agent", format!("{error}")))?;
+) -> Result<Created<Invitation>, ApiError> {
+    let agent: AgentName = new.agent.parse().map_err(|error| bad("agent", error))?;
     if agent.as_str() == RESERVED {
         let why = format!("`{RESERVED}` is a word of this interface; choose another name");
         return Err(bad("agent", why));
     }
-    let longest = INVITE_TTL_MS / 1000;
-    let ttl_s = new.ttl_s.unwrap_or(longest);
-    if ttl_s == 0 || ttl_s > longest {
-        return Err(bad("ttl_s", format!("is between 1 and {longest} seconds")));
+    let ttl_s = new.ttl_s.unwrap_or(LONGEST_S);
+    if ttl_s == 0 || ttl_s > LONGEST_S {
+        return Err(bad(
+            "ttl_s",
+            format!("is between 1 and {LONGEST_S} seconds"),
+        ));
     }
     let join = &api.state.join;
     let token = JoinToken::new(
@@ -174,9 +383,11 @@ pub(super) async fn invite(
     let Answer::Invited { expires_at } = api.state.handle.ask(caller.tenant, ask).await? else {
         return Err(ApiError::Internal);
     };
-    let answer =
-        json!({ "token": *token.expose(), "agent": agent, "expires_at": view::time(expires_at) });
-    Ok((StatusCode::CREATED, Body(answer)))
+    Ok(Created(Invitation {
+        token: token.expose().to_string(),
+        agent,
+        expires_at: view::time(expires_at),
+    }))
 }
 
 /// `DELETE /api/v1/agents/{agent}`
@@ -184,10 +395,8 @@ pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Named(agent): Named<AgentName>,
-) -> Result<StatusCode, ApiError> {
-    api.state
-        .handle
-        .ask(caller.tenant, Ask::RemoveAgent { agent })
-        .await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<Done, ApiError> {
+    let ask = Ask::RemoveAgent { agent };
+    api.state.handle.ask(caller.tenant, ask).await?;
+    Ok(Done)
 }

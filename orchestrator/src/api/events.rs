@@ -9,28 +9,33 @@ use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use http::HeaderValue;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::request::Parts;
 use outpost_orchestrator_core::record::{NoticeKind, Phase};
 use outpost_proto::ids::{RunId, TaskIndex};
-use outpost_proto::name::TaskName;
+use outpost_proto::name::{TaskName, TenantName};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use super::doc::{AnswerDoc, Gives, Operation, Takes, schema_of};
 use super::input::{Asked, By, missing};
+use super::preconditions::LastEvent;
 use super::problem::ApiError;
-use super::{Api, view};
+use super::{Api, schema, view};
 use crate::auth::Caller;
 use crate::store::StoreError;
-use crate::store::read::NumberedNotice;
+use crate::store::bounds::Kept;
+use crate::store::read::{NumberedNotice, Reader};
 
 /// Streams of one token, and of all: each costs a connection and now and then a short read.
 const PER_TOKEN: usize = 64;
@@ -44,11 +49,47 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// Workflows' task names remembered by one stream.
 const NAMES: usize = 64;
 
-#[derive(Debug, Deserialize)]
+/// Which events.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Which {
+    /// Only of this run; the stream ends after the run's last event.
+    #[schemars(with = "Option<schema::Id>")]
     run: Option<String>,
+    /// Go on after the event with this number, for clients that cannot send Last-Event-ID; 0 for all that is kept.
+    #[schemars(range(max = schema::SAFE_INTEGER))]
     after: Option<u64>,
+}
+
+/// A stream of events.
+struct EventStream;
+
+impl JsonSchema for EventStream {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EventStream".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Server-sent events: `id` is the event's number, `event` one of run, task, attempt, agent, \
+                            workflow, skipped or end, `data` a JSON object with seq, at, kind and what it is about. \
+                            Silence is broken by a comment every 15 seconds.",
+            "type": "string",
+        })
+    }
+}
+
+impl<S> Gives for Sse<S> {
+    fn gives(operation: &mut Operation) {
+        operation.answers.insert(
+            200,
+            AnswerDoc {
+                description: "Events until the client goes, the token ends or the server stops.",
+                body: Some(("text/event-stream", schema_of::<EventStream>)),
+                headers: &[],
+            },
+        );
+    }
 }
 
 /// `GET /api/v1/events`
@@ -59,7 +100,8 @@ pub(super) async fn follow(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Asked(which): Asked<Which>,
-    headers: HeaderMap,
+    LastEvent(given): LastEvent,
+    Credentials(header): Credentials,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let run = match which.run {
         None => None,
@@ -76,13 +118,16 @@ pub(super) async fn follow(
     };
     // Before the place is decided, so that nothing committed meanwhile goes by unseen.
     let news = api.state.handle.watch(&caller.tenant);
-    let last = match (last_event_id(&headers)?.or(which.after), run) {
-        (Some(last), _) => last,
+    let reader = &api.state.reader;
+    let last = match (given.or(which.after), run) {
+        (Some(last), _) => {
+            kept(reader, &caller.tenant, last).await?;
+            last
+        }
         (None, Some(_)) => 0,
-        (None, None) => api.state.reader.newest_notice(&caller.tenant).await?,
+        (None, None) => reader.newest_notice(&caller.tenant).await?,
     };
     let open = Open::new(api, caller.token_id.clone())?;
-    let header = headers.get(AUTHORIZATION).cloned();
     let recheck = Instant::now() + RECHECK;
     let mut feed = Feed {
         open,
@@ -105,13 +150,39 @@ pub(super) async fn follow(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive")))
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
-    let Some(header) = headers.get("last-event-id") else {
-        return Ok(None);
+/// Whether everything after this number is still there, and the number is one of ours.
+async fn kept(reader: &Reader, tenant: &TenantName, after: u64) -> Result<(), ApiError> {
+    if after == 0 {
+        return Ok(());
+    }
+    let why = match reader.notices_kept(tenant, after).await? {
+        Kept::All => return Ok(()),
+        Kept::NotAll => "some of them are no longer kept",
+        Kept::Ahead => {
+            "none has had that number yet, so it is of another database or an earlier one"
+        }
     };
-    let number = header.to_str().ok().and_then(|text| text.parse().ok());
-    let wrong = || ApiError::BadRequest("Last-Event-ID is not the number of an event".to_owned());
-    number.map(Some).ok_or_else(wrong)
+    Err(ApiError::EventsGone { after, why })
+}
+
+/// The header that is looked at again while a stream is open.
+pub(super) struct Credentials(Option<HeaderValue>);
+
+impl<S: Sync> FromRequestParts<S> for Credentials {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.headers.get(AUTHORIZATION).cloned()))
+    }
+}
+
+impl Takes for Credentials {
+    fn takes(_: &mut Operation) {}
+}
+
+/// Streams that are open now.
+pub(super) fn open(api: &Api) -> usize {
+    streams(api).values().sum()
 }
 
 /// One open stream's place in the count; gives it back when dropped.

@@ -2,29 +2,41 @@
 
 use std::sync::Arc;
 
-use axum::Json as Body;
 use axum::extract::State;
 use outpost_orchestrator_core::event::{Answer, Ask, Denied, Explanation};
 use outpost_orchestrator_core::record::{TaskRecord, TaskState};
 use outpost_proto::ids::{AttemptId, RunId};
 use outpost_proto::name::TaskName;
+use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::{Value, json};
 
+use super::answer::Found;
 use super::input::{By, Named};
 use super::problem::ApiError;
-use super::{Api, runs, view};
+use super::{Api, runs, schema, view};
 use crate::driver::AskError;
 use crate::store::read::RunTree;
 
-#[derive(Debug, Serialize)]
-struct Item {
+/// Why one task stands where it stands.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Item {
+    #[schemars(with = "schema::TaskName")]
     task: TaskName,
+    #[schemars(with = "schema::TaskState")]
     state: String,
+    /// Stable, such as `needs`, `slots_full` or `backoff`.
     code: String,
+    /// In one sentence, with names, numbers and what would change it.
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "schema::Id")]
     attempt: Option<AttemptId>,
+}
+
+/// Every task of a run.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Explained {
+    items: Vec<Item>,
 }
 
 /// `GET /api/v1/runs/{run}/explain`
@@ -32,29 +44,15 @@ pub(super) async fn explain(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Named(run): Named<RunId>,
-) -> Result<Body<Value>, ApiError> {
-    let items: Vec<Item> = match api
-        .state
-        .handle
-        .ask(caller.tenant.clone(), Ask::Explain { run })
-        .await
-    {
-        Ok(Answer::Explained(explained)) => explained.into_iter().map(live).collect(),
-        Ok(
-            Answer::Applied { .. }
-            | Answer::Triggered { .. }
-            | Answer::Cancelled { .. }
-            | Answer::Agents(_)
-            | Answer::Invited { .. }
-            | Answer::Deleted
-            | Answer::Paused { .. }
-            | Answer::Workflows(_)
-            | Answer::Upcoming(_)
-            | Answer::Rerun { .. }
-            | Answer::Agent(_)
-            | Answer::Removed
-            | Answer::Enrolled { .. },
-        ) => return Err(ApiError::Internal),
+) -> Result<Found<Explained>, ApiError> {
+    let ask = Ask::Explain { run };
+    let items = match api.state.handle.ask(caller.tenant.clone(), ask).await {
+        Ok(answer) => {
+            let Answer::Explained(explained) = answer else {
+                return Err(ApiError::Internal);
+            };
+            explained.into_iter().map(live).collect()
+        }
         Err(AskError::Denied(Denied::UnknownRun(_))) => {
             over(&runs::tree(&api, &caller.tenant, run).await?)
         }
@@ -62,7 +60,7 @@ pub(super) async fn explain(
             return Err(error.into());
         }
     };
-    Ok(Body(json!({ "items": items })))
+    Ok(Found(Explained { items }))
 }
 
 /// The core says only that a task is active; people are told what its attempt does, as everywhere.

@@ -3,24 +3,35 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::time::timeout;
 
 use super::Api;
+use super::answer::Found;
 use super::problem::ApiError;
 
 /// For the database to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// All is well.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Health {
+    #[schemars(extend("const" = "ok"))]
+    status: &'static str,
+}
+
+const OK: Found<Health> = Found(Health { status: "ok" });
+
 /// The process answers.
-pub(super) async fn alive() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+#[expect(clippy::unused_async, reason = "handlers are async")]
+pub(super) async fn alive() -> Found<Health> {
+    OK
 }
 
 /// Driver and database answer, and the server is not about to stop.
-pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<Found<Health>, ApiError> {
     if api.state.draining.is_cancelled() {
         return Err(ApiError::NotReady("it is stopping"));
     }
@@ -28,7 +39,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<Json<Value>, Ap
         return Err(ApiError::NotReady("its driver has stopped"));
     }
     match timeout(PATIENCE, api.state.reader.ping()).await {
-        Ok(Ok(())) => Ok(Json(json!({ "status": "ok" }))),
+        Ok(Ok(())) => Ok(OK),
         Ok(Err(_)) | Err(_) => Err(ApiError::NotReady("its database does not answer")),
     }
 }

@@ -1,5 +1,5 @@
-//! What handlers take: the caller, a thing named in the path, a query and a body, each with its limits, and each
-//! refused with a sentence.
+//! What handlers take: the caller, a thing named in the path, a query and a body, each with its limits, each refused
+//! with a sentence, and each described for the document.
 
 use std::str::FromStr;
 
@@ -9,9 +9,13 @@ use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use outpost_proto::name::WorkflowName;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
-use super::problem::ApiError;
+use super::doc::{BodyDoc, Operation, SchemaOf, Takes, schema_of};
+use super::problem::{ApiError, Code};
+use super::schema;
 use crate::auth::Caller;
 use crate::workflow;
 
@@ -39,22 +43,28 @@ impl<S: Sync> FromRequestParts<S> for By {
 pub(super) trait Kind {
     /// Such as `run`.
     const KIND: &'static str;
+    /// The form of its names.
+    const FORM: SchemaOf;
 }
 
 impl Kind for outpost_proto::ids::RunId {
     const KIND: &'static str = "run";
+    const FORM: SchemaOf = schema_of::<schema::Id>;
 }
 
 impl Kind for outpost_proto::ids::AttemptId {
     const KIND: &'static str = "attempt";
+    const FORM: SchemaOf = schema_of::<schema::Id>;
 }
 
-impl Kind for outpost_proto::name::WorkflowName {
+impl Kind for WorkflowName {
     const KIND: &'static str = "workflow";
+    const FORM: SchemaOf = schema_of::<schema::WorkflowName>;
 }
 
 impl Kind for outpost_proto::name::AgentName {
     const KIND: &'static str = "agent";
+    const FORM: SchemaOf = schema_of::<schema::AgentName>;
 }
 
 /// The one thing that varies in a path. What cannot be its name is not there.
@@ -67,6 +77,40 @@ impl<T: FromStr + Kind, S: Send + Sync> FromRequestParts<S> for Named<T> {
         let path = Path::<String>::from_request_parts(parts, state).await;
         let text = path.map(|Path(text)| text).unwrap_or_default();
         text.parse().map(Self).map_err(|_| missing(T::KIND, &text))
+    }
+}
+
+impl<T: Kind> Takes for Named<T> {
+    fn takes(operation: &mut Operation) {
+        operation.path.push(T::FORM);
+        operation.codes.insert(Code::NotFound);
+    }
+}
+
+/// A version of a workflow, as a path names it.
+pub(super) struct OfVersion(pub(super) WorkflowName, pub(super) u32);
+
+impl<S: Send + Sync> FromRequestParts<S> for OfVersion {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let (name, version) = path.map(|Path(texts)| texts).unwrap_or_default();
+        let parsed = name
+            .parse()
+            .map_err(|_| missing(WorkflowName::KIND, &name))?;
+        let fits = version.bytes().all(|byte| byte.is_ascii_digit());
+        let number = version.parse().ok().filter(|_| fits);
+        let number = number.ok_or_else(|| missing("version", &version))?;
+        Ok(Self(parsed, number))
+    }
+}
+
+impl Takes for OfVersion {
+    fn takes(operation: &mut Operation) {
+        let forms: [SchemaOf; 2] = [WorkflowName::FORM, schema_of::<schema::VersionNumber>];
+        operation.path.extend(forms);
+        operation.codes.insert(Code::NotFound);
     }
 }
 
@@ -94,6 +138,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
     }
 }
 
+impl<T: JsonSchema> Takes for Asked<T> {
+    fn takes(operation: &mut Operation) {
+        operation.query = Some(schema_of::<T>);
+        operation.codes.insert(Code::BadRequest);
+    }
+}
+
 /// A JSON body. An empty one stands for `{}`.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -112,6 +163,20 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             });
         }
         from_json(&body).map(Self)
+    }
+}
+
+impl<T: JsonSchema> Takes for Json<T> {
+    fn takes(operation: &mut Operation) {
+        operation.body = Some(BodyDoc {
+            description: format!("At most {JSON_BYTES} bytes. An empty body stands for `{{}}`."),
+            media_types: &["application/json"],
+            required: false,
+            schema: schema_of::<T>,
+            example: None,
+        });
+        let codes = [Code::BadRequest, Code::TooLarge, Code::UnsupportedMediaType];
+        operation.codes.extend(codes);
     }
 }
 
@@ -139,6 +204,29 @@ impl<S: Send + Sync> FromRequest<S> for Yaml {
                 error.utf8_error()
             ))
         })
+    }
+}
+
+impl Takes for Yaml {
+    fn takes(operation: &mut Operation) {
+        let example = "name: nightly\ntasks:\n  - name: load\n    entry: load\n";
+        operation.body = Some(BodyDoc {
+            description: format!(
+                "A workflow file, at most {} bytes of UTF-8.",
+                workflow::BYTES
+            ),
+            media_types: &["application/yaml", "text/plain"],
+            required: true,
+            schema: schema_of::<schema::WorkflowFile>,
+            example: Some(example.into()),
+        });
+        let codes = [
+            Code::BadRequest,
+            Code::TooLarge,
+            Code::UnsupportedMediaType,
+            Code::InvalidWorkflow,
+        ];
+        operation.codes.extend(codes);
     }
 }
 

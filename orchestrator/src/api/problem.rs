@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use outpost_orchestrator_core::event::Denied;
+use schemars::generate::SchemaGenerator;
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 use tracing::error;
 
@@ -36,6 +38,18 @@ pub enum Code {
     Timeout,
     /// The run is over already.
     RunOver,
+    /// Nothing of the run can be run again now.
+    RunLive,
+    /// The workflow has live runs.
+    WorkflowBusy,
+    /// The workflow makes no runs by itself.
+    NoSchedule,
+    /// The events after the given one are no longer kept, or never were.
+    EventsGone,
+    /// Another version is current than the request expects.
+    VersionMismatch,
+    /// Without this token nobody could manage the tenant's tokens.
+    LastAdmin,
     /// The agent's name is taken.
     AgentExists,
     /// The idempotency key was used for something else.
@@ -62,7 +76,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::TokenExpired,
@@ -71,6 +85,12 @@ impl Code {
         Self::MethodNotAllowed,
         Self::Timeout,
         Self::RunOver,
+        Self::RunLive,
+        Self::WorkflowBusy,
+        Self::NoSchedule,
+        Self::EventsGone,
+        Self::VersionMismatch,
+        Self::LastAdmin,
         Self::AgentExists,
         Self::KeyReused,
         Self::TooLarge,
@@ -115,6 +135,32 @@ impl Code {
                 "The request took too long",
             ),
             Self::RunOver => ("run_over", StatusCode::CONFLICT, "The run is over"),
+            Self::RunLive => (
+                "run_live",
+                StatusCode::CONFLICT,
+                "Nothing of the run can be run again now",
+            ),
+            Self::WorkflowBusy => (
+                "workflow_busy",
+                StatusCode::CONFLICT,
+                "The workflow has live runs",
+            ),
+            Self::NoSchedule => (
+                "no_schedule",
+                StatusCode::CONFLICT,
+                "The workflow has no schedule",
+            ),
+            Self::EventsGone => ("events_gone", StatusCode::GONE, "The events are not kept"),
+            Self::VersionMismatch => (
+                "version_mismatch",
+                StatusCode::PRECONDITION_FAILED,
+                "Another version is current",
+            ),
+            Self::LastAdmin => (
+                "last_admin",
+                StatusCode::CONFLICT,
+                "The tenant's last administrator",
+            ),
             Self::AgentExists => ("agent_exists", StatusCode::CONFLICT, "The agent exists"),
             Self::KeyReused => (
                 "key_reused",
@@ -167,6 +213,12 @@ impl Code {
                 "Not available at the moment",
             ),
         }
+    }
+
+    /// What it means, in a few words.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        self.told().2
     }
 
     /// As it stands in the answer.
@@ -226,6 +278,32 @@ pub(super) enum ApiError {
     /// More at once than one may have.
     #[error("{0}")]
     TooMany(String),
+    /// More in a short time than one token may.
+    #[error(
+        "this token has used up its requests: {per_s} a second are allowed in the long run; wait {wait_s} s"
+    )]
+    Rate {
+        /// What comes back every second.
+        per_s: u32,
+        /// Seconds until the next one is allowed.
+        wait_s: u32,
+    },
+    /// Events that a stream was to begin after.
+    #[error(
+        "events after {after} cannot be told: {why}; look at the present state and begin without an id"
+    )]
+    EventsGone {
+        /// The given number.
+        after: u64,
+        /// Too old, or from elsewhere.
+        why: &'static str,
+    },
+    /// Nobody could undo it through this interface.
+    #[error(
+        "token {0} is the last administrator's of this tenant; make another one first, or revoke it on the \
+         orchestrator's machine with `token revoke --force`"
+    )]
+    LastAdmin(String),
     /// The core or the driver.
     #[error(transparent)]
     Ask(#[from] AskError),
@@ -246,24 +324,56 @@ pub(super) enum ApiError {
     Internal,
 }
 
-/// An error as it is told.
-#[derive(Debug, Serialize)]
+/// What went wrong, after RFC 9457.
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Problem {
+    /// Always `about:blank`: the code tells problems apart.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// What the code means.
     title: &'static str,
+    /// As in the status line.
+    #[schemars(range(min = 400, max = 599))]
     status: u16,
+    /// Stable: programs decide by it.
+    #[schemars(schema_with = "code_words")]
     code: &'static str,
+    /// What happened, to which thing, and what to do next.
     detail: String,
+    /// In the workflow file, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
+    /// In the workflow file, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<u64>,
+    /// Which part of the request or of the workflow file, such as `tasks.report.needs[1]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     /// All problems of a workflow file; the first one is told above too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<FileProblem>")]
     problems: Vec<workflow::Problem>,
+}
+
+fn code_words(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": Code::ALL.map(Code::word) })
+}
+
+/// One thing that is wrong with a workflow file, and where.
+#[derive(JsonSchema)]
+#[expect(
+    dead_code,
+    reason = "describes a type of another module for the document"
+)]
+struct FileProblem {
+    /// Counted from 1; 0 when it is about the file as a whole.
+    line: u64,
+    /// Counted from 1; 0 when it is about the file as a whole.
+    column: u64,
+    /// Such as `tasks.report.needs[1]`; empty when it is about the file as a whole.
+    path: String,
+    /// What is wrong and what to do, in a sentence.
+    what: String,
 }
 
 impl Problem {
@@ -288,6 +398,9 @@ impl Problem {
             ApiError::Ask(AskError::Denied(Denied::BadParam { param, .. })) => {
                 problem.path = Some(format!("params.{param}"));
             }
+            ApiError::Ask(AskError::Denied(Denied::BadSchedule(_))) => {
+                problem.path = Some("schedule".to_owned());
+            }
             ApiError::Ask(AskError::Denied(Denied::UnknownEntry { task, .. })) => {
                 problem.path = Some(format!("tasks.{task}.entry"));
             }
@@ -309,6 +422,9 @@ impl Problem {
             | ApiError::Timeout(_)
             | ApiError::Busy(_)
             | ApiError::TooMany(_)
+            | ApiError::Rate { .. }
+            | ApiError::LastAdmin(_)
+            | ApiError::EventsGone { .. }
             | ApiError::Ask(_)
             | ApiError::RunOver { .. }
             | ApiError::NotReady(_)
@@ -323,8 +439,8 @@ impl Problem {
             return;
         };
         self.detail = match problems.len() {
-            1 => first.what.clone(),
-            more => format!("{} (the first of {more} problems)", first.what),
+            1 => first.sentence(),
+            more => format!("{} (the first of {more} problems)", first.sentence()),
         };
         if first.line > 0 {
             (self.line, self.column) = (Some(first.line), Some(first.column));
@@ -353,7 +469,9 @@ fn code(error: &ApiError) -> Code {
         ApiError::MediaType { .. } => Code::UnsupportedMediaType,
         ApiError::WrongHost(_) => Code::WrongHost,
         ApiError::Timeout(_) => Code::Timeout,
-        ApiError::TooMany(_) => Code::TooMany,
+        ApiError::TooMany(_) | ApiError::Rate { .. } => Code::TooMany,
+        ApiError::LastAdmin(_) => Code::LastAdmin,
+        ApiError::EventsGone { .. } => Code::EventsGone,
         ApiError::Workflow(_) => Code::InvalidWorkflow,
         ApiError::RunOver { .. } => Code::RunOver,
         ApiError::Internal => Code::Internal,
@@ -373,13 +491,13 @@ fn denied_code(denied: &Denied) -> Code {
         Denied::UnknownWorkflow(_)
         | Denied::UnknownRun(_)
         | Denied::UnknownAgent(_)
-        | Denied::NoSchedule(_)
         | Denied::UnknownTask { .. } => Code::NotFound,
-        Denied::RunOver { .. }
-        | Denied::VersionMismatch { .. }
-        | Denied::WorkflowBusy { .. }
-        | Denied::CannotRerun { .. } => Code::RunOver,
-        Denied::BadSchedule(_) => Code::InvalidParameters,
+        Denied::RunOver { .. } => Code::RunOver,
+        Denied::CannotRerun { .. } => Code::RunLive,
+        Denied::WorkflowBusy { .. } => Code::WorkflowBusy,
+        Denied::VersionMismatch { .. } => Code::VersionMismatch,
+        Denied::NoSchedule(_) => Code::NoSchedule,
+        Denied::BadSchedule(_) => Code::InvalidWorkflow,
         Denied::UnknownEntry { .. } => Code::UnknownEntry,
         Denied::BadParam { .. } => Code::InvalidParameters,
         Denied::AgentExists(_) => Code::AgentExists,
@@ -393,6 +511,11 @@ fn denied_code(denied: &Denied) -> Code {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let code = code(&self);
+        let wait_s = if let Self::Rate { wait_s, .. } = &self {
+            *wait_s
+        } else {
+            RETRY_AFTER_S
+        };
         let problem = Problem::of(&self);
         // A struct of texts and numbers: it cannot fail.
         let body = serde_json::to_vec(&problem).unwrap_or_default();
@@ -406,7 +529,7 @@ impl IntoResponse for ApiError {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(code, Code::Unavailable | Code::TooMany | Code::Timeout) {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait_s));
         }
         response
     }

@@ -8,37 +8,49 @@ use outpost_orchestrator_core::spec::{ParamKind, ParamSpec, WorkflowSpec};
 use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{AgentName, TaskName, WorkflowName};
-use serde::{Deserialize, Serialize};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Serialize;
 
 use super::problem::ApiError;
+use super::schema;
 use crate::store::read::{PAGE, RunTree};
 
 /// Items of a page, when nothing is said.
-const ITEMS: u32 = 50;
+pub(super) const ITEMS: u32 = 50;
 
-/// Which page of a list.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct PageQuery {
-    limit: Option<u32>,
-    pub(super) cursor: Option<String>,
-}
-
-impl PageQuery {
-    pub(super) fn limit(&self) -> Result<u32, ApiError> {
-        limit(self.limit)
-    }
-}
-
-/// How many items a page has at most.
-pub(super) fn limit(given: Option<u32>) -> Result<u32, ApiError> {
-    match given.unwrap_or(ITEMS) {
+/// How many items a page has.
+pub(super) fn limit(given: Option<u32>, default: u32) -> Result<u32, ApiError> {
+    match given.unwrap_or(default) {
         limit @ 1..=PAGE => Ok(limit),
         other => Err(ApiError::BadRequest(format!(
             "limit={other} is not between 1 and {PAGE}"
         ))),
     }
 }
+
+/// Words of a run's states.
+pub(super) const RUN_STATES: [&str; 5] =
+    ["running", "cancelling", "succeeded", "failed", "cancelled"];
+/// Words of an attempt's states.
+pub(super) const ATTEMPT_STATES: [&str; 5] =
+    ["assigned", "starting", "running", "finished", "lost"];
+/// Words of a task's states; while it is active it is told by its attempt's word.
+pub(super) const TASK_STATES: [&str; 12] = [
+    "waiting",
+    "queued",
+    "backoff",
+    "active",
+    "assigned",
+    "starting",
+    "running",
+    "lost",
+    "succeeded",
+    "failed",
+    "upstream_failed",
+    "cancelled",
+];
+/// Words of an agent's presence.
+pub(super) const PRESENCES: [&str; 4] = ["enrolled", "live", "stale", "removed"];
 
 /// A moment: `2026-03-01T12:00:00.000000Z`.
 pub(super) fn time(micros: u64) -> String {
@@ -172,24 +184,35 @@ pub(super) fn names<'a>(spec: &'a WorkflowSpec, tasks: &[TaskIndex]) -> Vec<&'a 
 }
 
 /// What a run can be given.
-#[derive(Debug, Serialize)]
-pub(super) struct ParamView<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ParamView {
+    #[schemars(schema_with = "param_kinds")]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     min: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    values: Option<&'a [String]>,
+    values: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_length: Option<u32>,
+    /// Without one a value must be given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    default: Option<&'a ParamValue>,
+    #[schemars(schema_with = "param_value")]
+    default: Option<ParamValue>,
+}
+
+fn param_kinds(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["flag", "date", "int", "enum", "text"] })
+}
+
+fn param_value(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["boolean", "integer", "string"] })
 }
 
 /// One parameter of a workflow.
-pub(super) fn param(spec: &ParamSpec) -> ParamView<'_> {
-    let default = spec.default.as_ref();
+pub(super) fn param(spec: &ParamSpec) -> ParamView {
+    let default = spec.default.clone();
     let mut view = ParamView {
         kind: "",
         min: None,
@@ -206,7 +229,7 @@ pub(super) fn param(spec: &ParamSpec) -> ParamView<'_> {
             "int"
         }
         ParamKind::Enum { values } => {
-            view.values = Some(values);
+            view.values = Some(values.clone());
             "enum"
         }
         ParamKind::Text { max_length } => {
@@ -218,14 +241,26 @@ pub(super) fn param(spec: &ParamSpec) -> ParamView<'_> {
 }
 
 /// A run in a list.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct RunItem {
+    #[schemars(with = "schema::Id")]
     run: RunId,
+    #[schemars(with = "schema::WorkflowName")]
     workflow: WorkflowName,
     version: u32,
+    #[schemars(with = "schema::RunState")]
     state: &'static str,
+    /// The agent all its tasks run on, once the first was placed.
+    #[schemars(with = "Option<schema::AgentName>")]
     agent: Option<AgentName>,
+    /// The instant of the schedule that made it; null when it was triggered.
+    #[schemars(with = "Option<schema::Time>")]
+    scheduled_for: Option<String>,
+    /// How often tasks of it were run again after it was over.
+    reruns: u16,
+    #[schemars(with = "schema::Time")]
     created_at: String,
+    #[schemars(with = "Option<schema::Time>")]
     finished_at: Option<String>,
     duration_ms: Option<u64>,
 }
@@ -238,6 +273,8 @@ pub(super) fn run_item(run: RunRecord) -> RunItem {
         workflow: run.workflow,
         version: run.version,
         agent: run.agent,
+        scheduled_for: run.scheduled_for.map(time),
+        reruns: run.reruns,
         created_at: time(run.created_at),
         finished_at: run.finished_at.map(time),
         duration_ms: run.finished_at.map(|at| between(run.created_at, at)),
@@ -245,34 +282,50 @@ pub(super) fn run_item(run: RunRecord) -> RunItem {
 }
 
 /// A task of a run.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct TaskView {
+    #[schemars(with = "schema::TaskName")]
     task: TaskName,
+    /// Its place in the workflow, counted from 0.
     index: u16,
+    #[schemars(with = "schema::EntryName")]
     entry: String,
+    #[schemars(with = "Vec<schema::TaskName>")]
     needs: Vec<TaskName>,
+    #[schemars(with = "schema::TaskState")]
     state: &'static str,
+    /// How it, or its last attempt, ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<String>,
     attempts: Vec<AttemptView>,
 }
 
 /// An attempt, wherever it is shown.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct AttemptView {
+    #[schemars(with = "schema::Id")]
     attempt: AttemptId,
+    #[schemars(with = "schema::AgentName")]
     agent: AgentName,
+    /// Counted from 1 within its task.
+    #[schemars(range(min = 1))]
     number: usize,
+    #[schemars(with = "schema::AttemptState")]
     state: &'static str,
     cancel_requested: bool,
+    /// How it ended, such as `succeeded`, `failed` or `killed{oom}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<String>,
+    /// Whether anything of it may have run.
     #[serde(skip_serializing_if = "Option::is_none")]
     may_have_started: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     exit_code: Option<u8>,
+    #[schemars(with = "schema::Time")]
     assigned_at: String,
+    #[schemars(with = "Option<schema::Time>")]
     started_at: Option<String>,
+    #[schemars(with = "Option<schema::Time>")]
     finished_at: Option<String>,
     duration_ms: Option<u64>,
     /// How it ended, said after it had been given up.

@@ -1,32 +1,61 @@
-//! Workflows: apply, look at, trigger.
+//! Workflows: apply, look at, trigger, delete.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::Json as Body;
 use axum::extract::State;
-use http::{HeaderMap, StatusCode};
-use outpost_orchestrator_core::event::{Answer, Applied, Ask};
-use outpost_orchestrator_core::limits::KEY_LEN;
+use outpost_orchestrator_core::event::{Answer, Applied, Ask, WorkflowView};
 use outpost_orchestrator_core::record::WorkflowRecord;
+use outpost_orchestrator_core::spec::WorkflowSpec;
+use outpost_proto::ids::RunId;
 use outpost_proto::message::ParamValue;
-use outpost_proto::name::{ParamName, WorkflowName};
+use outpost_proto::name::{ParamName, TenantName, WorkflowName};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
-use super::input::{Asked, By, Json, Named, Yaml, missing};
+use super::answer::{Done, Found, Made, Tagged, Version};
+use super::input::{Asked, By, Json, Named, OfVersion, Yaml, missing};
+use super::preconditions::{Expected, IfNoneMatch, Key, Match};
 use super::problem::ApiError;
-use super::{Api, view};
+use super::schedules::ScheduleView;
+use super::{Api, schema, view};
+use crate::store::read::VersionRow;
 use crate::workflow;
 
-const KEY: &str = "idempotency-key";
-
-#[derive(Debug, Deserialize)]
+/// How a file is applied.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HowToApply {
+    /// Accept entries that no agent announces.
     #[serde(default)]
     allow_unknown_entries: bool,
+    /// Only tell what it would do.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What an apply did.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(example = serde_json::json!({ "name": "nightly", "version": 3, "result": "updated", "warnings": [] }))]
+pub(super) struct AppliedView {
+    #[schemars(with = "schema::WorkflowName")]
+    name: WorkflowName,
+    /// The current version; with `dry_run` the one it would be.
+    version: u32,
+    /// What it took.
+    #[schemars(schema_with = "applied_words")]
+    result: &'static str,
+    /// What may not work yet, one sentence each.
+    warnings: Vec<String>,
+    /// Nothing was changed: it was only to be told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
+fn applied_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "enum": ["created", "updated", "unchanged"] })
 }
 
 /// `POST /api/v1/workflows`
@@ -34,8 +63,9 @@ pub(super) async fn apply(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Asked(how): Asked<HowToApply>,
+    Expected(expected_version): Expected,
     Yaml(source): Yaml,
-) -> Result<(StatusCode, Body<Value>), ApiError> {
+) -> Result<Version<AppliedView>, ApiError> {
     // A large file takes milliseconds, in which nobody else shall wait.
     let parsed = spawn_blocking(move || workflow::parse(&source).map(|spec| (spec, source)));
     let (spec, source) = parsed.await.map_err(|_| ApiError::Internal)??;
@@ -44,8 +74,8 @@ pub(super) async fn apply(
         spec,
         source,
         allow_unknown_entries: how.allow_unknown_entries,
-        dry_run: false,
-        expected_version: None,
+        dry_run: how.dry_run,
+        expected_version,
     };
     let Answer::Applied {
         version,
@@ -55,49 +85,215 @@ pub(super) async fn apply(
     else {
         return Err(ApiError::Internal);
     };
-    let (status, result) = match applied {
-        Applied::Created => (StatusCode::CREATED, "created"),
-        Applied::Updated => (StatusCode::OK, "updated"),
-        Applied::Unchanged => (StatusCode::OK, "unchanged"),
+    let result = match applied {
+        Applied::Created => "created",
+        Applied::Updated => "updated",
+        Applied::Unchanged => "unchanged",
     };
-    let answer =
-        json!({ "name": name, "version": version, "result": result, "warnings": warnings });
-    Ok((status, Body(answer)))
+    Ok(Version {
+        created: applied == Applied::Created && !how.dry_run,
+        version: if how.dry_run { 0 } else { version },
+        answer: AppliedView {
+            name,
+            version,
+            result,
+            warnings,
+            dry_run: how.dry_run,
+        },
+    })
 }
 
-#[derive(Debug, Serialize)]
-struct WorkflowItem {
+/// A workflow in a list.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct WorkflowItem {
+    #[schemars(with = "schema::WorkflowName")]
     name: WorkflowName,
     version: u32,
     description: String,
+    /// How many it has.
     tasks: usize,
+    #[schemars(with = "schema::Time")]
     applied_at: String,
+    #[serde(flatten)]
+    live: LiveView,
+    schedule: Option<ScheduleView>,
+}
+
+/// What a workflow does now.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct LiveView {
+    /// Whether it makes no scheduled runs while a person wants so.
+    paused: bool,
+    /// When its next scheduled run is made.
+    #[schemars(with = "Option<schema::Time>")]
+    next_run_at: Option<String>,
+    /// Runs that are not over.
+    active_runs: usize,
+    /// Tasks that could be placed.
+    queued_tasks: usize,
+    /// Tasks with a live attempt.
+    active_tasks: usize,
+}
+
+impl From<&WorkflowView> for LiveView {
+    fn from(view: &WorkflowView) -> Self {
+        Self {
+            paused: view.paused,
+            next_run_at: view.next.map(view::time),
+            active_runs: view.active_runs,
+            queued_tasks: view.queued_tasks,
+            active_tasks: view.active_tasks,
+        }
+    }
+}
+
+/// A page of workflows.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct WorkflowList {
+    items: Vec<WorkflowItem>,
+    #[schemars(with = "Option<schema::Cursor>")]
+    next: Option<String>,
+}
+
+/// Which page of workflows.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichWorkflows {
+    #[schemars(with = "Option<schema::PageLimit>")]
+    limit: Option<u32>,
+    #[schemars(with = "Option<schema::NameCursor>")]
+    cursor: Option<String>,
+}
+
+/// What the core says of a tenant's workflows, by name.
+async fn live(
+    api: &Api,
+    tenant: &TenantName,
+) -> Result<BTreeMap<WorkflowName, WorkflowView>, ApiError> {
+    let Answer::Workflows(views) = api.state.handle.ask(tenant.clone(), Ask::Workflows).await?
+    else {
+        return Err(ApiError::Internal);
+    };
+    Ok(views
+        .into_iter()
+        .map(|view| (view.name.clone(), view))
+        .collect())
 }
 
 /// `GET /api/v1/workflows`
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     By(caller): By,
-    Asked(page): Asked<view::PageQuery>,
-) -> Result<Body<Value>, ApiError> {
-    let limit = page.limit()?;
+    Asked(which): Asked<WhichWorkflows>,
+    known: IfNoneMatch,
+) -> Result<Tagged<WorkflowList>, ApiError> {
+    let limit = view::limit(which.limit, view::ITEMS)?;
     let page = api
         .state
         .reader
-        .workflows(&caller.tenant, page.cursor.as_deref(), limit)
+        .workflows(&caller.tenant, which.cursor.as_deref(), limit)
         .await?;
-    let items: Vec<WorkflowItem> = page.items.into_iter().map(item).collect();
-    Ok(Body(json!({ "items": items, "next": page.next })))
+    let live = live(&api, &caller.tenant).await?;
+    // What the core does not know was deleted.
+    let item = |record: WorkflowRecord| {
+        live.get(&record.spec.name)
+            .map(|view| item(record, view.into()))
+    };
+    let answer = WorkflowList {
+        items: page.items.into_iter().filter_map(item).collect(),
+        next: page.next,
+    };
+    Ok(Tagged {
+        version: None,
+        answer,
+        known,
+    })
 }
 
-fn item(record: WorkflowRecord) -> WorkflowItem {
+fn item(record: WorkflowRecord, live: LiveView) -> WorkflowItem {
     WorkflowItem {
         tasks: record.spec.tasks.len(),
+        schedule: record.spec.schedule.as_ref().map(ScheduleView::from),
         name: record.spec.name,
         version: record.version,
         description: record.spec.description,
         applied_at: view::time(record.applied_at),
+        live,
     }
+}
+
+/// One version of a workflow.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct VersionView {
+    #[schemars(with = "schema::WorkflowName")]
+    name: WorkflowName,
+    version: u32,
+    description: String,
+    #[schemars(with = "schema::Time")]
+    applied_at: String,
+    /// The file as it was applied.
+    source: String,
+    tasks: Vec<TaskItem>,
+    /// What a run can be given, by parameter.
+    params: BTreeMap<String, view::ParamView>,
+    schedule: Option<ScheduleView>,
+}
+
+/// A task of a workflow.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct TaskItem {
+    #[schemars(with = "schema::TaskName")]
+    name: String,
+    #[schemars(with = "schema::EntryName")]
+    entry: String,
+    #[schemars(with = "Vec<schema::TaskName>")]
+    needs: Vec<String>,
+}
+
+/// A workflow.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct WorkflowDetail {
+    #[serde(flatten)]
+    version: VersionView,
+    #[serde(flatten)]
+    live: LiveView,
+}
+
+fn version_view(record: WorkflowRecord) -> VersionView {
+    let WorkflowRecord {
+        spec,
+        version,
+        source,
+        applied_at,
+        tenant: _,
+    } = record;
+    VersionView {
+        version,
+        applied_at: view::time(applied_at),
+        source,
+        tasks: tasks(&spec),
+        params: spec
+            .params
+            .iter()
+            .map(|(name, param)| (name.to_string(), view::param(param)))
+            .collect(),
+        schedule: spec.schedule.as_ref().map(ScheduleView::from),
+        name: spec.name,
+        description: spec.description,
+    }
+}
+
+fn tasks(spec: &WorkflowSpec) -> Vec<TaskItem> {
+    let names = |needs: &[_]| {
+        let names = view::names(spec, needs);
+        names.into_iter().map(ToString::to_string).collect()
+    };
+    let task = |task: &outpost_orchestrator_core::spec::TaskSpec| TaskItem {
+        name: task.name.to_string(),
+        entry: task.entry.to_string(),
+        needs: names(&task.needs),
+    };
+    spec.tasks.iter().map(task).collect()
 }
 
 /// `GET /api/v1/workflows/{name}`
@@ -105,37 +301,125 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Named(name): Named<WorkflowName>,
-) -> Result<Body<Value>, ApiError> {
+    known: IfNoneMatch,
+) -> Result<Tagged<WorkflowDetail>, ApiError> {
+    let live = live(&api, &caller.tenant).await?;
+    let gone = || missing("workflow", name.as_str());
+    let live = live.get(&name).ok_or_else(gone)?;
     let found = api
         .state
         .reader
         .workflow(&caller.tenant, &name, None)
         .await?;
-    let record = found.ok_or_else(|| missing("workflow", name.as_str()))?;
-    let spec = &record.spec;
-    let task = |task: &outpost_orchestrator_core::spec::TaskSpec| json!({ "name": task.name, "entry": task.entry, "needs": view::names(spec, &task.needs) });
-    let tasks: Vec<Value> = spec.tasks.iter().map(task).collect();
-    let params: BTreeMap<&ParamName, view::ParamView<'_>> = spec
-        .params
-        .iter()
-        .map(|(name, param)| (name, view::param(param)))
-        .collect();
-    Ok(Body(json!({
-        "name": spec.name,
-        "version": record.version,
-        "description": spec.description,
-        "applied_at": view::time(record.applied_at),
-        "source": record.source,
-        "tasks": tasks,
-        "params": params,
-    })))
+    let version = version_view(found.ok_or_else(gone)?);
+    Ok(Tagged {
+        version: Some(version.version),
+        answer: WorkflowDetail {
+            version,
+            live: live.into(),
+        },
+        known,
+    })
 }
 
-#[derive(Debug, Deserialize)]
+/// `DELETE /api/v1/workflows/{name}`
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Named(workflow): Named<WorkflowName>,
+    Match(expected_version): Match,
+) -> Result<Done, ApiError> {
+    let ask = Ask::DeleteWorkflow {
+        workflow,
+        expected_version,
+    };
+    api.state.handle.ask(caller.tenant, ask).await?;
+    Ok(Done)
+}
+
+/// A version in a list.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct VersionItem {
+    version: u32,
+    #[schemars(with = "schema::Time")]
+    applied_at: String,
+}
+
+/// A page of versions.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct VersionList {
+    items: Vec<VersionItem>,
+    #[schemars(with = "Option<schema::Cursor>")]
+    next: Option<String>,
+}
+
+/// Which page of versions.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhichVersions {
+    #[schemars(with = "Option<schema::PageLimit>")]
+    limit: Option<u32>,
+    /// An earlier page's `next`.
+    #[schemars(with = "Option<schema::VersionNumber>")]
+    cursor: Option<u32>,
+}
+
+/// `GET /api/v1/workflows/{name}/versions`
+pub(super) async fn versions(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    Named(name): Named<WorkflowName>,
+    Asked(which): Asked<WhichVersions>,
+) -> Result<Found<VersionList>, ApiError> {
+    let limit = view::limit(which.limit, view::ITEMS)?;
+    let cursor = which.cursor.map(|version| version.to_string());
+    let page = api
+        .state
+        .reader
+        .versions(&caller.tenant, &name, cursor.as_deref(), limit)
+        .await?;
+    if page.items.is_empty() && which.cursor.is_none() {
+        return Err(missing("workflow", name.as_str()));
+    }
+    let item = |row: VersionRow| VersionItem {
+        version: row.version,
+        applied_at: view::time(row.applied_at),
+    };
+    Ok(Found(VersionList {
+        items: page.items.into_iter().map(item).collect(),
+        next: page.next,
+    }))
+}
+
+/// `GET /api/v1/workflows/{name}/versions/{version}`
+pub(super) async fn version(
+    State(api): State<Arc<Api>>,
+    By(caller): By,
+    OfVersion(name, version): OfVersion,
+) -> Result<Found<VersionView>, ApiError> {
+    let found = api
+        .state
+        .reader
+        .workflow(&caller.tenant, &name, Some(version))
+        .await?;
+    let gone = || missing("workflow version", &format!("{name}/{version}"));
+    found.map(version_view).map(Found).ok_or_else(gone)
+}
+
+/// A run to be made.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewRun {
     #[serde(default)]
+    #[schemars(with = "schema::ParamValues")]
     params: Map<String, Value>,
+}
+
+/// A run that was made.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct RunMade {
+    #[schemars(with = "schema::Id")]
+    run: RunId,
 }
 
 /// `POST /api/v1/workflows/{name}/runs`
@@ -143,24 +427,21 @@ pub(super) async fn trigger(
     State(api): State<Arc<Api>>,
     By(caller): By,
     Named(workflow): Named<WorkflowName>,
-    headers: HeaderMap,
+    Key(key): Key,
     Json(new): Json<NewRun>,
-) -> Result<(StatusCode, Body<Value>), ApiError> {
-    let (params, key) = (values(new.params)?, key(&headers)?);
+) -> Result<Made<RunMade>, ApiError> {
     let ask = Ask::Trigger {
         workflow,
-        params,
+        params: values(new.params)?,
         key,
     };
     let Answer::Triggered { run, created } = api.state.handle.ask(caller.tenant, ask).await? else {
         return Err(ApiError::Internal);
     };
-    let status = if created {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    Ok((status, Body(json!({ "run": run }))))
+    Ok(Made {
+        created,
+        answer: RunMade { run },
+    })
 }
 
 fn values(params: Map<String, Value>) -> Result<BTreeMap<ParamName, ParamValue>, ApiError> {
@@ -188,21 +469,4 @@ fn values(params: Map<String, Value>) -> Result<BTreeMap<ParamName, ParamValue>,
         Ok((parsed, value))
     };
     params.into_iter().map(value).collect()
-}
-
-fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let mut keys = headers.get_all(KEY).iter();
-    let Some(key) = keys.next() else {
-        return Ok(None);
-    };
-    let fits = |text: &&str| {
-        (1..=KEY_LEN).contains(&text.len())
-            && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-    };
-    match key.to_str().ok().filter(fits) {
-        Some(text) if keys.next().is_none() => Ok(Some(text.to_owned())),
-        Some(_) | None => Err(ApiError::BadRequest(format!(
-            "Idempotency-Key is given once and has 1 to {KEY_LEN} printable ASCII characters"
-        ))),
-    }
 }

@@ -33,6 +33,9 @@ impl Role {
     /// All, from the least to the most.
     pub const ALL: [Self; 4] = [Self::Viewer, Self::Author, Self::Operator, Self::Admin];
 
+    /// The words of all of them.
+    pub const WORDS: [&'static str; 4] = ["viewer", "author", "operator", "admin"];
+
     /// As it is stored and shown.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -104,6 +107,7 @@ mod tests {
         for role in Role::ALL {
             assert_eq!(Role::from_word(role.word()), Some(role));
         }
+        assert_eq!(Role::ALL.map(Role::word), Role::WORDS);
         assert_eq!(Role::from_word("root"), None);
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::Counters;
 use super::clock::Clock;
 use super::sessions::{Outbox, Sessions};
+use crate::metrics::Metrics;
 use crate::store::notices::Hub;
 
 /// How long a question waits for its answer: several slow commits.
@@ -26,6 +27,16 @@ pub(super) enum Item {
     Link(Event),
     /// A question: whoever asked is told to try again after a failed commit.
     Call(Event, Call, Reply),
+}
+
+impl Item {
+    /// Whether the driver reads the store before the core decides on it.
+    pub(super) fn reads_the_store(&self) -> bool {
+        match self {
+            Self::Call(Event::Asked { ask, .. }, _, _) => matches!(ask, Ask::Rerun { .. }),
+            Self::Call(..) | Self::Link(_) => false,
+        }
+    }
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Result<Answer, Denied>, Unavailable>>;
@@ -57,6 +68,7 @@ pub struct Handle {
     pub(super) hub: Hub,
     pub(super) clock: Clock,
     pub(super) counters: Arc<Counters>,
+    pub(super) metrics: Metrics,
     pub(super) numbers: Arc<AtomicU64>,
 }
 
@@ -100,8 +112,31 @@ impl Handle {
             | Answer::Upcoming(_)
             | Answer::Rerun { .. }
             | Answer::Agent(_)
+            | Answer::Renewed
             | Answer::Removed => Err(AskError::Unavailable),
         }
+    }
+
+    /// Presents an agent's certificate and the key of its next one, both as SHA-256 in hex. The next one may be issued
+    /// when this answers.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub async fn renew(
+        &self,
+        tenant: TenantName,
+        agent: AgentName,
+        key_hash: String,
+        next_key: String,
+    ) -> Result<(), AskError> {
+        let answer = self.call(|call| Event::Renew {
+            call,
+            tenant,
+            agent,
+            key_hash,
+            next_key,
+        });
+        answer.await.map(drop)
     }
 
     /// A stream was accepted. `None` when the orchestrator is stopping.
@@ -111,6 +146,7 @@ impl Handle {
         agent: AgentName,
         spiffe_id: String,
         key_hash: String,
+        not_after: u64,
     ) -> Option<(Conn, Outbox)> {
         let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
         let outbox = self.sessions.enter(conn);
@@ -121,6 +157,7 @@ impl Handle {
                 agent,
                 spiffe_id,
                 key_hash,
+                not_after,
             })
             .await
         {
@@ -158,6 +195,12 @@ impl Handle {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Numbers for whoever watches.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The streams open now.

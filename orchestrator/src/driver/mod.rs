@@ -6,6 +6,7 @@
 pub mod clock;
 mod handle;
 pub mod sessions;
+mod wall;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use outpost_driver::{Core, Fatal, Store, Turn, turn};
 use outpost_orchestrator_core::Orchestrator;
-use outpost_orchestrator_core::event::{Call, Event, Speech};
+use outpost_orchestrator_core::event::{Ask, Call, Event, Speech};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,11 @@ pub use handle::{AskError, Handle};
 use handle::{Item, Reply, Unavailable};
 use sessions::Sessions;
 
+use crate::metrics::{Metrics, Observed};
+use crate::store::StoreError;
 use crate::store::sqlite::Sqlite;
 use clock::Clock;
+use wall::Wall;
 
 /// What waits for a turn. Streams wait for room, questions are refused when there is none.
 const INBOX: usize = 4096;
@@ -35,6 +39,8 @@ const BURST: usize = 1024;
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often what is of no more use is deleted, a little at a time.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// And as long as there is more of it: a tenth of the time at most goes into deleting.
+const PRUNE_ON: Duration = Duration::from_millis(100);
 
 /// What went wrong since the start, for logs and metrics.
 #[derive(Debug, Default)]
@@ -43,6 +49,12 @@ pub struct Counters {
     pub alarms: AtomicU64,
     /// Transactions that failed.
     pub failed_commits: AtomicU64,
+    /// Certificates renewed.
+    pub renewals: AtomicU64,
+    /// Renewals that were refused, or had to be tried again.
+    pub renewals_refused: AtomicU64,
+    /// When the server's own certificate ends, in seconds since 1970.
+    pub server_certificate_not_after_s: AtomicU64,
 }
 
 /// The loop and everything it owns.
@@ -54,10 +66,12 @@ pub struct Driver {
     inbox: mpsc::Receiver<Item>,
     sessions: Sessions,
     counters: Arc<Counters>,
+    metrics: Metrics,
     replies: BTreeMap<Call, Reply>,
     /// What streams brought in a turn that was not committed.
     again: Vec<Event>,
     failures: u32,
+    wall: Wall,
 }
 
 impl Driver {
@@ -71,6 +85,8 @@ impl Driver {
     ) -> Result<(Self, Handle), outpost_driver::LoadError> {
         let clock = store.clock();
         let snapshot = store.load().await?;
+        let metrics = Metrics::default();
+        metrics.loaded(&snapshot);
         let core = start(clock.now(), snapshot);
         let (sender, inbox) = mpsc::channel(INBOX);
         let (sessions, counters) = (Sessions::default(), Arc::new(Counters::default()));
@@ -80,6 +96,7 @@ impl Driver {
             hub: store.hub(),
             clock,
             counters: counters.clone(),
+            metrics: metrics.clone(),
             numbers: Arc::new(AtomicU64::new(1)),
         };
         let (replies, again) = (BTreeMap::new(), Vec::new());
@@ -90,9 +107,11 @@ impl Driver {
             inbox,
             sessions,
             counters,
+            metrics,
             replies,
             again,
             failures: 0,
+            wall: Wall::new(),
         };
         Ok((driver, handle))
     }
@@ -103,18 +122,16 @@ impl Driver {
     /// [`Fatal`] when the disk can no longer be trusted: the process must end.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
         let mut items = Vec::with_capacity(BURST);
-        let mut pruned = Instant::now();
+        let mut prune_at = Instant::now() + PRUNE_EVERY;
         while self.next(&mut items, &stop).await {
-            self.turn(&mut items).await?;
-            if pruned.elapsed() >= PRUNE_EVERY && self.failures == 0 {
-                pruned = Instant::now();
-                self.prune().await;
+            self.turns(&mut items).await?;
+            if Instant::now() >= prune_at && self.failures == 0 {
+                prune_at = Instant::now() + self.prune();
             }
         }
         self.inbox.close();
         self.store
             .close()
-            .await
             .map_err(|error| Fatal(format!("the store could not be closed: {error}")))
     }
 
@@ -151,38 +168,78 @@ impl Driver {
             // An inbox that is never empty cannot hold up deadlines: every turn settles them.
             received = self.inbox.recv_many(items, BURST) => received > 0,
             () = at(deadline) => true,
+            () = self.wall.set() => true,
+        }
+    }
+
+    /// One turn, or several: what is read from the store for an event must still be true when it is decided, so such an
+    /// event is the first of its turn.
+    async fn turns(&mut self, items: &mut Vec<Item>) -> Result<(), Fatal> {
+        loop {
+            let later = items.iter().skip(1).position(Item::reads_the_store);
+            let first = items.first().is_some_and(Item::reads_the_store);
+            let now = match later {
+                _ if first && !self.again.is_empty() => 0,
+                Some(later) => later + 1,
+                None => items.len(),
+            };
+            let rest = items.split_off(now);
+            self.turn(items).await?;
+            *items = rest;
+            if items.is_empty() || self.failures > 0 {
+                return Ok(());
+            }
         }
     }
 
     async fn turn(&mut self, items: &mut Vec<Item>) -> Result<(), Fatal> {
         let mut events = std::mem::take(&mut self.again);
+        events.extend(self.wall.news(self.clock));
         let mut calls = Vec::new();
         for item in items.drain(..) {
             match item {
                 Item::Link(event) => events.push(event),
-                Item::Call(event, call, reply) => {
-                    events.push(event);
-                    calls.push(call);
-                    self.replies.insert(call, reply);
-                }
+                Item::Call(mut event, call, reply) => match self.read(&mut event) {
+                    Ok(()) => {
+                        events.push(event);
+                        calls.push(call);
+                        self.replies.insert(call, reply);
+                    }
+                    Err(error) => {
+                        warn!(%error, "a question cannot be answered: what it is about cannot be read");
+                        // Whoever asked may be gone.
+                        let _ = reply.send(Err(Unavailable));
+                    }
+                },
             }
         }
         let (sessions, replies, counters) = (&self.sessions, &mut self.replies, &*self.counters);
-        let speak = |speech| speak(sessions, replies, counters, speech);
-        match turn(
-            &mut self.core,
-            &mut self.store,
-            self.clock.now(),
-            &events,
-            speak,
-        )
-        .await?
-        {
+        let metrics = &self.metrics;
+        let speak = |speech| speak(sessions, replies, counters, metrics, speech);
+        let mut store = Observed {
+            store: &mut self.store,
+            metrics,
+            events: events.len(),
+        };
+        match turn(&mut self.core, &mut store, self.clock.now(), &events, speak).await? {
             Turn::Spoken => self.failures = 0,
             Turn::NotCommitted(why) => self.not_committed(events, &calls, &why),
         }
         // Whoever gave up waiting needs no answer.
         self.replies.retain(|_, reply| !reply.is_closed());
+        Ok(())
+    }
+
+    /// Reads what a question needs besides what the core holds.
+    fn read(&mut self, event: &mut Event) -> Result<(), StoreError> {
+        if let Event::Asked {
+            tenant,
+            ask: Ask::Rerun { run, stored, .. },
+            ..
+        } = event
+        {
+            *stored = self.store.load_run(tenant, *run)?.map(Box::new);
+        }
         Ok(())
     }
 
@@ -202,14 +259,23 @@ impl Driver {
         }
         let from_link = |event: &Event| match event {
             Event::Opened { .. } | Event::Frame { .. } | Event::Closed { .. } => true,
-            Event::Asked { .. } | Event::Enrol { .. } => false,
+            Event::Asked { .. }
+            | Event::Enrol { .. }
+            | Event::Wall { .. }
+            | Event::Renew { .. } => false,
         };
         self.again = events.into_iter().filter(from_link).collect();
     }
 
-    async fn prune(&mut self) {
-        if let Err(error) = self.store.prune().await {
-            warn!(%error, "old notices, keys and invitations could not be deleted; trying again later");
+    /// Deletes a little; answers how long to wait before the next time.
+    fn prune(&mut self) -> Duration {
+        match self.store.prune() {
+            Ok(true) => PRUNE_ON,
+            Ok(false) => PRUNE_EVERY,
+            Err(error) => {
+                warn!(%error, "old runs, notices, keys and invitations could not be deleted; trying again later");
+                PRUNE_EVERY
+            }
         }
     }
 }
@@ -219,6 +285,7 @@ fn speak(
     sessions: &Sessions,
     replies: &mut BTreeMap<Call, Reply>,
     counters: &Counters,
+    metrics: &Metrics,
     speech: Speech,
 ) {
     match speech {
@@ -236,6 +303,7 @@ fn speak(
             what,
         } => {
             counters.alarms.fetch_add(1, Ordering::Relaxed);
+            metrics.alarm(&tenant, what);
             warn!(%tenant, %agent, alarm = ?what, "an agent did what no honest agent does");
         }
     }

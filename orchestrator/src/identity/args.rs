@@ -13,17 +13,27 @@ use super::{LIVES, life_text};
 #[derive(Debug, Clone, Args)]
 pub struct CertificateArgs {
     /// How long an agent's certificate holds; it is renewed at a third of that.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = life)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = life, env = "OUTPOST_ORCHESTRATOR_AGENT_CERT_TTL")]
     pub agent_cert_ttl: Duration,
     /// How long the server's own certificate holds; it is replaced at a third of that, or on SIGHUP.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = life)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = life, env = "OUTPOST_ORCHESTRATOR_SERVER_CERT_TTL")]
     pub server_cert_ttl: Duration,
     /// A certificate chain for the API (PEM, leaf first), instead of one of the own authority; read again when it
     /// changes, and on SIGHUP.
-    #[arg(long, value_name = "FILE", requires = "api_key")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "api_key",
+        env = "OUTPOST_ORCHESTRATOR_API_CERT"
+    )]
     pub api_cert: Option<PathBuf>,
     /// The key that belongs to it (PEM, readable by its owner alone).
-    #[arg(long, value_name = "FILE", requires = "api_cert")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "api_cert",
+        env = "OUTPOST_ORCHESTRATOR_API_KEY"
+    )]
     pub api_key: Option<PathBuf>,
 }
 

@@ -89,6 +89,7 @@ impl Rig {
             access: access.clone(),
             join,
             names: vec!["outpost.example.org".to_owned()],
+            rate: api::Rate::default(),
             draining: draining.clone(),
         };
         Self {

@@ -1,7 +1,10 @@
 //! Where things are: one directory per orchestrator, and what `init` wrote into it.
 //!
 //! `outpost.db` is the database, `ca/` the certificate authority, `server.json` the names it serves under, `lock` is
-//! held while a server runs.
+//! held while a server runs. [`file`] is what a person configures, [`reference`] lists all that can be.
+
+pub mod file;
+pub mod reference;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
