@@ -12,7 +12,7 @@ use outpost_proto::ids::{AttemptId, Conn, RunId};
 use outpost_proto::message::{Assign, CatalogueEntry, DownMessage, ParamValue};
 use outpost_proto::name::{AgentName, ParamName};
 
-use crate::agent::ends_alone_s;
+use crate::agent::{Agent, ends_alone_s};
 use crate::command::send;
 use crate::line::{Gate, Key, LineId, PoolId, Spring, Target};
 use crate::record::{AgentMark, AttemptRecord, Phase, Presence, TaskState, Write};
@@ -20,7 +20,7 @@ use crate::spec::{Affinity, Argument, TaskSpec};
 use crate::tenant::{Ctx, Tenant};
 
 /// Messages of this turn, per agent.
-type Sends = BTreeMap<AgentName, (Conn, Vec<DownMessage>)>;
+pub(crate) type Sends = BTreeMap<AgentName, (Conn, Vec<DownMessage>)>;
 
 /// What became of the first task of a target.
 enum Tried {
@@ -120,6 +120,10 @@ impl Tenant {
 
     /// Merges what was woken by the order of its first tasks, until nothing of it can be placed.
     fn give_out(&mut self, ctx: &mut Ctx<'_>, sends: &mut Sends) {
+        #[cfg(test)]
+        if self.places.naive {
+            return self.give_out_naively(ctx, sends);
+        }
         let mut heads: BTreeSet<(Key, Spring)> = BTreeSet::new();
         loop {
             if self.places.lines.is_awake() {
@@ -182,22 +186,34 @@ impl Tenant {
             return Tried::Full;
         };
         let spec = run.workflow.task(key.task);
-        let offer = spec.and_then(|spec| agent.offer(&spec.entry)).copied();
-        let conn = agent.ready().map(|session| session.conn);
-        let (Some(offer), Some(conn)) = (offer, conn) else {
-            let Target::Agent(name) = target else {
-                return Tried::Full;
-            };
-            self.dequeue(key.run, key.task);
-            self.places.aside.insert((name.clone(), key));
-            return Tried::Gone;
-        };
-        self.begin_run(ctx, key.run, &name);
-        if let Some(assign) = self.assign(ctx, &name, key, offer) {
-            let (_, messages) = sends.entry(name).or_insert((conn, Vec::new()));
-            messages.push(DownMessage::Assign(assign));
+        match spec.and_then(|spec| agent.offer(&spec.entry)).copied() {
+            Some(offer) => self.give(ctx, &name, key, offer, sends),
+            None => {
+                self.dequeue(key.run, key.task);
+                self.places.aside.insert((name, key));
+            }
         }
         Tried::Gone
+    }
+
+    /// Gives a task to an agent that takes it.
+    pub(crate) fn give(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        key: Key,
+        offer: CatalogueEntry,
+        sends: &mut Sends,
+    ) {
+        let session = self.agents.get(name).and_then(Agent::ready);
+        let Some(conn) = session.map(|session| session.conn) else {
+            return;
+        };
+        self.begin_run(ctx, key.run, name);
+        if let Some(assign) = self.assign(ctx, name, key, offer) {
+            let (_, messages) = sends.entry(name.clone()).or_insert((conn, Vec::new()));
+            messages.push(DownMessage::Assign(assign));
+        }
     }
 
     fn takes_work(&self, ctx: &Ctx<'_>, name: &AgentName) -> bool {

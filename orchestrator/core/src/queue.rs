@@ -29,6 +29,9 @@ pub(crate) struct Places {
     pub(crate) marked: BTreeSet<AgentName>,
     /// How often a first task was looked at, for tests and figures of what placement costs.
     pub(crate) looked: u64,
+    /// Whether placement walks over everything, to be compared with.
+    #[cfg(test)]
+    pub(crate) naive: bool,
 }
 
 impl Places {
@@ -89,7 +92,10 @@ impl Tenant {
         };
         let key = run.key(task);
         let known = run.tasks.get_mut(usize::from(task.0));
-        match (known.and_then(|known| known.line.take()), &run.record.agent) {
+        match (
+            known.and_then(|known| known.line.take()),
+            &run.record.agent,
+        ) {
             (Some(line), _) => self.places.lines.remove(line, key),
             (None, Some(agent)) => {
                 self.places.aside.remove(&(agent.clone(), key));

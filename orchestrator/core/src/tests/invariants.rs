@@ -4,14 +4,19 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use crate::event::AgentChange;
 use crate::record::Write;
+use crate::spec::Affinity;
 
 use super::*;
 
 /// One step of a random history. Indexes are taken modulo what there is.
 #[derive(Debug, Clone)]
-enum Act {
-    Trigger,
+pub(super) enum Act {
+    Trigger(usize),
+    /// Another version of a workflow, with other limits.
+    Apply(usize, Limits),
+    Configure(usize, AgentChange),
     Cancel(usize),
     Connect {
         site: usize,
@@ -32,9 +37,75 @@ enum Act {
     Fail(bool),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+/// What versions of a workflow differ in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    runs: Option<u32>,
+    tasks: Option<u32>,
+    task: Option<u32>,
+    priorities: (i8, i8),
+    together: bool,
+}
+
+const NO_LIMITS: Limits = Limits {
+    runs: None,
+    tasks: None,
+    task: None,
+    priorities: (0, 0),
+    together: true,
+};
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let limit = || prop::option::of(1..4u32);
+    let parts = (limit(), limit(), limit(), (-1..2i8, -1..2i8), any::<bool>());
+    parts.prop_map(|(runs, tasks, task, priorities, together)| Limits {
+        runs,
+        tasks,
+        task,
+        priorities,
+        together,
+    })
+}
+
+fn change() -> impl Strategy<Value = AgentChange> {
+    let labels = |eu: bool| {
+        let label = eu.then(|| (name("zone"), name("eu")));
+        label.into_iter().collect()
+    };
+    let queues = |big: bool| {
+        let big = big.then(|| name("big"));
+        [name("default")].into_iter().chain(big).collect()
+    };
+    let only = AgentChange::default;
     prop_oneof![
-        4 => Just(Act::Trigger),
+        any::<bool>().prop_map(move |eu| AgentChange {
+            labels: Some(labels(eu)),
+            ..only()
+        }),
+        any::<bool>().prop_map(move |big| AgentChange {
+            queues: Some(queues(big)),
+            ..only()
+        }),
+        prop::option::of(0..4u16).prop_map(move |slots| AgentChange {
+            slots_limit: Some(slots),
+            ..only()
+        }),
+        any::<bool>().prop_map(move |cordoned| AgentChange {
+            cordoned: Some(cordoned),
+            ..only()
+        }),
+        any::<bool>().prop_map(move |draining| AgentChange {
+            draining: Some(draining),
+            ..only()
+        }),
+    ]
+}
+
+pub(super) fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => any::<usize>().prop_map(Act::Trigger),
+        1 => (any::<usize>(), limits()).prop_map(|(workflow, limits)| Act::Apply(workflow, limits)),
+        2 => (any::<usize>(), change()).prop_map(|(site, change)| Act::Configure(site, change)),
         1 => any::<usize>().prop_map(Act::Cancel),
         4 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(site, honest)| Act::Connect { site, honest }),
         1 => any::<usize>().prop_map(Act::Reboot),
@@ -50,31 +121,69 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-struct World {
+pub(super) struct World {
     rig: Rig,
     sites: Vec<Site>,
     /// What each site was given and has not ended.
     held: Vec<BTreeMap<AttemptId, (Assign, AttemptState)>>,
     runs: Vec<RunId>,
     sent: BTreeMap<AttemptId, Incarnation>,
+    limits: [Limits; 2],
+    /// Attempts there were before the newest act.
+    before: BTreeSet<AttemptId>,
+}
+
+const WORKFLOWS: [&str; 2] = ["w", "v"];
+
+/// Every version has the same graph; those of `v` ask for a queue and a label as well.
+fn version(at: usize, limits: Limits) -> WorkflowSpec {
+    let mut retried = task("a", "load", &[]);
+    retried.retry.retries = 1;
+    retried.max_active = limits.task;
+    retried.priority = Some(limits.priorities.1);
+    let tasks = vec![
+        retried,
+        task("b", "once", &[]),
+        task("c", "load", &[0, 1]),
+        task("d", "once", &[0]),
+    ];
+    let mut spec = workflow(WORKFLOWS[at], tasks);
+    spec.max_active_runs = limits.runs;
+    spec.max_active_tasks = limits.tasks;
+    spec.priority = limits.priorities.0;
+    spec.affinity = if limits.together {
+        Affinity::Run
+    } else {
+        Affinity::None
+    };
+    if at == 1 {
+        spec.tasks[1].queue = Some(name("big"));
+        spec.tasks[3].selector.0 = [(name("zone"), name("eu"))].into();
+    }
+    spec
+}
+
+/// Serves and is labelled so that it can run everything.
+fn able() -> AgentChange {
+    AgentChange {
+        labels: Some([(name("zone"), name("eu"))].into()),
+        queues: Some([name("default"), name("big")].into()),
+        slots_limit: Some(None),
+        cordoned: Some(false),
+        draining: None,
+    }
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut rig = Rig::new();
         let sites: Vec<Site> = ["bank", "plant"]
             .iter()
             .map(|agent| rig.site(agent))
             .collect();
-        let mut retried = task("a", "load", &[]);
-        retried.retry.retries = 1;
-        let tasks = vec![
-            retried,
-            task("b", "once", &[]),
-            task("c", "load", &[0, 1]),
-            task("d", "once", &[0]),
-        ];
-        rig.apply(workflow("w", tasks));
+        for at in 0..WORKFLOWS.len() {
+            rig.apply(version(at, NO_LIMITS));
+        }
         let held = vec![BTreeMap::new(), BTreeMap::new()];
         Self {
             rig,
@@ -82,7 +191,19 @@ impl World {
             held,
             runs: Vec::new(),
             sent: BTreeMap::new(),
+            limits: [NO_LIMITS; 2],
+            before: BTreeSet::new(),
         }
+    }
+
+    /// Lets placement walk over everything from now on, to be compared with.
+    pub(super) fn be_naive(&mut self) {
+        self.rig.naive = true;
+        self.rig.be_naive();
+    }
+
+    pub(super) fn mirror(&self) -> &Mirror {
+        &self.rig.mirror
     }
 
     fn hear(&mut self, said: &[Speech]) {
@@ -112,6 +233,10 @@ impl World {
                     } => {
                         self.held[at].remove(attempt);
                     }
+                    DownMessage::Directive {
+                        directive: Directive::Drain,
+                        ..
+                    } => self.gives_back(at),
                     DownMessage::Directive { .. }
                     | DownMessage::Welcome(_)
                     | DownMessage::Granted(_) => {}
@@ -120,13 +245,29 @@ impl World {
         }
     }
 
-    fn act(&mut self, act: &Act) {
-        let said = match *act {
-            Act::Trigger => {
-                let (run, said) = self.rig.trigger("w");
+    /// What a drained site has not started it turns away; it says so when it is asked.
+    fn gives_back(&mut self, at: usize) {
+        let outcome = Outcome::Refused(outpost_proto::outcome::Refusal::Draining);
+        for (_, state) in self.held[at].values_mut() {
+            if *state == AttemptState::Assigned {
+                *state = AttemptState::Finished(report(outcome));
+            }
+        }
+    }
+
+    pub(super) fn act(&mut self, act: &Act) {
+        self.before = self.rig.mirror.attempts.keys().copied().collect();
+        let said = match act.clone() {
+            Act::Trigger(at) => {
+                let (run, said) = self.rig.trigger(WORKFLOWS[at % 2]);
                 self.runs.push(run);
                 said
             }
+            Act::Apply(at, limits) => {
+                self.limits[at % 2] = limits;
+                self.rig.ask_in("acme", applying(version(at % 2, limits))).1
+            }
+            Act::Configure(at, change) => self.configure(at % 2, change),
             Act::Cancel(at) if !self.runs.is_empty() => {
                 let run = self.runs[at % self.runs.len()];
                 self.rig.ask_in("acme", Ask::Cancel { run }).1
@@ -178,6 +319,12 @@ impl World {
             }
         };
         self.hear(&said);
+    }
+
+    fn configure(&mut self, at: usize, change: AgentChange) -> Vec<Speech> {
+        let agent = self.sites[at].agent.clone();
+        let ask = Ask::ConfigureAgent { agent, change };
+        self.rig.ask_in("acme", ask).1
     }
 
     fn connect(&mut self, at: usize, honest: bool) -> Vec<Speech> {
@@ -282,6 +429,47 @@ impl World {
         }
     }
 
+    /// Looked at whenever something was placed: a limit that was lowered takes nothing back.
+    fn invariant_no_limit_is_exceeded(&self) {
+        for (text, limits) in WORKFLOWS.iter().zip(self.limits) {
+            let mirror = &self.rig.mirror;
+            let of_it = |run: &RunId| mirror.runs[run].workflow.as_str() == *text;
+            let attempts = mirror.attempts.values();
+            let mut fresh = attempts
+                .filter(|attempt| of_it(&attempt.run) && !self.before.contains(&attempt.attempt))
+                .peekable();
+            if fresh.peek().is_none() {
+                continue;
+            }
+            let tasks = mirror
+                .tasks
+                .values()
+                .filter(|task| of_it(&task.run) && matches!(task.state, TaskState::Active { .. }));
+            let active: Vec<TaskIndex> = tasks.map(|task| task.task).collect();
+            let first = active.iter().filter(|task| task.0 == 0).count();
+            let begun = mirror.runs.values().filter(|run| {
+                run.workflow.as_str() == *text
+                    && run.started_at.is_some()
+                    && !crate::tenant::over(run.state)
+            });
+            let begun = begun.count();
+            let within =
+                |most: Option<u32>, now: usize| most.is_none_or(|most| now <= most as usize);
+            assert!(within(limits.tasks, active.len()), "{text}: {active:?}");
+            let (mut of_first, mut of_new) = (false, false);
+            for attempt in fresh {
+                of_first |= attempt.task.0 == 0;
+                let others = mirror
+                    .attempts
+                    .values()
+                    .any(|other| other.run == attempt.run && self.before.contains(&other.attempt));
+                of_new |= !others;
+            }
+            assert!(!of_first || within(limits.task, first), "{text}: {first}");
+            assert!(!of_new || within(limits.runs, begun), "{text}: {begun}");
+        }
+    }
+
     fn invariant_a_run_is_over_exactly_when_all_its_tasks_are(&self) {
         for run in self.rig.mirror.runs.values() {
             let mut tasks = self
@@ -299,6 +487,12 @@ impl World {
 
     /// Everything behaves from now on: agents come back, tell all they know, and what they hold succeeds.
     fn calm(&mut self) {
+        for at in 0..2 {
+            let _ = self.rig.ask(applying(version(at, NO_LIMITS)));
+            self.limits[at] = NO_LIMITS;
+            let said = self.configure(at, able());
+            self.hear(&said);
+        }
         for _ in 0..40 {
             for at in 0..2 {
                 self.sites[at].flags = Flags::default();
@@ -355,6 +549,7 @@ impl World {
         self.invariant_a_second_attempt_exists_only_if_safe();
         self.invariant_fences_are_unique_and_below_the_next();
         self.invariant_no_agent_holds_more_than_its_capacity();
+        self.invariant_no_limit_is_exceeded();
         self.invariant_a_run_is_over_exactly_when_all_its_tasks_are();
     }
 }

@@ -6,6 +6,7 @@ mod explain;
 mod faults;
 mod invariants;
 mod lifecycle;
+mod naive;
 mod place;
 mod reconnect;
 mod site;
@@ -60,6 +61,16 @@ fn workflow(text: &str, tasks: Vec<TaskSpec>) -> WorkflowSpec {
     WorkflowSpec::new(name(text), tasks)
 }
 
+fn applying(spec: WorkflowSpec) -> Ask {
+    Ask::Apply {
+        spec,
+        source: String::new(),
+        allow_unknown_entries: true,
+        dry_run: false,
+        expected_version: None,
+    }
+}
+
 /// The core, its store and the time.
 struct Rig {
     core: Orchestrator,
@@ -68,6 +79,8 @@ struct Rig {
     calls: u64,
     conns: u64,
     lives: u8,
+    /// Whether placement walks over everything.
+    naive: bool,
 }
 
 impl Rig {
@@ -85,6 +98,7 @@ impl Rig {
             calls: 0,
             conns: 0,
             lives: 3,
+            naive: false,
         }
     }
 
@@ -115,6 +129,7 @@ impl Rig {
             out.writes.iter().for_each(|write| self.mirror.apply(write));
         }
         self.core.reload(self.now, self.mirror.snapshot(self.now));
+        self.be_naive();
         assert_eq!(
             self.core.durable(),
             self.mirror.snapshot(self.now),
@@ -131,6 +146,7 @@ impl Rig {
             self.now,
             self.mirror.snapshot(self.now),
         );
+        self.be_naive();
         assert_eq!(
             self.core.durable(),
             self.mirror.snapshot(self.now),
@@ -186,14 +202,10 @@ impl Rig {
     }
 
     fn apply(&mut self, spec: WorkflowSpec) {
-        let ask = Ask::Apply {
-            spec,
-            source: String::new(),
-            allow_unknown_entries: true,
-            dry_run: false,
-            expected_version: None,
-        };
-        assert!(matches!(self.ask(ask), Ok(Answer::Applied { .. })));
+        assert!(matches!(
+            self.ask(applying(spec)),
+            Ok(Answer::Applied { .. })
+        ));
     }
 
     fn trigger(&mut self, workflow: &str) -> (RunId, Vec<Speech>) {
@@ -246,6 +258,13 @@ impl Rig {
         let mut site = Site::new(agent);
         site.connect(self, vec![]);
         site
+    }
+
+    /// Passes on to the core how it shall place.
+    fn be_naive(&mut self) {
+        for tenant in self.core.tenants.values_mut() {
+            tenant.places.naive = self.naive;
+        }
     }
 
     /// How often placement looked at a first task so far.

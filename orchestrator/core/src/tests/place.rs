@@ -184,26 +184,19 @@ fn the_limits_of_the_newest_version_count_for_all_runs() {
     assert_eq!(given.len(), 1);
     spec.max_active_tasks = Some(2);
     spec.tasks[1].max_active = Some(1);
-    let apply = |spec: &WorkflowSpec| Ask::Apply {
-        spec: spec.clone(),
-        source: String::new(),
-        allow_unknown_entries: true,
-        dry_run: false,
-        expected_version: None,
-    };
-    let said = rig.ask_in("acme", apply(&spec)).1;
+    let said = rig.ask_in("acme", applying(spec.clone())).1;
     assert_eq!(placed(&said), [(run, 1)], "more at once");
     given.extend(assigns(&said));
     rig.pass_ms(1);
     let (other, said) = rig.trigger("w");
     assert_eq!(placed(&said), []);
     spec.max_active_tasks = None;
-    let said = rig.ask_in("acme", apply(&spec)).1;
+    let said = rig.ask_in("acme", applying(spec.clone())).1;
     let all_but_its_limited_task = [(run, 2), (run, 3), (other, 0), (other, 2), (other, 3)];
     assert_eq!(placed(&said), all_but_its_limited_task);
     given.extend(assigns(&said));
     spec.tasks[1].max_active = None;
-    let said = rig.ask_in("acme", apply(&spec)).1;
+    let said = rig.ask_in("acme", applying(spec.clone())).1;
     assert_eq!(placed(&said), [(other, 1)]);
 }
 
