@@ -2,6 +2,7 @@
 
 mod asks;
 mod cancel;
+mod configure;
 mod explain;
 mod faults;
 mod invariants;
@@ -9,6 +10,9 @@ mod lifecycle;
 mod naive;
 mod place;
 mod reconnect;
+mod reruns;
+mod schedule_histories;
+mod schedules;
 mod site;
 
 use std::collections::BTreeMap;
@@ -23,7 +27,7 @@ use self::site::Site;
 use crate::event::{Answer, Ask, Call, CloseReason, Denied, Event as Happened, Speech};
 use crate::limits::Settings;
 use crate::mirror::Mirror;
-use crate::record::{Phase, RunState, TaskState};
+use crate::record::{Phase, RunState, TaskState, Write};
 use crate::spec::{Retry, TaskSpec, WorkflowSpec};
 use crate::{Orchestrator, record::AttemptRecord};
 
@@ -104,6 +108,15 @@ impl Rig {
 
     /// One turn that commits. Gives what was said.
     fn turn(&mut self, events: &[Happened]) -> Vec<Speech> {
+        self.committed(events).speech
+    }
+
+    /// The same. Gives what was written.
+    fn writes(&mut self, events: &[Happened]) -> Vec<Write> {
+        self.committed(events).writes
+    }
+
+    fn committed(&mut self, events: &[Happened]) -> Effects<Write, Speech> {
         let mut out = Effects::new();
         for event in events {
             self.core.handle(self.now, event, &mut out);
@@ -115,7 +128,7 @@ impl Rig {
             self.mirror.snapshot(self.now),
             "the core is what is durable"
         );
-        out.speech
+        out
     }
 
     /// One turn whose commit fails; `durable` says whether it happened all the same.
