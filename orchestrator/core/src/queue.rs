@@ -92,10 +92,7 @@ impl Tenant {
         };
         let key = run.key(task);
         let known = run.tasks.get_mut(usize::from(task.0));
-        match (
-            known.and_then(|known| known.line.take()),
-            &run.record.agent,
-        ) {
+        match (known.and_then(|known| known.line.take()), &run.record.agent) {
             (Some(line), _) => self.places.lines.remove(line, key),
             (None, Some(agent)) => {
                 self.places.aside.remove(&(agent.clone(), key));

@@ -41,7 +41,7 @@ impl Tenant {
             Limit::Runs => {
                 let ahead = self.runs_ahead(run, workflow);
                 let reason = format!(
-                    "Workflow `{workflow}` may have {} active at once (max_active_runs) and has {now}; {} come before \
+                    "Workflow `{workflow}` may have {} active at once (max_active_runs) and has {now}, with {} ahead of \
                      this one, which has waited for {waited}. It begins when an active run is over, {change}.",
                     count(most as usize, "run"),
                     count(ahead, "waiting run"),

@@ -1,6 +1,7 @@
 //! Every reason there is, as people read it.
 
 use super::*;
+use crate::event::AgentChange;
 
 fn explained(rig: &mut Rig, run: RunId) -> String {
     let Ok(Answer::Explained(tasks)) = rig.ask(Ask::Explain { run }) else {
@@ -120,4 +121,114 @@ fn when_it_cannot_go_on_by_itself() {
     .unwrap();
     told.push(explained(&mut rig, run));
     insta::assert_snapshot!(told.join("\n\n"));
+}
+
+fn change(rig: &mut Rig, agent: &str, change: AgentChange) {
+    let agent = name(agent);
+    rig.ask(Ask::ConfigureAgent { agent, change }).unwrap();
+}
+
+#[test]
+fn when_no_agent_fits() {
+    let mut rig = Rig::new();
+    let _bank = rig.site("bank");
+    let mut plant = rig.site("plant");
+    let mut told = Vec::new();
+    let mut spec = workflow("w", vec![task("a", "load", &[]), task("b", "once", &[])]);
+    spec.tasks[0].queue = Some(name("big"));
+    spec.tasks[1].selector.0 = [(name("zone"), name("eu"))].into();
+    rig.apply(spec);
+    let (run, _) = rig.trigger("w");
+    told.push(explained(&mut rig, run));
+    let queues = |names: &[&str]| AgentChange {
+        queues: Some(names.iter().map(|queue| name(queue)).collect()),
+        ..AgentChange::default()
+    };
+    change(&mut rig, "bank", queues(&["big"]));
+    told.push(explained(&mut rig, run));
+    change(&mut rig, "plant", queues(&["big", "default"]));
+    told.push(explained(&mut rig, run));
+    let UpMessage::Catalogue(mut less) = plant.catalogue() else {
+        panic!()
+    };
+    less.version = CatalogueVersion(2);
+    less.entries.remove(0);
+    plant.says(&mut rig, UpMessage::Catalogue(less));
+    let labels = Some([(name("zone"), name("eu"))].into());
+    let labelled = AgentChange {
+        labels,
+        ..AgentChange::default()
+    };
+    change(&mut rig, "plant", labelled);
+    told.push(explained(&mut rig, run));
+    let full = plant.catalogue();
+    let cordoned = AgentChange {
+        cordoned: Some(true),
+        ..AgentChange::default()
+    };
+    change(&mut rig, "plant", cordoned);
+    plant.says(&mut rig, full);
+    told.push(explained(&mut rig, run));
+    let draining = AgentChange {
+        draining: Some(true),
+        ..AgentChange::default()
+    };
+    change(&mut rig, "plant", draining);
+    told.push(explained(&mut rig, run));
+    insta::assert_snapshot!(told.join("\n\n"));
+}
+
+#[test]
+fn when_a_limit_is_reached() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    let mut told = Vec::new();
+    let mut spec = workflow("w", vec![task("a", "load", &[]), task("b", "load", &[])]);
+    spec.max_active_runs = Some(1);
+    rig.apply(spec.clone());
+    for _ in 0..2 {
+        rig.trigger("w");
+        rig.pass_ms(1);
+    }
+    let (third, _) = rig.trigger("w");
+    rig.pass_ms(5000);
+    told.push(explained(&mut rig, third));
+    spec.max_active_runs = None;
+    spec.max_active_tasks = Some(2);
+    rig.apply(spec.clone());
+    told.push(explained(&mut rig, third));
+    site.beats(&mut rig);
+    spec.max_active_tasks = None;
+    spec.tasks[0].max_active = Some(1);
+    change(
+        &mut rig,
+        "bank",
+        AgentChange {
+            slots_limit: Some(Some(1)),
+            ..AgentChange::default()
+        },
+    );
+    rig.apply(spec);
+    told.push(explained(&mut rig, third));
+    insta::assert_snapshot!(told.join("\n\n"));
+}
+
+#[test]
+fn when_only_affinity_keeps_it_from_an_agent() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    rig.apply(workflow(
+        "w",
+        vec![task("a", "load", &[]), task("b", "load", &[0])],
+    ));
+    let (run, said) = rig.trigger("w");
+    let _plant = rig.site("plant");
+    let draining = AgentChange {
+        draining: Some(true),
+        ..AgentChange::default()
+    };
+    change(&mut rig, "bank", draining);
+    let first = assigns(&said).remove(0);
+    site.ends(&mut rig, first.attempt, Outcome::Succeeded);
+    insta::assert_snapshot!(explained(&mut rig, run));
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use crate::event::AgentChange;
-use crate::record::Write;
 use crate::spec::Affinity;
 
 use super::*;
