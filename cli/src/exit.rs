@@ -29,22 +29,22 @@ pub(crate) const CODES: [(u8, &str, &str); 8] = [
     (
         UNSUCCESSFUL,
         "unsuccessful",
-        "the run, or what was waited for, did not succeed; for `diff`: something differs",
+        "the run, or what was waited for, did not succeed; `diff`: differs",
     ),
     (
         USAGE,
         "usage",
-        "wrong use, or input that was refused: options, files, workflows, parameters",
+        "wrong use, or refused: options, files, workflows, parameters",
     ),
     (
         UNREACHABLE,
         "unreachable",
-        "the server could not be reached, could not answer, or is of a version that does not fit",
+        "the server is out of reach, cannot answer, or is of another version",
     ),
     (
         DENIED,
         "denied",
-        "denied: no token, a wrong or expired one, or a role that may not",
+        "denied: no token, a wrong or expired one, a role that may not",
     ),
     (
         CONFLICT,

@@ -18,7 +18,7 @@ mod suggest;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 
 use crate::args::{Cli, Command, LocalCommand};
 use crate::failure::Failure;
@@ -44,7 +44,8 @@ fn main() -> ExitCode {
 }
 
 fn people(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = args::command().try_get_matches_from(args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout with status 0, everything else to stderr with status 2.

@@ -61,8 +61,8 @@ Examples:
   outpost agents uncordon site-1";
 
 const DRAIN: &str = "\
-The agent gets nothing new, and what it has not started yet is taken back; what runs goes on to its end. With --wait
-the command ends when nothing runs there any more, or at the timeout with status 1: the drain itself goes on then, and
+The agent gets nothing new, and what it has not started yet is taken back; what runs goes on to its end. With --wait \
+the command ends when nothing runs there any more, or at the timeout with status 1: the drain itself goes on then, and \
 `outpost agents uncordon` ends it.
 
 Examples:

@@ -5,21 +5,22 @@ use clap::{Args, Subcommand};
 pub(super) const ABOUT: &str = "\
 Several orchestrators: name each once, then choose by name.
 
-Contexts are kept in $XDG_CONFIG_HOME/outpost/config.toml (or ~/.config/outpost/config.toml), readable by its owner
-only. A token is either a file that the context names, or stored in that file.
+Contexts are kept in $XDG_CONFIG_HOME/outpost/config.toml (or ~/.config/outpost/config.toml), readable by its owner \
+only. A token is either in a file that the context names, or stored in that file itself.
 
 Which server, token and certificate are used, the first that is given:
   1. the option: --server, --token-file, --ca
   2. the context named by --context
-  3. the environment: OUTPOST_SERVER, OUTPOST_TOKEN_FILE or OUTPOST_TOKEN, OUTPOST_CA
-  4. the context named by OUTPOST_CONTEXT, else the one chosen by `outpost context use`
+  3. the variable: OUTPOST_SERVER, OUTPOST_TOKEN_FILE, OUTPOST_TOKEN, OUTPOST_CA
+  4. the context named by OUTPOST_CONTEXT, else the one of `outpost context use`
   5. the default server, http://127.0.0.1:7080
-A context's token and certificate are used with that context's own server only. `outpost context show` says what is in
-effect and why.";
+
+A context's token and certificate are used with that context's own server only. `outpost context show` says what is \
+in effect and why.";
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  outpost context add prod --server https://outpost.example.org:7080 --token-file prod.token --ca root.pem
+  outpost context add prod --server https://o.example.org --token-file token
   outpost context use prod
   outpost context show
   outpost runs --context test";
@@ -28,9 +29,9 @@ const ADD: &str = "\
 The first context is chosen at once.
 
 Examples:
-  outpost context add prod --server https://outpost.example.org:7080 --token-file prod.token --ca root.pem
-  outpost context add test --server http://127.0.0.1:7080 --token-stdin < admin.token
-  outpost context add prod --server https://new.example.org --token-file prod.token --replace";
+  outpost context add prod --server https://o.example.org --token-file token
+  outpost context add lab --server https://lab.example.org --token-stdin
+  outpost context add prod --server https://new.example.org --replace";
 
 const USE: &str = "\
 Examples:

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 pub(super) const VALIDATE: &str = "\
-Needs no server: whether an agent offers an entry is the server's question, asked by `apply` and `diff`.
+Needs no server: whether an agent offers an entry is the server's question, asked by `apply`, also with --dry-run. \
 A directory means every *.yaml and *.yml below it; one file holds one workflow.
 
 Examples:
@@ -15,8 +15,8 @@ Examples:
   outpost validate flows/ --output json";
 
 pub(super) const APPLY: &str = "\
-A directory means every *.yaml and *.yml below it; hidden ones are passed over. One file holds one workflow: a file
-with several YAML documents is refused. All files are checked, here and by the server, before any is applied;
+A directory means every *.yaml and *.yml below it; hidden ones are passed over. One file holds one workflow: a file \
+with several YAML documents is refused. All files are checked, here and by the server, before any is applied; \
 workflows whose files are gone are left as they are (`outpost delete workflow` deletes one).
 
 Examples:

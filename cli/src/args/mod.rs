@@ -12,7 +12,7 @@ mod workflows;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use outpost_proto::units::{NotAUnit, duration_ms};
 
 pub(crate) use agents::{AgentsCommand, DrainArgs, InviteArgs};
@@ -25,14 +25,29 @@ pub(crate) use workflows::{DeleteCommand, ScheduleArgs};
 /// Options that only commands that ask a server look at.
 const SERVER: &str = "Server";
 
+/// Commands that do not.
+const OFFLINE: [&str; 11] = [
+    "outpost validate",
+    "outpost schema",
+    "outpost dev",
+    "outpost demo",
+    "outpost completions",
+    "outpost man",
+    "outpost exit-codes",
+    "outpost reference",
+    "outpost context use",
+    "outpost context list",
+    "outpost context remove",
+];
+
 const EXAMPLES: &str = "\
 Examples:
-  outpost demo                                      see everything work on this machine
-  outpost context add prod --server https://outpost.example.org:7080 --token-file prod.token
-  outpost validate flows/                           find every mistake, without a server
+  outpost demo                                    see everything work here
+  outpost context add prod --server https://o.example.org --token-file token
+  outpost validate flows/                         find mistakes, no server
   outpost apply -f flows/
   outpost trigger host-report --param top=25 --wait
-  outpost explain 4f1d                              why does it wait? (unique beginnings of ids are enough)";
+  outpost explain 4f1d                            why it waits (ids may be cut)";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -47,18 +62,46 @@ pub(crate) struct Cli {
     /// Which server.
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
-    /// How results are printed.
+    /// How results are printed: `table` for people, `json` for programs (errors too, on stderr).
     #[arg(
         long,
         global = true,
         value_enum,
         default_value = "table",
-        value_name = "FORM"
+        value_name = "FORM",
+        hide_possible_values = true
     )]
     pub(crate) output: Format,
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The command line as it is parsed, shown and described.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command();
+    // Options of every command reach the commands below only when it is built.
+    command.build();
+    without_server(command, "outpost")
+}
+
+/// Commands that ask no server do not show the options that say which. `path` is the command's whole name.
+fn without_server(command: clap::Command, path: &str) -> clap::Command {
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|it| it.get_name().to_owned())
+        .collect();
+    let command = names.into_iter().fold(command, |command, below| {
+        let path = format!("{path} {below}");
+        command.mut_subcommand(&below, |it| without_server(it, &path))
+    });
+    if !OFFLINE.contains(&path) {
+        return command;
+    }
+    command.mut_args(|arg| {
+        let hide = arg.get_help_heading() == Some(SERVER);
+        if hide { arg.hide(true) } else { arg }
+    })
 }
 
 /// Where the API is and who asks. The environment is looked at elsewhere, which knows what wins over what.

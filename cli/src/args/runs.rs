@@ -6,7 +6,7 @@ pub(super) const TRIGGER: &str = "\
 Examples:
   outpost trigger host-report
   outpost trigger host-report --param top=25 --wait
-  outpost trigger nightly --key release-2026-07       the same key again: the same run, no second one";
+  outpost trigger nightly --key release-7       this key again: no second run";
 
 pub(super) const RUNS: &str = "\
 Examples:
@@ -20,7 +20,7 @@ Examples:
   outpost run 4f1d9c02 --output json";
 
 pub(super) const WATCH: &str = "\
-On a terminal the tree is drawn in place; elsewhere each thing that happens is one line. A connection that is cut is
+On a terminal the tree is drawn in place; elsewhere each thing that happens is one line. A connection that is cut is \
 opened again, and nothing is missed or told twice. Ctrl-C stops watching; the run goes on.
 
 Exit status: 0 when the run succeeds, 1 when it fails or is cancelled, 6 when watching is interrupted.
@@ -30,7 +30,7 @@ Examples:
   outpost watch 4f1d9c02 --output json                waits, then prints the run";
 
 pub(super) const RERUN: &str = "\
-In the same run, so that outputs of tasks that succeeded are still there. Without --task: what failed, was cancelled,
+In the same run, so that outputs of tasks that succeeded are still there. Without --task: what failed, was cancelled, \
 or never ran because of that. With --task: the named tasks and everything that needs them, even if they succeeded.
 
 Examples:

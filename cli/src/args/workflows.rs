@@ -12,7 +12,7 @@ Examples:
   outpost delete workflow nightly";
 
 const DELETE_WORKFLOW: &str = "\
-Its runs stay readable, and applying the name again goes on with the next version number. While a run of it goes on it
+Its runs stay readable, and applying the name again goes on with the next version number. While a run of it goes on it \
 is not deleted. Asks first on a terminal; elsewhere --yes is needed.
 
 Examples:

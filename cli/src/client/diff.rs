@@ -1,18 +1,14 @@
-//! `outpost diff`: what applying files would change, line by line.
+//! `outpost diff`: what applying files would change, key by key. Comments and layout change nothing.
 
-use outpost_orchestrator::workflow;
+use outpost_orchestrator::workflow::{self, Change};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use similar::{ChangeTag, TextDiff};
 
 use super::files::{self, Valid};
 use super::http::{Ask, Client};
 use crate::args::DiffArgs;
 use crate::failure::Failure;
 use crate::output::{Out, Steps, Tone, clean};
-
-/// Lines around a change that are shown with it.
-const CONTEXT: usize = 3;
 
 /// A workflow as the server has it.
 #[derive(Debug, Deserialize)]
@@ -25,19 +21,37 @@ struct Applied {
 struct Compared<'a> {
     file: &'a Valid,
     /// `None`: the server has no such workflow.
-    applied: Option<Applied>,
+    version: Option<u32>,
+    changes: Vec<Change>,
 }
 
-impl Compared<'_> {
+impl<'a> Compared<'a> {
+    fn of(file: &'a Valid, applied: Option<Applied>) -> Result<Self, Failure> {
+        let mut changes = Vec::new();
+        if let Some(applied) = &applied {
+            let spec = workflow::parse(&applied.source).map_err(|error| {
+                Failure::Incompatible(format!(
+                    "version {} of {} at the server is not understood here ({})",
+                    applied.version,
+                    file.spec.name,
+                    error.to_string().lines().next().unwrap_or_default()
+                ))
+            })?;
+            changes = workflow::diff(&spec, &file.spec);
+        }
+        let version = applied.map(|applied| applied.version);
+        Ok(Self {
+            file,
+            version,
+            changes,
+        })
+    }
+
     fn state(&self) -> &'static str {
-        match &self.applied {
-            None => "new",
-            Some(applied) if applied.source == self.file.text => "same",
-            // Comments and layout make no new version.
-            Some(applied) => match workflow::parse(&applied.source) {
-                Ok(spec) if spec == self.file.spec => "same",
-                Ok(_) | Err(_) => "different",
-            },
+        match (self.version, self.changes.is_empty()) {
+            (None, _) => "new",
+            (Some(_), true) => "same",
+            (Some(_), false) => "different",
         }
     }
 }
@@ -55,7 +69,7 @@ pub(super) async fn diff(client: &Client, args: &DiffArgs, out: Out) -> Result<(
             Err(failure) if failure.is_not_found() => None,
             Err(failure) => return Err(failure),
         };
-        all.push(Compared { file, applied });
+        all.push(Compared::of(file, applied)?);
     }
     drop(steps);
     if out.is_json() {
@@ -74,60 +88,44 @@ pub(super) async fn diff(client: &Client, args: &DiffArgs, out: Out) -> Result<(
 }
 
 fn item(it: &Compared<'_>) -> Value {
-    let before = it.applied.as_ref().map_or("", |applied| &applied.source);
-    let diff = TextDiff::from_lines(before, &it.file.text);
-    let changes: Vec<Value> = diff.iter_all_changes().filter_map(|change| {
-        let word = match change.tag() {
-            ChangeTag::Equal => return None,
-            ChangeTag::Delete => "removed",
-            ChangeTag::Insert => "added",
-        };
-        let line = change.old_index().or(change.new_index()).map(|index| index + 1);
-        Some(json!({ "change": word, "line": line, "text": change.value().trim_end_matches(['\n', '\r']) }))
-    }).collect();
     json!({
         "file": it.file.name(), "name": it.file.spec.name.to_string(), "state": it.state(),
-        "version": it.applied.as_ref().map(|applied| applied.version), "changes": changes,
+        "version": it.version, "changes": it.changes,
     })
 }
 
 fn show(it: &Compared<'_>, out: Out) {
     let (file, name) = (clean(&it.file.name()), it.file.spec.name.to_string());
-    let title = match &it.applied {
-        None => format!(
-            "{name}: new; {file} has {} lines",
-            it.file.text.lines().count()
-        ),
-        Some(applied) if it.state() == "same" => {
-            let apart = if applied.source == it.file.text {
-                ""
-            } else {
-                ", apart from comments and layout"
-            };
-            out.line(&format!(
-                "{name}: {file} is version {}{apart}",
-                applied.version
-            ));
-            return;
-        }
-        Some(applied) => format!("{name}: {file} differs from version {}", applied.version),
-    };
-    out.line(&Tone::Strong.paint(&title));
-    let Some(applied) = &it.applied else {
+    let Some(version) = it.version else {
+        out.line(&Tone::Strong.paint(&format!("{name}: {file} is new")));
         return;
     };
-    out.line(&Tone::Bad.paint(&format!("--- version {} at the server", applied.version)));
-    out.line(&Tone::Good.paint(&format!("+++ {file}")));
-    let diff = TextDiff::from_lines(&applied.source, &it.file.text);
-    for hunk in diff.unified_diff().context_radius(CONTEXT).iter_hunks() {
-        out.line(&Tone::Busy.paint(&hunk.header().to_string()));
-        for change in hunk.iter_changes() {
-            let text = clean(change.value().trim_end_matches(['\n', '\r']));
-            match change.tag() {
-                ChangeTag::Equal => out.line(&format!(" {text}")),
-                ChangeTag::Delete => out.line(&Tone::Bad.paint(&format!("-{text}"))),
-                ChangeTag::Insert => out.line(&Tone::Good.paint(&format!("+{text}"))),
+    if it.changes.is_empty() {
+        out.line(&format!("{name}: {file} is the same as version {version}"));
+        return;
+    }
+    let title = format!("{name}: {file} differs from version {version}");
+    out.line(&Tone::Strong.paint(&title));
+    for change in &it.changes {
+        let path = clean(&change.path);
+        let line = match (&change.before, &change.after) {
+            (None, Some(after)) => Tone::Good.paint(&format!("  + {path}: {}", short(after))),
+            (Some(before), None) => Tone::Bad.paint(&format!("  - {path}: {}", short(before))),
+            (before, after) => {
+                let word = |value: &Option<Value>| value.as_ref().map(short).unwrap_or_default();
+                Tone::Warn.paint(&format!("  ~ {path}: {} -> {}", word(before), word(after)))
             }
+        };
+        out.line(&line);
+    }
+}
+
+/// A value as people write it.
+fn short(value: &Value) -> String {
+    match value {
+        Value::String(text) => clean(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            clean(&value.to_string())
         }
     }
 }

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use outpost_orchestrator::workflow;
+use outpost_orchestrator::workflow::{self, Problem};
 use outpost_orchestrator_core::spec::WorkflowSpec;
-
-use serde::Serialize;
 
 use crate::exit;
 use crate::failure::Failure;
@@ -18,33 +16,6 @@ use crate::output::{Out, Tone, clean};
 const MOST_YAML: u64 = 256 * 1024;
 /// Directories in directories.
 const DEEPEST: usize = 32;
-
-/// One thing that is wrong with a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Problem {
-    /// Counted from 1; 0 when it is about the file as a whole.
-    pub(crate) line: u64,
-    /// Counted from 1; 0 when it is about the file as a whole.
-    pub(crate) column: u64,
-    /// Such as `tasks.report.needs[1]`; empty when it is about the file as a whole.
-    pub(crate) path: String,
-    /// What is wrong.
-    pub(crate) message: String,
-    /// What to do about it.
-    pub(crate) help: Option<String>,
-}
-
-impl From<workflow::Problem> for Problem {
-    fn from(problem: workflow::Problem) -> Self {
-        Self {
-            line: problem.line,
-            column: problem.column,
-            path: problem.path,
-            message: problem.what,
-            help: None,
-        }
-    }
-}
 
 /// A file that was read, and what it says.
 pub(crate) struct Source {
@@ -173,8 +144,7 @@ fn read(path: PathBuf) -> Result<Source, Failure> {
             path.display()
         ))
     })?;
-    let read = workflow::parse(&text)
-        .map_err(|error| error.problems.into_iter().map(Problem::from).collect());
+    let read = workflow::parse(&text).map_err(|error| error.problems);
     Ok(Source { path, text, read })
 }
 

@@ -340,8 +340,10 @@ pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
 /// What a cause points at.
 fn hint(https: bool, reason: &str) -> Option<&'static str> {
     let says = |parts: &[&str]| parts.iter().any(|part| reason.contains(part));
-    if https && says(&["InvalidContentType", "corrupt message"]) {
-        return Some("the server speaks plain http there: write http:// instead of https://");
+    if https && says(&["InvalidContentType", "corrupt message", "handshake eof"]) {
+        return Some(
+            "the server speaks no TLS there, perhaps plain http: try http:// instead of https://",
+        );
     }
     if !https
         && says(&[

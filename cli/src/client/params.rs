@@ -4,6 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::failure::Failure;
+use crate::suggest;
 
 /// `["top=25"]` → `{"top": 25}`, by `{"top": {"kind": "int", …}}`.
 pub(crate) fn typed(given: &[String], declared: &Map<String, Value>) -> Result<Value, Failure> {
@@ -15,7 +16,7 @@ pub(crate) fn typed(given: &[String], declared: &Map<String, Value>) -> Result<V
         let Some(spec) = declared.get(name) else {
             return Err(Failure::Usage(format!(
                 "--param {name}: the workflow has no such parameter; {}",
-                known(declared)
+                known(name, declared)
             )));
         };
         if params
@@ -46,12 +47,15 @@ fn one(name: &str, value: &str, spec: &Value) -> Result<Value, Failure> {
     }
 }
 
-fn known(declared: &Map<String, Value>) -> String {
-    let names = declared.keys().cloned().collect::<Vec<_>>();
-    if names.is_empty() {
-        "it takes none".to_owned()
-    } else {
-        format!("it has: {}", names.join(", "))
+fn known(given: &str, declared: &Map<String, Value>) -> String {
+    let names = declared.keys().map(String::as_str);
+    match suggest::nearest(given, names.clone()) {
+        Some(near) => format!(
+            "did you mean `{near}`? It has: {}",
+            names.collect::<Vec<_>>().join(", ")
+        ),
+        None if declared.is_empty() => "it takes none".to_owned(),
+        None => format!("it has: {}", names.collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -88,7 +92,11 @@ mod tests {
             (vec!["top"], "NAME=VALUE"),
             (vec!["top=x"], "a whole number"),
             (vec!["deep=1"], "true or false"),
-            (vec!["depp=true"], "it has: day, deep, top"),
+            (
+                vec!["depp=true"],
+                "did you mean `deep`? It has: day, deep, top",
+            ),
+            (vec!["width=1"], "it has: day, deep, top"),
             (vec!["top=1", "top=2"], "twice"),
         ] {
             let error = try_typed(&given).unwrap_err();

@@ -195,20 +195,21 @@ impl Said {
             .max()
             .unwrap_or(0);
         let mut news: Vec<(String, String)> = Vec::new();
+        // What has no time of its own was seen now, or happened before the run's end.
+        let seen = tree.finished_at.clone().unwrap_or_else(now);
         for task in &tree.tasks {
-            for (time, words) in self.task(task) {
+            for (time, words) in self.task(task, &seen) {
                 news.push((time, format!("{:width$}  {words}", clean(&task.task))));
             }
         }
         news.sort_by(|a, b| a.0.cmp(&b.0));
         if tree.is_over() && self.facts.insert((tree.run.clone(), "over")) {
-            let time = tree.finished_at.clone().unwrap_or_else(now);
             let took = tree
                 .duration_ms
                 .map(|ms| format!(" in {}", took(ms)))
                 .unwrap_or_default();
             news.push((
-                time,
+                seen,
                 format!("{:width$}  {}{took}", "run", clean(&tree.state)),
             ));
         }
@@ -217,7 +218,7 @@ impl Said {
             .collect()
     }
 
-    fn task(&mut self, task: &TaskNode) -> Vec<(String, String)> {
+    fn task(&mut self, task: &TaskNode, seen: &str) -> Vec<(String, String)> {
         let mut news = Vec::new();
         for (at, attempt) in task.attempts.iter().enumerate() {
             let again = if at > 0 {
@@ -232,7 +233,10 @@ impl Said {
             }
             if attempt.is_over() && self.facts.insert((attempt.attempt.clone(), "over")) {
                 news.push((
-                    attempt.finished_at.clone().unwrap_or_else(now),
+                    attempt
+                        .finished_at
+                        .clone()
+                        .unwrap_or_else(|| seen.to_owned()),
                     ended(task, attempt, at, &again),
                 ));
             }
@@ -240,7 +244,7 @@ impl Said {
         let without = matches!(task.state.as_str(), "upstream_failed" | "cancelled")
             && task.attempts.is_empty();
         if without && self.facts.insert((task.task.clone(), "over")) {
-            news.push((now(), task.state.replace('_', " ")));
+            news.push((seen.to_owned(), task.state.replace('_', " ")));
         }
         news
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use self::file::{Context, Contexts};
-use self::resolve::{Effective, Environment, TokenAt, resolve};
+use self::resolve::{Effective, Environment, Source, TokenAt, resolve};
 use crate::args::{ConnectionArgs, ContextAdd, ContextCommand};
 use crate::client::config;
 use crate::failure::Failure;
@@ -189,7 +189,13 @@ fn show(effective: &Effective, out: Out) -> Result<(), Failure> {
                 TokenAt::File(path) => (config::token_in(path)?, path.display().to_string()),
                 TokenAt::Given(text) => (
                     config::token_from(text, &said.source.to_string())?,
-                    "stored".to_owned(),
+                    match &said.source {
+                        Source::Variable(_) => "environment".to_owned(),
+                        Source::Option(_)
+                        | Source::Context(_)
+                        | Source::Current
+                        | Source::Default => "stored".to_owned(),
+                    },
                 ),
             };
             Some((public_part(&text), whence, said.source.to_string()))

@@ -2,18 +2,17 @@
 
 use std::path::Path;
 
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use serde_json::json;
 
-use crate::args::Cli;
+use crate::args;
 use crate::failure::Failure;
 use crate::output::Out;
 
 /// Writes the pages; those that are there are replaced.
 pub(super) fn write(dir: &Path, out: Out) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(Failure::file(dir))?;
-    let mut command = Cli::command().disable_help_subcommand(true);
-    command.build();
+    let command = args::command();
     let mut written = Vec::new();
     pages(&command, "outpost", &mut |name, page| {
         let path = dir.join(format!("{name}.1"));
@@ -42,7 +41,10 @@ fn pages(
         .render(&mut page)
         .map_err(|error| Failure::Internal(format!("no manual page of {name}: {error}")))?;
     write(name, page)?;
-    for below in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+    for below in command
+        .get_subcommands()
+        .filter(|it| !it.is_hide_set() && it.get_name() != "help")
+    {
         pages(below, &format!("{name}-{}", below.get_name()), write)?;
     }
     Ok(())
@@ -54,8 +56,7 @@ mod tests {
 
     #[test]
     fn every_command_has_a_page_with_its_examples() {
-        let mut command = Cli::command().disable_help_subcommand(true);
-        command.build();
+        let command = args::command();
         let mut all = std::collections::BTreeMap::new();
         pages(&command, "outpost", &mut |name, page| {
             all.insert(name.to_owned(), String::from_utf8(page).unwrap());

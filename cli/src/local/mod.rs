@@ -5,10 +5,9 @@ mod man;
 mod reference;
 mod validate;
 
-use clap::CommandFactory as _;
 use serde_json::json;
 
-use crate::args::{Cli, LocalCommand, ReferenceKind, SchemaKind};
+use crate::args::{self, LocalCommand, ReferenceKind, SchemaKind};
 use crate::exit;
 use crate::failure::Failure;
 use crate::output::Out;
@@ -19,8 +18,8 @@ pub(crate) fn run(command: LocalCommand, out: Out) -> Result<(), Failure> {
         LocalCommand::Validate(args) => validate::validate(&args, out),
         LocalCommand::Schema { kind } => {
             out.json(&match kind {
-                SchemaKind::Workflow => serde_json::Value::Null,
-                SchemaKind::Catalogue => serde_json::Value::Null,
+                SchemaKind::Workflow => outpost_orchestrator::workflow::schema(),
+                SchemaKind::Catalogue => outpost_agent::catalogue::schema(),
             });
             Ok(())
         }
@@ -41,7 +40,7 @@ pub(crate) fn run(command: LocalCommand, out: Out) -> Result<(), Failure> {
         }
         LocalCommand::Reference { kind } => {
             let text = match kind {
-                ReferenceKind::Cli => reference::markdown(Cli::command()),
+                ReferenceKind::Cli => reference::markdown(args::command()),
                 ReferenceKind::ExitCodes => exit::markdown(),
             };
             out.either(&json!({ "markdown": text }), |out| {

@@ -5,33 +5,21 @@
     reason = "helpers of tests panic: that is how tests fail"
 )]
 
+mod fake;
+mod golden;
+mod mistakes;
+mod offline;
 mod support;
 
-use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use support::{Running, Site, outpost, text, wait_until};
+use support::{Running, Site, outpost, refused, run, text, wait_until};
 
 /// Longer than anything here takes on a slow machine.
 const LONG: Duration = Duration::from_secs(90);
-
-fn run(args: &[&str]) -> Output {
-    outpost().args(args).output().unwrap()
-}
-
-#[track_caller]
-fn refused(command: &mut Command, status: i32, parts: &[&str]) {
-    let output = command.output().unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{said}");
-    for part in parts {
-        assert!(said.contains(part), "{part:?} is not in: {said}");
-    }
-    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
-}
 
 #[test]
 fn help_says_what_there_is_and_what_exit_codes_mean() {
@@ -55,86 +43,6 @@ fn the_hidden_programs_are_the_real_ones() {
         assert!(text(&output.stdout).contains(expected));
     }
     assert!(!text(&run(&["--help"]).stdout).contains("-main"));
-}
-
-#[test]
-fn completions_are_printed() {
-    let output = run(&["completions", "bash"]);
-    assert!(output.status.success());
-    assert!(text(&output.stdout).contains("_outpost"));
-}
-
-#[test]
-fn a_server_that_is_away_is_said_with_what_to_check() {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let server = format!("http://127.0.0.1:{port}");
-    let mut command = outpost();
-    command
-        .args(["runs", "--server", &server])
-        .env("OUTPOST_TOKEN", "opt_0123456789ab_x");
-    refused(
-        &mut command,
-        3,
-        &[
-            "error[unreachable]",
-            &server,
-            "refused",
-            "help:",
-            "--server",
-        ],
-    );
-}
-
-#[test]
-fn a_token_is_never_shown_to_the_network() {
-    for (server, part) in [
-        ("http://outpost.example.org:7080", "use https"),
-        ("ftp://127.0.0.1", "only http and https"),
-        ("127.0.0.1:7080", "write it as http://"),
-    ] {
-        let mut command = outpost();
-        command
-            .args(["runs", "--server", server])
-            .env("OUTPOST_TOKEN", "opt_0123456789ab_x");
-        refused(&mut command, 2, &["error[usage]", part]);
-    }
-}
-
-#[test]
-fn without_a_token_nothing_is_asked() {
-    refused(
-        outpost().arg("runs"),
-        4,
-        &["error[no_token]", "--token-file", "OUTPOST_TOKEN_FILE"],
-    );
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    refused(
-        outpost().arg("runs").arg("--token-file").arg(&file),
-        2,
-        &["error[file]", "No such file"],
-    );
-    std::fs::write(&file, "something else\n").unwrap();
-    refused(
-        outpost().arg("runs").arg("--token-file").arg(&file),
-        2,
-        &["begins with `opt_`"],
-    );
-}
-
-#[test]
-fn an_unknown_form_or_command_is_wrong_use() {
-    refused(
-        outpost().args(["runs", "--output", "xml"]),
-        2,
-        &["possible values: table, json"],
-    );
-    refused(outpost().arg("aply"), 2, &["apply"]);
-    refused(outpost().args(["demo", "--top", "0"]), 2, &["1..=100"]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,14 +25,36 @@ pub(crate) fn outpost() -> Command {
         "OUTPOST_TOKEN_FILE",
         "OUTPOST_CA",
         "OUTPOST_PROXY",
+        "OUTPOST_CONTEXT",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
     ] {
         command.env_remove(name);
     }
     command
+        .env("XDG_CONFIG_HOME", "/nonexistent/outpost-tests")
+        .env("TZ", "UTC")
         .env("COLUMNS", "100")
         .env("LC_ALL", "C.UTF-8")
         .stdin(std::process::Stdio::null());
     command
+}
+
+/// Runs the binary to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    outpost().args(args).output().unwrap()
+}
+
+/// A command that must end with this status, and say all of these on stderr and nothing on stdout.
+#[track_caller]
+pub(crate) fn refused(command: &mut Command, status: i32, parts: &[&str]) {
+    let output = command.output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
 }
 
 /// What a program said.
