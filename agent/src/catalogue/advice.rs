@@ -64,12 +64,6 @@ pub(super) fn remarks(entry: &Entry, dir: &Path, own_uid: u32) -> Vec<(String, S
             say(&format!("param.{name}"), what.to_owned());
         }
     }
-    if entry.description.is_empty() {
-        say(
-            "",
-            "it has no description for whoever looks at it next".to_owned(),
-        );
-    }
     found
 }
 
@@ -90,11 +84,12 @@ fn program(entry: &Entry, dir: &Path) -> Option<String> {
 
 fn executable(path: &Path) -> Result<(), String> {
     let shown = path.display();
-    let meta = path.metadata().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
+    let meta = path.metadata().map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
             format!("{shown} does not exist on this host: install it, or correct the path")
+        } else {
+            format!("{shown}: {error}")
         }
-        _ => format!("{shown}: {error}"),
     })?;
     if !meta.is_file() {
         return Err(format!("{shown} is no file"));

@@ -358,7 +358,6 @@ fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
     );
     said(&survey.broken, "c", "is not executable: chmod +x it");
     said(&survey.broken, "d", "workdir: /no/such is no directory");
-    said(&survey.remarks, "a", "no description");
     said(
         &survey.remarks,
         "d",

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use outpost_agent_keeper::exec::SelfExec;
+use outpost_agent_keeper::protocol::Containment;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName};
 use outpost_proto::outcome::Outcome;
@@ -200,7 +201,7 @@ fn words(tried: &Tried) -> Vec<String> {
             tried.log_dropped_bytes, tried.log_bytes
         ));
     }
-    if let Some(level) = &tried.containment {
+    if let Some(level) = tried.containment {
         let mut leaves = vec!["outcome".to_owned(), "duration".to_owned()];
         leaves.extend(
             tried
@@ -209,12 +210,20 @@ fn words(tried: &Tried) -> Vec<String> {
                 .map(|code| format!("exit code {code}")),
         );
         leaves.extend(tried.reported.count.map(|count| format!("count {count}")));
-        lines.push(format!("processes held by: {level}"));
+        lines.push(format!("processes held by: {}", held_by(level)));
         lines.push(format!("would leave the site: {}", leaves.join(", ")));
     }
     let kept = tried.kept.as_ref();
     lines.extend(kept.map(|dir: &PathBuf| format!("kept: {}", dir.display())));
     lines
+}
+
+fn held_by(level: Containment) -> &'static str {
+    match level {
+        Containment::Cgroup => "cgroup",
+        Containment::PidNamespace => "pid namespace",
+        Containment::Subreaper => "subreaper",
+    }
 }
 
 /// The exit status of `catalogue try`; in its help.

@@ -15,6 +15,8 @@ use crate::state_dir::StateDir;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Between two lines about it, while nothing changes.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// From the end of the runner's socket to the end of its process.
+const ENDING: Duration = Duration::from_secs(2);
 /// The exit status when the time is over and the agent is not.
 const NOT_DRAINED: u8 = 3;
 
@@ -30,7 +32,13 @@ pub(crate) fn told(state: &Path, what: Ask, form: Form) -> anyhow::Result<ExitCo
 pub(crate) fn drain(state: &Path, wait: Option<Duration>, form: Form) -> anyhow::Result<ExitCode> {
     let state = StateDir::open(state)?;
     let began = Instant::now();
-    let mut status = ask(state.path(), Ask::Drain)?;
+    let mut status = ask(state.path(), Ask::Status)?;
+    match ask(state.path(), Ask::Drain) {
+        Ok(now) => status = now,
+        // One that has nothing to finish may be gone before it has answered.
+        Err(_) if has_ended(&state) => return Ok(over(&status, began, true, form)),
+        Err(error) => return Err(error),
+    }
     let Some(wait) = wait else {
         show(&status, form);
         return Ok(ExitCode::SUCCESS);
@@ -51,10 +59,24 @@ pub(crate) fn drain(state: &Path, wait: Option<Duration>, form: Form) -> anyhow:
         std::thread::sleep(LOOK_AGAIN.min(wait));
         match ask(state.path(), Ask::Status) {
             Ok(now) => status = now,
-            // Whoever does not answer and does not hold the lock has ended.
-            Err(_) if state.lock().is_ok() => return Ok(over(&status, began, true, form)),
+            Err(_) if has_ended(&state) => return Ok(over(&status, began, true, form)),
             Err(error) => tracing::debug!("the agent does not answer: {error:#}"),
         }
+    }
+}
+
+/// Whether whoever does not answer is no agent any more: its lock is free, at the latest some moments after its socket
+/// went.
+fn has_ended(state: &StateDir) -> bool {
+    let began = Instant::now();
+    loop {
+        if state.lock().is_ok() {
+            return true;
+        }
+        if began.elapsed() >= ENDING {
+            return false;
+        }
+        std::thread::sleep(LOOK_AGAIN / 10);
     }
 }
 

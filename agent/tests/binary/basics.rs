@@ -1,97 +1,6 @@
-//! The agent's executable as a person meets it: what it says, how it ends, and that a refusal has no effect.
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests fail by panicking, like the tests"
-)]
+//! What it says, how it ends, and that a refusal has no effect.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use tempfile::TempDir;
-
-/// How a command ended and what it said.
-#[derive(Debug)]
-struct Done {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Done {
-    #[track_caller]
-    fn fails(self, code: i32, part: &str) {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        assert!(self.err.contains(part), "`{part}` is not in {self:#?}");
-    }
-}
-
-/// A directory for state and catalogue.
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn state(&self) -> PathBuf {
-        self.0.path().join("state")
-    }
-
-    fn catalogue(&self) -> PathBuf {
-        self.0.path().join("catalogue.d")
-    }
-
-    /// A state directory as enrolment makes it, before it is enrolled.
-    fn with_state(self, version: &str) -> Self {
-        std::fs::create_dir(self.state()).unwrap();
-        std::fs::write(self.state().join("version"), version).unwrap();
-        mode(&self.state(), 0o711);
-        self
-    }
-
-    fn with_catalogue(self, text: &str) -> Self {
-        std::fs::create_dir(self.catalogue()).unwrap();
-        mode(&self.catalogue(), 0o755);
-        std::fs::write(self.file(), text).unwrap();
-        mode(&self.file(), 0o644);
-        self
-    }
-
-    fn file(&self) -> PathBuf {
-        self.catalogue().join("site.toml")
-    }
-
-    fn agent(&self, args: &[&str]) -> Done {
-        let output = Command::new(env!("CARGO_BIN_EXE_outpost-agent"))
-            .env_clear()
-            .env("OUTPOST_AGENT_STATE", self.state())
-            .env("OUTPOST_AGENT_CATALOGUE", self.catalogue())
-            .args(args)
-            .output()
-            .unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Done {
-            code: output.status.code(),
-            out: text(&output.stdout),
-            err: text(&output.stderr),
-        }
-    }
-}
-
-fn mode(path: &Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// An entry that root and everybody else may have in a catalogue.
-fn entry() -> String {
-    let user = if rustix::process::geteuid().is_root() {
-        "user = \"nobody\"\n"
-    } else {
-        ""
-    };
-    format!("[entry.quick]\nargv = [\"/bin/true\"]\n{user}")
-}
+use crate::support::{Home, entry, mode};
 
 #[test]
 fn help_shows_the_commands_with_examples_and_exit_statuses() {
@@ -126,7 +35,14 @@ fn run_before_enrolment_says_how_to_enrol() {
     home.agent(&["run"]).fails(1, "outpost-agent enrol");
     let home = home.with_state("1");
     home.agent(&["run"]).fails(1, "not enrolled");
-    home.agent(&["status"]).fails(1, "no agent is running");
+    let status = home.agent(&["status"]);
+    assert_eq!(status.code, Some(1), "{status:#?}");
+    assert!(
+        status
+            .out
+            .contains("not running: start it with `outpost-agent run`")
+    );
+    home.agent(&["pause"]).fails(1, "no agent is running");
 }
 
 #[test]

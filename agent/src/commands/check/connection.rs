@@ -140,7 +140,7 @@ async fn last_words(link: &mut LinkProcess) -> String {
     let why = line
         .split_once("error=\"")
         .map(|(_, why)| why.trim_end_matches('"'));
-    why.unwrap_or(line).to_owned()
+    why.unwrap_or(line).replace("\\\"", "\"")
 }
 
 /// Why there is no connection, and what to do.

@@ -68,12 +68,14 @@ pub(super) fn space(state: &StateDir, found: &mut Findings) {
     let path = state.path();
     let shown = path.display();
     if let Err(error) = try_write(path) {
-        let fix = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                "make room: nothing can be recorded, so nothing is run"
-            }
-            std::io::ErrorKind::ReadOnlyFilesystem => "mount it for writing",
-            _ => "let the agent's account write there",
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let is = |kind| error.kind() == kind;
+        let fix = if is(StorageFull) || is(QuotaExceeded) {
+            "make room: nothing can be recorded, so nothing is run"
+        } else if is(ReadOnlyFilesystem) {
+            "mount it for writing"
+        } else {
+            "let the agent's account write there"
         };
         return found.failure(SPACE, format!("{shown} cannot be written: {error}"), fix);
     }

@@ -13,7 +13,9 @@ use outpost_agent_core::event::{Catalog as _, KeeperSaid, NotStarted};
 use outpost_agent_keeper::adopt::{KeeperClient, SpawnerClient};
 use outpost_agent_keeper::exec::SelfExec;
 use outpost_agent_keeper::process::boot_time_us;
-use outpost_agent_keeper::protocol::{Ended, ExitRecord, FromKeeper, FromSpawner, ToKeeper};
+use outpost_agent_keeper::protocol::{
+    Containment, Ended, ExitRecord, FromKeeper, FromSpawner, ToKeeper,
+};
 use outpost_proto::ids::{AttemptId, CommandSeq, Fence, RunId, TaskIndex};
 use outpost_proto::message::{Assign, DownMessage, ParamValue};
 use outpost_proto::name::{EntryName, ParamName};
@@ -71,7 +73,7 @@ pub(crate) struct Tried {
     /// Bytes of output beyond `log_max`, which are not kept.
     pub(crate) log_dropped_bytes: u64,
     /// How its processes were held together.
-    pub(crate) containment: Option<String>,
+    pub(crate) containment: Option<Containment>,
     /// Everything that would leave the site about it, besides the outcome and the duration.
     pub(crate) reported: Reported,
     /// Its directories, if they were to be kept.
@@ -238,9 +240,7 @@ fn tried(last: Last, assign: &Assign, entry: &Entry, run: &Path, spawner: &Spawn
             tried.duration_ms = record.duration_ms;
             tried.log_bytes = record.log_bytes;
             tried.log_dropped_bytes = record.log_dropped_bytes;
-            tried.containment = record
-                .containment
-                .map(|level| format!("{level:?}").to_lowercase());
+            tried.containment = record.containment;
             match record.ended {
                 Ended::Exited(code) => tried.exit_code = Some(code),
                 Ended::Signalled(signal) => tried.signal = Some(signal),
