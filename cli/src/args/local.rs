@@ -10,7 +10,7 @@ const DEV: &str = "\
 Examples:
   outpost dev
   outpost dev --dir ~/outpost-dev --slots 4
-  outpost dev --dir ~/outpost-dev --reset --yes     from nothing, in the same place";
+  outpost dev --dir ~/outpost-dev --reset --yes   begins from nothing again";
 
 const DEMO: &str = "\
 Examples:
