@@ -133,13 +133,17 @@ fn catalogue(
             entry,
             params,
             deadline,
+            task,
             keep,
+            after,
         } => {
             let args = TryArgs {
                 entry,
                 params,
                 deadline,
+                task,
                 keep,
+                after,
             };
             commands::catalogue::try_entry(state, &dir(catalogue), &args, exec, form)
         }

@@ -33,7 +33,7 @@ pub(super) struct File {
 /// Something that may run here: `[entry.NAME]`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "Entry")]
+#[schemars(rename = "Entry")]
 pub(super) struct RawEntry {
     /// For people at the site; it never leaves it.
     #[serde(default)]
@@ -104,7 +104,7 @@ pub(super) struct RawEntry {
 /// One parameter of an entry.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(title = "Parameter", transform = keys_by_kind)]
+#[schemars(rename = "Parameter", transform = keys_by_kind)]
 pub(super) struct RawParam {
     /// What it accepts: `flag` (true or false), `int` (needs `min` and `max`), `enum` (needs `values`), `date`
     /// (YYYY-MM-DD), `text`.

@@ -15,12 +15,16 @@ pub fn schema() -> Value {
     schema
 }
 
-/// TOML has no null: a key is there or it is not.
+/// TOML has no null: a key is there or it is not. Descriptions are one line each.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(object) => {
             if object.get("default").is_some_and(Value::is_null) {
                 object.remove("default");
+            }
+            let text = paragraph_of(object.get("description"));
+            if let Some(description) = object.get_mut("description").filter(|d| d.is_string()) {
+                *description = Value::String(text);
             }
             if let Some(Value::Array(types)) = object.get_mut("type") {
                 types.retain(|name| name != "null");
@@ -51,11 +55,11 @@ pub fn reference() -> String {
          `outpost-agent schema` prints the JSON Schema for editors.\n",
         paragraph(&schema)
     );
-    section(&mut text, "## Entry: `[entry.NAME]`", of("RawEntry"));
+    section(&mut text, "## Entry: `[entry.NAME]`", of("Entry"));
     section(
         &mut text,
         "## Parameter: `[entry.NAME.param.PARAMETER]`",
-        of("RawParam"),
+        of("Parameter"),
     );
     text.push_str(UNITS);
     text
@@ -94,7 +98,12 @@ fn section(text: &mut String, title: &str, of: &Value) {
 }
 
 fn paragraph(of: &Value) -> String {
-    let text = of.get("description").and_then(Value::as_str).unwrap_or("");
+    paragraph_of(of.get("description"))
+}
+
+/// A text without the line ends of the source it came from.
+fn paragraph_of(text: Option<&Value>) -> String {
+    let text = text.and_then(Value::as_str).unwrap_or("");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -239,9 +239,15 @@ pub(crate) enum CatalogueCommand {
         /// The deadline that an instruction would carry; the shorter of it and the entry's timeout counts.
         #[arg(long, value_name = "TIME")]
         deadline: Option<String>,
-        /// Leave the directories of the attempt for a look.
+        /// The task's name in its run.
+        #[arg(long, value_name = "NAME", default_value = "try")]
+        task: String,
+        /// Leave the directories of the attempt, for a look or for the next task of the same run.
         #[arg(long)]
         keep: bool,
+        /// Run as a further task of the run that an earlier `--keep` left in this directory.
+        #[arg(long, value_name = "DIR")]
+        after: Option<PathBuf>,
     },
 }
 

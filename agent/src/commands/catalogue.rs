@@ -16,7 +16,7 @@ use outpost_proto::units::duration_ms;
 use crate::catalogue::{self, Catalogue, Entry, Problem};
 use crate::cli::Form;
 use crate::output;
-use crate::runner::trial::{self, Trial, Tried};
+use crate::runner::trial::{self, Place, Trial, Tried};
 
 /// What `catalogue try` was told.
 #[derive(Debug)]
@@ -24,7 +24,9 @@ pub(crate) struct TryArgs {
     pub(crate) entry: String,
     pub(crate) params: Vec<String>,
     pub(crate) deadline: Option<String>,
+    pub(crate) task: String,
     pub(crate) keep: bool,
+    pub(crate) after: Option<PathBuf>,
 }
 
 pub(crate) fn list(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
@@ -134,7 +136,12 @@ pub(crate) fn try_entry(
         entry,
         deadline_ms: args.deadline.as_deref().map(duration_ms).transpose()?,
         exec,
-        keep: args.keep,
+        task: args.task.parse()?,
+        place: match &args.after {
+            Some(dir) => Place::After(dir.clone()),
+            None if args.keep => Place::Kept,
+            None => Place::Own,
+        },
     };
     // With JSON the result alone is on standard output, so that a program can read it.
     let mut show = |bytes: &[u8]| match form {
@@ -182,13 +189,11 @@ fn words(tried: &Tried) -> Vec<String> {
     if let Some(signal) = tried.signal {
         ending.push_str(&format!(", ended by signal {signal}"));
     }
-    let s = tried.duration_ms;
-    let mut lines = vec![format!(
-        "{}: {ending} after {}.{:03} s",
-        tried.entry,
-        s / 1000,
-        s % 1000
-    )];
+    let ms = tried.duration_ms;
+    if tried.containment.is_some() {
+        ending.push_str(&format!(" after {}.{:03} s", ms / 1000, ms % 1000));
+    }
+    let mut lines = vec![format!("{}: {ending}", tried.entry)];
     lines.extend(tried.why.as_ref().map(|why| format!("why: {why}")));
     if !tried.outputs.is_empty() {
         lines.push("outputs:".to_owned());

@@ -3,12 +3,11 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::enrolled::{Validity, enrolled};
-use crate::support::{Done, Home};
+use crate::support::Home;
 
 /// An agent that runs; it and its tree end with this value.
 struct Running {
@@ -268,41 +267,4 @@ fn a_drain_that_takes_too_long_says_what_still_runs_and_goes_on() {
     assert!(done.out.contains("it goes on draining"), "{done:#?}");
     let done = home.agent(&["drain", "--no-wait"]);
     assert_eq!(done.code, Some(0), "{done:#?}");
-}
-
-/// Where it is installed, `promtool check metrics` has nothing to object to.
-#[test]
-fn promtool_has_no_objection() {
-    let promtool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.ci/promtool");
-    let Some(mut tool) = runnable(&promtool) else {
-        return;
-    };
-    let agent = Running::start(&["--metrics", "127.0.0.1:0"]);
-    let answer = agent.get("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1");
-    let (_, text) = answer.split_once("\r\n\r\n").unwrap();
-    let mut child = tool
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    let done = Done::of(child.wait_with_output().unwrap());
-    assert_eq!(
-        (done.code, done.out.as_str(), done.err.as_str()),
-        (Some(0), "", "")
-    );
-}
-
-fn runnable(promtool: &std::path::Path) -> Option<Command> {
-    let probe = Command::new(promtool).arg("--version").output();
-    probe
-        .is_ok_and(|probe| probe.status.success())
-        .then(|| Command::new(promtool))
 }

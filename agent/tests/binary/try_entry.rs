@@ -274,3 +274,32 @@ fn ctrl_c_ends_the_task_as_a_cancel_would_and_a_kill_leaves_nothing_running() {
     child.wait().unwrap();
     wait_for("the task ends with the trial", || !lives(&task));
 }
+
+#[test]
+fn a_further_task_of_the_same_run_finds_what_the_one_before_left() {
+    let home = home(&[
+        (
+            "make",
+            "echo 42 > $OUTPOST_RUN_DIR/made; echo rows=42 >> $OUTPOST_OUT",
+            "",
+        ),
+        (
+            "use",
+            "cat $OUTPOST_RUN_DIR/made $OUTPOST_RUN_DIR/out/first.env; echo $OUTPOST_TASK",
+            "",
+        ),
+    ]);
+    let first = tried(&home, &["make", "--task", "first", "--keep"]);
+    let kept = first
+        .err
+        .lines()
+        .find_map(|line| line.strip_prefix("kept: "));
+    let kept = kept.unwrap_or_else(|| panic!("{first:#?}")).to_owned();
+    let second = tried(&home, &["use", "--task", "second", "--after", &kept]);
+    assert_eq!(second.code, Some(0), "{second:#?}");
+    assert_eq!(second.out, "42\nrows=42\nsecond\n");
+    let own = Home::new().with_state("2");
+    std::fs::write(own.state().join("identity.json"), "{}").unwrap();
+    let own = own.state().display().to_string();
+    assert_eq!(tried(&home, &["use", "--after", &own]).code, Some(1));
+}

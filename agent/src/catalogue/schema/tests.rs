@@ -64,7 +64,7 @@ fn it_is_a_schema_of_2020_12_with_a_description_for_every_key() {
         "https://json-schema.org/draft/2020-12/schema"
     );
     jsonschema::meta::validate(&schema).unwrap();
-    for of in ["RawEntry", "RawParam"] {
+    for of in ["Entry", "Parameter"] {
         for (key, property) in schema["$defs"][of]["properties"].as_object().unwrap() {
             assert!(property["description"].is_string(), "{of}.{key}");
         }
@@ -160,9 +160,7 @@ fn parser_and_schema_refuse_the_same() {
 #[test]
 fn defaults_in_the_schema_are_what_the_parser_does_without_the_key() {
     let entries = schema();
-    let defaults = entries["$defs"]["RawEntry"]["properties"]
-        .as_object()
-        .unwrap();
+    let defaults = entries["$defs"]["Entry"]["properties"].as_object().unwrap();
     let load_one = |text: &str| {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.toml");
@@ -191,7 +189,7 @@ fn defaults_in_the_schema_are_what_the_parser_does_without_the_key() {
 fn the_reference_has_every_key_with_its_meaning() {
     let text = reference();
     let schema = schema();
-    for of in ["RawEntry", "RawParam"] {
+    for of in ["Entry", "Parameter"] {
         for key in schema["$defs"][of]["properties"]
             .as_object()
             .unwrap()

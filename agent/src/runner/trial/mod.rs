@@ -18,7 +18,7 @@ use outpost_agent_keeper::protocol::{
 };
 use outpost_proto::ids::{AttemptId, CommandSeq, Fence, RunId, TaskIndex};
 use outpost_proto::message::{Assign, DownMessage, ParamValue};
-use outpost_proto::name::{EntryName, ParamName};
+use outpost_proto::name::{EntryName, ParamName, TaskName};
 use outpost_proto::outcome::{Outcome, Refusal};
 use outpost_proto::wire;
 use serde::Serialize;
@@ -48,8 +48,21 @@ pub(crate) struct Trial<'a> {
     /// What an instruction would give as its deadline.
     pub(crate) deadline_ms: Option<u64>,
     pub(crate) exec: SelfExec,
-    /// Leave the directories for a person to look at.
-    pub(crate) keep: bool,
+    /// The task's name: what `$OUTPOST_TASK` says and its outputs are named after.
+    pub(crate) task: TaskName,
+    /// What becomes of the directories, and whether there are some of an earlier task of the same run.
+    pub(crate) place: Place,
+}
+
+/// Where the attempt's directories are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Made for it and taken away afterwards.
+    Own,
+    /// Made for it and left for a person to look at.
+    Kept,
+    /// Left by an earlier attempt: this one is of the same run and finds its outputs.
+    After(PathBuf),
 }
 
 /// How it went.
@@ -95,7 +108,9 @@ pub(crate) async fn run(
     show: &mut dyn FnMut(&[u8]) -> bool,
 ) -> anyhow::Result<Tried> {
     let catalogue = trial.catalogue;
-    let assign = match through_the_door(trial.assign()?) {
+    let scratch = Scratch::make(trial.state, &trial.place)?;
+    let run = scratch.run().map_or_else(|| random().map(RunId), Ok)?;
+    let assign = match through_the_door(trial.assign(run)?) {
         Ok(assign) => assign,
         Err(why) => return Ok(refused(&trial.entry, Refusal::BadParameters, why)),
     };
@@ -109,7 +124,6 @@ pub(crate) async fn run(
     let entry = catalogue
         .entry(&assign.entry)
         .context("the entry is gone")?;
-    let scratch = Scratch::make(trial.state, trial.keep)?;
     let lease_until = boot_time_us() + u64::try_from(LEASE.as_micros()).unwrap_or(u64::MAX);
     let begun = super::wall_us();
     let spec = workspace::prepare(&scratch.state, &assign, entry, plan, lease_until, begun)
@@ -127,16 +141,16 @@ pub(crate) async fn run(
     let last = following.follow(show).await?;
     let run = scratch.state.run(assign.run);
     let mut tried = tried(last, &assign, entry, &run, &spawner);
-    tried.kept = trial.keep.then(|| scratch.state.path().to_owned());
+    let is_kept = trial.place != Place::Own;
+    tried.kept = is_kept.then(|| scratch.state.path().to_owned());
     Ok(tried)
 }
 
 impl Trial<'_> {
-    fn assign(&self) -> anyhow::Result<Assign> {
-        let name = || "try".parse().map_err(anyhow::Error::from);
+    fn assign(&self, run: RunId) -> anyhow::Result<Assign> {
         Ok(Assign {
             attempt: AttemptId(random()?),
-            run: RunId(random()?),
+            run,
             task: TaskIndex(0),
             fence: Fence(1),
             command_seq: CommandSeq(1),
@@ -144,7 +158,7 @@ impl Trial<'_> {
             catalogue_version: self.catalogue.version(),
             parameters: self.params.clone().into_iter().collect(),
             deadline_ms: self.deadline_ms,
-            task_name: name()?,
+            task_name: self.task.clone(),
             workflow_name: "try".parse()?,
         })
     }
