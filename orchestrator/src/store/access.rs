@@ -55,7 +55,7 @@ pub enum InsertTokenError {
 /// Administration of tenants and tokens. Cheap to clone; its one connection is apart from the driver's.
 #[derive(Debug, Clone)]
 pub struct Access {
-    pool: SqlitePool,
+    pub(super) pool: SqlitePool,
 }
 
 impl Access {

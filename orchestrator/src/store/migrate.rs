@@ -9,20 +9,23 @@ use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 use super::{OpenError, sqlite};
 
 /// The newest schema this program knows.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "spine", include_str!("../../migrations/0001_spine.sql")),
+    (
+        2,
+        "surface",
+        include_str!("../../migrations/0002_surface.sql"),
+    ),
+];
 
 const FOUND: &str = "SELECT max(version) FROM _sqlx_migrations";
 const HAS_SCHEMA: &str = "SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
 
 /// Looks, through a connection that cannot write, whether this program may use the database.
 pub(super) async fn check(path: &Path) -> Result<(), OpenError> {
-    let refused = |error| OpenError::Sqlite {
-        path: path.to_owned(),
-        error,
-    };
+    let refused = |error: sqlx::Error| OpenError::sqlite(path, error);
     let options = sqlite::options(path).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options)
         .await
@@ -53,8 +56,16 @@ async fn version(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
         .unwrap_or(0))
 }
 
-/// Applies what is missing, each migration in a transaction of its own.
-pub(super) async fn run(path: &Path, connection: &mut SqliteConnection) -> Result<(), OpenError> {
+/// Applies what is missing, each migration in a transaction of its own. The connection is its own too: tables that
+/// others refer to are rebuilt, so that foreign keys are off in it.
+pub(super) async fn run(path: &Path) -> Result<(), OpenError> {
+    let refused = |error: sqlx::Error| OpenError::sqlite(path, error);
+    let options = sqlite::options(path)
+        .foreign_keys(false)
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
+    let mut connection = SqliteConnection::connect_with(&options)
+        .await
+        .map_err(refused)?;
     let migrations = MIGRATIONS.map(|(version, name, sql)| {
         Migration::new(
             version,
@@ -66,12 +77,13 @@ pub(super) async fn run(path: &Path, connection: &mut SqliteConnection) -> Resul
     });
     let migrator = Migrator::with_migrations(migrations.into());
     migrator
-        .run(connection)
+        .run(&mut connection)
         .await
         .map_err(|error| OpenError::Migrate {
             path: path.to_owned(),
             error,
-        })
+        })?;
+    connection.close().await.map_err(refused)
 }
 
 #[cfg(test)]

@@ -5,14 +5,23 @@
 //! only hashes.
 
 pub mod access;
+pub mod bounds;
+mod load;
 mod migrate;
 pub mod notices;
+mod page;
+#[cfg(test)]
+mod plans;
 pub mod read;
+pub mod retention;
+mod runs;
 pub mod sqlite;
+pub mod tokens;
 mod write;
 
+use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use migrate::SCHEMA_VERSION;
 
@@ -53,7 +62,7 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
         /// Why.
-        error: sqlx::Error,
+        error: Box<dyn Error + Send + Sync>,
     },
     /// A migration failed; the database is as it was before.
     #[error("the database {} could not be brought to the current schema: {error}", path.display())]
@@ -70,7 +79,7 @@ pub enum OpenError {
 pub enum StoreError {
     /// SQLite refused.
     #[error("the database could not answer: {0}")]
-    Sqlite(#[from] sqlx::Error),
+    Sqlite(#[source] Box<dyn Error + Send + Sync>),
     /// A record is not of the form this program writes.
     #[error("a record of table {table} cannot be read: {error}")]
     Record {
@@ -82,4 +91,25 @@ pub enum StoreError {
     /// The cursor was not made by an earlier page.
     #[error("the cursor is not one that this server handed out")]
     BadCursor,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
+impl OpenError {
+    fn sqlite(path: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Sqlite {
+            path: path.to_owned(),
+            error: error.into(),
+        }
+    }
 }

@@ -6,43 +6,27 @@
 use std::path::Path;
 
 use outpost_orchestrator_core::record::{
-    AttemptRecord, Notice, RunRecord, RunState, TaskRecord, WorkflowRecord,
+    AttemptRecord, Notice, RunRecord, TaskRecord, WorkflowRecord,
 };
 use outpost_proto::ids::{AttemptId, RunId};
-use outpost_proto::name::{TenantName, WorkflowName};
-use serde::de::DeserializeOwned;
+use outpost_proto::name::{AgentName, TenantName, WorkflowName};
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 
 use super::access::{signed, unsigned};
+pub use super::page::{PAGE, Page};
+use super::page::{page, parse, parse_all, parse_one, run_cursor};
+pub use super::runs::RunFilter;
+use super::runs::state_word;
 use super::{StoreError, sqlite};
 
 /// Connections that read: lists are short, and more would only wait for the same disk.
 const CONNECTIONS: u32 = 4;
-/// Most items of one page.
-pub const PAGE: u32 = 1000;
 
 /// Reads for one orchestrator's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pool: SqlitePool,
-}
-
-/// One page of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page<T> {
-    /// In order.
-    pub items: Vec<T>,
-    /// Where the next page begins; `None` after the last one.
-    pub next: Option<String>,
-}
-
-/// Which runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RunFilter {
-    /// Of this workflow.
-    pub workflow: Option<WorkflowName>,
-    /// In this state.
-    pub state: Option<RunState>,
+    pub(super) pool: SqlitePool,
 }
 
 /// A run with everything that belongs to it.
@@ -78,37 +62,33 @@ pub struct AttemptTree {
     pub workflow: WorkflowRecord,
 }
 
-/// Runs of a tenant, newest first, from below the cursor's place; `$filter` narrows further.
-macro_rules! runs_sql {
-    ($filter:literal) => {
-        concat!(
-            "SELECT record FROM run WHERE tenant = ?1 AND (created_at, run) < (?2, ?3) ",
-            $filter,
-            " ORDER BY created_at DESC, run DESC LIMIT ?4"
-        )
-    };
+/// One version of a workflow in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionRow {
+    /// Counted from 1.
+    pub version: u32,
+    /// Microseconds since 1970.
+    pub applied_at: u64,
 }
 
-const RUNS: &str = runs_sql!("");
-const RUNS_OF_WORKFLOW: &str = runs_sql!("AND workflow = ?5");
-const RUNS_IN_STATE: &str = runs_sql!("AND state = ?6");
-const RUNS_OF_WORKFLOW_IN_STATE: &str = runs_sql!("AND workflow = ?5 AND state = ?6");
-const RUN: &str = "SELECT record FROM run WHERE run = ?2 AND tenant = ?1";
-const TASKS_OF_RUN: &str = "SELECT record FROM task WHERE run = ?1 ORDER BY task";
-const ATTEMPTS_OF_RUN: &str =
-    "SELECT record FROM attempt WHERE run = ?1 ORDER BY assigned_at, attempt";
-const ATTEMPT: &str = "SELECT record FROM attempt WHERE attempt = ?2 AND tenant = ?1";
-const WORKFLOWS: &str = "SELECT record FROM workflow AS w WHERE tenant = ?1 AND workflow > ?2 AND version = \
-                         (SELECT max(version) FROM workflow AS v WHERE v.tenant = ?1 AND v.workflow = w.workflow) \
-                         ORDER BY workflow LIMIT ?3";
-const WORKFLOW_VERSION: &str =
+pub(super) const RUN: &str = "SELECT record FROM run WHERE run = ?2 AND tenant = ?1";
+pub(super) const TASKS_OF_RUN: &str = "SELECT record FROM task WHERE run = ?1 ORDER BY task";
+pub(super) const ATTEMPTS_OF_RUN: &str = "SELECT record FROM attempt WHERE run = ?1";
+pub(super) const ATTEMPT: &str = "SELECT record FROM attempt WHERE attempt = ?1";
+pub(super) const WORKFLOWS: &str = "SELECT record FROM workflow INDEXED BY workflow_current \
+     WHERE tenant = ?1 AND workflow > ?2 AND current = 1 ORDER BY workflow LIMIT ?3";
+pub(super) const WORKFLOW_VERSION: &str =
     "SELECT record FROM workflow WHERE tenant = ?1 AND workflow = ?2 AND version = ?3";
-const WORKFLOW_CURRENT: &str =
-    "SELECT record FROM workflow WHERE tenant = ?1 AND workflow = ?2 ORDER BY version DESC LIMIT 1";
-const NOTICES: &str =
-    "SELECT seq, record FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-const NOTICES_OF_RUN: &str = "SELECT seq, record FROM notice WHERE run = ?4 AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-const NEWEST_NOTICE: &str = "SELECT max(seq) FROM notice WHERE tenant = ?1";
+pub(super) const WORKFLOW_CURRENT: &str = "SELECT record FROM workflow INDEXED BY workflow_current \
+     WHERE tenant = ?1 AND workflow = ?2 AND current = 1";
+pub(super) const VERSIONS: &str = "SELECT version, applied_at FROM workflow \
+     WHERE tenant = ?1 AND workflow = ?2 AND version < ?3 ORDER BY version DESC LIMIT ?4";
+pub(super) const NOTICES: &str =
+    "SELECT seq, at, record FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+pub(super) const NOTICES_OF_RUN: &str = "SELECT seq, at, record FROM notice INDEXED BY notice_by_run \
+     WHERE run = ?4 AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+pub(super) const NEWEST_NOTICE: &str =
+    "SELECT seq FROM notice WHERE tenant = ?1 ORDER BY seq DESC LIMIT 1";
 
 impl Reader {
     pub(super) fn on(path: &Path) -> Self {
@@ -132,20 +112,15 @@ impl Reader {
         limit: u32,
     ) -> Result<Page<RunRecord>, StoreError> {
         let (before, run) = cursor.map_or(Ok((i64::MAX, "g".to_owned())), run_cursor)?;
-        let sql = match (&filter.workflow, filter.state) {
-            (None, None) => RUNS,
-            (Some(_), None) => RUNS_OF_WORKFLOW,
-            (None, Some(_)) => RUNS_IN_STATE,
-            (Some(_), Some(_)) => RUNS_OF_WORKFLOW_IN_STATE,
-        };
         let limit = limit.clamp(1, PAGE);
-        let query = sqlx::query_scalar(sql)
+        let query = sqlx::query_scalar(AssertSqlSafe(filter.sql()))
             .bind(tenant.as_str())
             .bind(before)
             .bind(run)
             .bind(i64::from(limit) + 1)
             .bind(filter.workflow.as_ref().map(WorkflowName::as_str))
-            .bind(filter.state.map(state_word));
+            .bind(filter.state.map(state_word))
+            .bind(filter.agent.as_ref().map(AgentName::as_str));
         let items = parse_all("run", query.fetch_all(&self.pool).await?)?;
         Ok(page(items, limit, |run: &RunRecord| {
             format!("{:x}-{}", run.created_at, run.run)
@@ -182,7 +157,9 @@ impl Reader {
             .bind(&id)
             .fetch_all(&mut *tx)
             .await?;
-        let (tasks, attempts) = (parse_all("task", tasks)?, parse_all("attempt", attempts)?);
+        let tasks = parse_all("task", tasks)?;
+        let mut attempts: Vec<AttemptRecord> = parse_all("attempt", attempts)?;
+        attempts.sort_unstable_by_key(|attempt| (attempt.assigned_at, attempt.attempt));
         Ok(Some(RunTree {
             run,
             workflow,
@@ -216,11 +193,10 @@ impl Reader {
         attempt: AttemptId,
     ) -> Result<Option<AttemptTree>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let query = sqlx::query_scalar(ATTEMPT)
-            .bind(tenant.as_str())
-            .bind(attempt.to_string());
-        let found = query.fetch_optional(&mut *tx).await?;
-        let Some(attempt) = parse_one::<AttemptRecord>("attempt", found)? else {
+        let query = sqlx::query_scalar(ATTEMPT).bind(attempt.to_string());
+        let found = parse_one("attempt", query.fetch_optional(&mut *tx).await?)?;
+        let Some(attempt) = found.filter(|attempt: &AttemptRecord| attempt.tenant == *tenant)
+        else {
             return Ok(None);
         };
         let query = sqlx::query_scalar(RUN)
@@ -240,7 +216,7 @@ impl Reader {
         }))
     }
 
-    /// The current version of each workflow, by name; at most [`PAGE`] at once.
+    /// The current version of each workflow that was not deleted, by name; at most [`PAGE`] at once.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -269,7 +245,7 @@ impl Reader {
         }))
     }
 
-    /// One version of a workflow, or the current one.
+    /// One version of a workflow, or the current one unless it was deleted.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -291,6 +267,38 @@ impl Reader {
         parse_one("workflow", query.fetch_optional(&self.pool).await?)
     }
 
+    /// The versions of a workflow, newest first, of a deleted one too; at most [`PAGE`] at once.
+    ///
+    /// # Errors
+    /// [`StoreError::BadCursor`] and the database's own.
+    pub async fn versions(
+        &self,
+        tenant: &TenantName,
+        name: &WorkflowName,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Page<VersionRow>, StoreError> {
+        let below = match cursor {
+            Some(text) => i64::from(text.parse::<u32>().map_err(|_| StoreError::BadCursor)?),
+            None => i64::MAX,
+        };
+        let limit = limit.clamp(1, PAGE);
+        let query = sqlx::query_as::<_, (u32, i64)>(VERSIONS)
+            .bind(tenant.as_str())
+            .bind(name.as_str())
+            .bind(below)
+            .bind(i64::from(limit) + 1);
+        let rows = query.fetch_all(&self.pool).await?;
+        let row = |(version, applied_at)| VersionRow {
+            version,
+            applied_at: unsigned(applied_at),
+        };
+        let items = rows.into_iter().map(row).collect();
+        Ok(page(items, limit, |row: &VersionRow| {
+            row.version.to_string()
+        }))
+    }
+
     /// What happened after number `after`, oldest first: in the whole tenant or about one run.
     ///
     /// # Errors
@@ -307,16 +315,20 @@ impl Reader {
         } else {
             NOTICES
         };
-        let query = sqlx::query_as::<_, (i64, String)>(sql)
+        let query = sqlx::query_as::<_, (i64, i64, String)>(sql)
             .bind(tenant.as_str())
             .bind(signed(after))
             .bind(limit.clamp(1, PAGE))
             .bind(run.map(|run| run.to_string()));
         let rows = query.fetch_all(&self.pool).await?;
-        let numbered = |(seq, json): (i64, String)| {
+        let numbered = |(seq, at, json): (i64, i64, String)| {
             Ok(NumberedNotice {
                 seq: unsigned(seq),
-                notice: parse("notice", &json)?,
+                notice: Notice {
+                    tenant: tenant.clone(),
+                    at: unsigned(at),
+                    what: parse("notice", &json)?,
+                },
             })
         };
         rows.into_iter().map(numbered).collect()
@@ -327,8 +339,8 @@ impl Reader {
     /// # Errors
     /// [`StoreError`]
     pub async fn newest_notice(&self, tenant: &TenantName) -> Result<u64, StoreError> {
-        let query = sqlx::query_scalar::<_, Option<i64>>(NEWEST_NOTICE).bind(tenant.as_str());
-        Ok(query.fetch_one(&self.pool).await?.map_or(0, unsigned))
+        let query = sqlx::query_scalar::<_, i64>(NEWEST_NOTICE).bind(tenant.as_str());
+        Ok(query.fetch_optional(&self.pool).await?.map_or(0, unsigned))
     }
 
     /// Whether the database answers.
@@ -355,90 +367,4 @@ async fn version_of(
         .bind(run.workflow.as_str())
         .bind(run.version);
     parse_one("workflow", query.fetch_optional(tx).await?)
-}
-
-/// A state as it stands in the database: the same word as in JSON.
-fn state_word(state: RunState) -> &'static str {
-    match state {
-        RunState::Running => "running",
-        RunState::Cancelling => "cancelling",
-        RunState::Succeeded => "succeeded",
-        RunState::Failed => "failed",
-        RunState::Cancelled => "cancelled",
-    }
-}
-
-fn run_cursor(text: &str) -> Result<(i64, String), StoreError> {
-    let (time, run) = text.split_once('-').ok_or(StoreError::BadCursor)?;
-    let time = i64::from_str_radix(time, 16).map_err(|_| StoreError::BadCursor)?;
-    let run: RunId = run.parse().map_err(|_| StoreError::BadCursor)?;
-    Ok((time, run.to_string()))
-}
-
-/// Cuts the one item read beyond the page, whose presence says that there is a next one.
-fn page<T>(mut items: Vec<T>, limit: u32, place: impl Fn(&T) -> String) -> Page<T> {
-    let limit = limit as usize;
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = if more { items.last().map(place) } else { None };
-    Page { items, next }
-}
-
-pub(super) fn parse<T: DeserializeOwned>(table: &'static str, json: &str) -> Result<T, StoreError> {
-    serde_json::from_str(json).map_err(|error| StoreError::Record { table, error })
-}
-
-pub(super) fn parse_all<T: DeserializeOwned>(
-    table: &'static str,
-    rows: Vec<String>,
-) -> Result<Vec<T>, StoreError> {
-    rows.iter().map(|json| parse(table, json)).collect()
-}
-
-fn parse_one<T: DeserializeOwned>(
-    table: &'static str,
-    row: Option<String>,
-) -> Result<Option<T>, StoreError> {
-    row.map(|json| parse(table, &json)).transpose()
-}
-
-#[cfg(test)]
-mod tests {
-    use sqlx::{AssertSqlSafe, Row as _};
-
-    use super::*;
-    use crate::store::sqlite::Sqlite;
-
-    #[tokio::test]
-    async fn every_list_is_answered_by_an_index() {
-        let dir = tempfile::tempdir().unwrap();
-        Sqlite::create(dir.path(), 1).await.unwrap();
-        let reader = Sqlite::open(dir.path()).await.unwrap().reader();
-        let lists = [
-            RUNS,
-            RUNS_OF_WORKFLOW,
-            RUNS_IN_STATE,
-            RUNS_OF_WORKFLOW_IN_STATE,
-            RUN,
-            TASKS_OF_RUN,
-            ATTEMPTS_OF_RUN,
-            ATTEMPT,
-            WORKFLOWS,
-            WORKFLOW_VERSION,
-            WORKFLOW_CURRENT,
-            NOTICES,
-            NOTICES_OF_RUN,
-            NEWEST_NOTICE,
-        ];
-        for sql in lists {
-            let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
-            let steps = plan.fetch_all(&reader.pool).await.unwrap();
-            let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
-            assert!(!steps.is_empty(), "{sql}");
-            for step in &steps {
-                assert!(!step.starts_with("SCAN"), "{sql}: {steps:?}");
-                assert!(!step.contains("TEMP B-TREE"), "{sql}: {steps:?}");
-            }
-        }
-    }
 }

@@ -1,28 +1,32 @@
 //! The one writer of what the core decides: one transaction per burst, durable when `commit` answers.
 //!
 //! The driver owns it. After a failed commit the connection is thrown away and the next `load` opens a new one, so that
-//! nothing half-done is left in it.
+//! nothing half-done is left in it. Statements run on the caller's thread: a burst of a few writes costs less than
+//! handing it to another thread and back, so that the driver is best given a thread of its own.
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outpost_driver::{CommitError, Effects, LoadError, Store};
 use outpost_orchestrator_core::Orchestrator;
 use outpost_orchestrator_core::event::Speech;
-use outpost_orchestrator_core::record::{Snapshot, Write};
-use outpost_proto::ids::RecoveryEpoch;
-use serde::de::DeserializeOwned;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{Connection, SqliteConnection};
+use outpost_orchestrator_core::record::{Snapshot, StoredRun, Write};
+use outpost_proto::ids::{RecoveryEpoch, RunId};
+use outpost_proto::name::TenantName;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::access::{Access, signed};
+use super::access::{Access, unsigned};
 use super::notices::Hub;
-use super::read::{Reader, parse_all};
+use super::read::Reader;
+use super::retention::{PATIENCE, Retention, Sweep, step};
 use super::write::Batch;
-use super::{OpenError, StoreError, migrate};
+use super::{OpenError, StoreError, load, migrate};
 use crate::driver::clock::Clock;
 
 /// The database's name in its directory.
@@ -32,42 +36,46 @@ const BUSY: Duration = Duration::from_secs(5);
 /// What a write-ahead log is cut back to.
 const JOURNAL_BYTES: &str = "67108864";
 
-/// Idempotency keys count for a day.
-const KEY_LIFE_US: u64 = 24 * 60 * 60 * 1_000_000;
-/// Event streams can be picked up again for a week.
-const NOTICE_LIFE_US: u64 = 7 * 24 * 60 * 60 * 1_000_000;
-/// Rows deleted in one go, so that no burst waits long.
-const PRUNE_ROWS: i64 = 2000;
+/// Pages of the write-ahead log before it is folded into the file: 16 MiB, so that pages that change with every burst
+/// are folded in once for many.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// Pages kept in memory, in KiB: the upper levels of large tables.
+const CACHE_KIB: i64 = 16 * 1024;
+/// Statements kept prepared: more than there are.
+const STATEMENTS: usize = 64;
 
 const SQLITE_CORRUPT: i32 = 11;
 const SQLITE_NOTADB: i32 = 26;
 const SQLITE_IOERR_FSYNC: i32 = 1034;
 const SQLITE_IOERR_DIR_FSYNC: i32 = 1290;
 
-/// A query over the runs that can still change: `live`.
-macro_rules! live {
-    ($sql:literal) => {
-        concat!(
-            "WITH live(run) AS (SELECT run FROM run WHERE state IN ('running', 'cancelling') \
-             UNION SELECT run FROM attempt WHERE unsettled = 1) ",
-            $sql
-        )
-    };
-}
-
-const NEWEST_TIME: &str = "SELECT max( \
-    coalesce((SELECT at FROM notice ORDER BY seq DESC LIMIT 1), 0), \
-    coalesce((SELECT max(applied_at) FROM workflow), 0), \
-    coalesce((SELECT max(enrolled_at) FROM agent), 0))";
+/// Workflows and agents are told of when they change, so that no notice is older than they are.
+pub(super) const NEWEST: &str = "WITH RECURSIVE t(tenant) AS (SELECT min(tenant) FROM notice UNION ALL \
+     SELECT (SELECT min(tenant) FROM notice WHERE tenant > t.tenant) FROM t WHERE t.tenant IS NOT NULL), \
+     newest(seq, at) AS (SELECT n.seq, n.at FROM t JOIN notice AS n ON n.tenant = t.tenant \
+     AND n.seq = (SELECT max(seq) FROM notice WHERE tenant = t.tenant)) \
+     SELECT coalesce(max(seq), 0), coalesce(max(at), 0) FROM newest";
 
 /// What the core decided, in SQLite.
 #[derive(Debug)]
 pub struct Sqlite {
     path: PathBuf,
-    connection: Option<SqliteConnection>,
+    writer: Option<Writer>,
     clock: Clock,
     recovery: RecoveryEpoch,
     hub: Hub,
+    retention: Retention,
+    sweep: Sweep,
+}
+
+/// A connection and what is counted along with it.
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    /// The next notice's number.
+    next_notice: u64,
+    /// The newest notice's time.
+    newest_at: u64,
 }
 
 pub(super) fn options(path: &Path) -> SqliteConnectOptions {
@@ -118,20 +126,15 @@ impl Sqlite {
             }
             Err(error) => return Err(failed(error)),
         }
-        let refused = |error| OpenError::Sqlite {
-            path: path.clone(),
-            error,
-        };
-        let mut connection = open_writer(&path).await.map_err(refused)?;
-        migrate::run(&path, &mut connection).await?;
+        migrate::run(&path).await?;
+        let refused = |error: rusqlite::Error| OpenError::sqlite(&path, error);
+        let writer = Writer::open(&path).map_err(refused)?;
         let epoch = RecoveryEpoch {
             counter: 1,
             database,
         };
-        write_recovery(&mut connection, epoch)
-            .await
-            .map_err(refused)?;
-        connection.close().await.map_err(refused)
+        write_recovery(&writer.connection, epoch).map_err(refused)?;
+        writer.close().map_err(refused)
     }
 
     /// Opens the database in `dir` and brings it to this program's schema.
@@ -141,25 +144,25 @@ impl Sqlite {
     pub async fn open(dir: &Path) -> Result<Self, OpenError> {
         let path = existing(dir)?;
         migrate::check(&path).await?;
-        let refused = |error| OpenError::Sqlite {
-            path: path.clone(),
-            error,
-        };
-        let mut connection = open_writer(&path).await.map_err(refused)?;
-        migrate::run(&path, &mut connection).await?;
-        let newest: i64 = sqlx::query_scalar(NEWEST_TIME)
-            .fetch_one(&mut connection)
-            .await
-            .map_err(refused)?;
-        let recovery = read_recovery(&mut connection).await.map_err(refused)?;
-        let clock = Clock::starting_at_least_at(super::access::unsigned(newest));
+        migrate::run(&path).await?;
+        let refused = |error: rusqlite::Error| OpenError::sqlite(&path, error);
+        let writer = Writer::open(&path).map_err(refused)?;
+        let recovery = read_recovery(&writer.connection).map_err(refused)?;
+        let clock = Clock::starting_at_least_at(writer.newest_at);
         Ok(Self {
             path,
-            connection: Some(connection),
+            writer: Some(writer),
             clock,
             recovery,
             hub: Hub::default(),
+            retention: Retention::default(),
+            sweep: Sweep::default(),
         })
+    }
+
+    /// Says how long what is over is kept.
+    pub fn retain(&mut self, retention: Retention) {
+        self.retention = retention;
     }
 
     /// The clock everything in this database is told by.
@@ -190,90 +193,135 @@ impl Sqlite {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn snapshot(&mut self, now: u64) -> Result<Snapshot, StoreError> {
+    pub fn snapshot(&mut self, now: u64) -> Result<Snapshot, StoreError> {
         let recovery = self.recovery;
-        let mut tx = self.connection().await?.begin().await?;
-        let snapshot = Snapshot {
-            recovery,
-            tenants: rows(&mut tx, "tenant", TENANTS, now).await?,
-            workflows: rows(&mut tx, "workflow", WORKFLOWS, now).await?,
-            workflow_states: Vec::new(),
-            runs: rows(&mut tx, "run", RUNS, now).await?,
-            tasks: rows(&mut tx, "task", TASKS, now).await?,
-            attempts: rows(&mut tx, "attempt", ATTEMPTS, now).await?,
-            agents: rows(&mut tx, "agent", AGENTS, now).await?,
-            invites: rows(&mut tx, "invite", INVITES, now).await?,
-            keys: rows(&mut tx, "idempotency_key", KEYS, now).await?,
-        };
-        tx.rollback().await?;
-        Ok(snapshot)
+        let writer = self.writer()?;
+        blocking(|| {
+            let tx = writer.connection.transaction()?;
+            load::snapshot(&tx, recovery, now)
+        })
     }
 
-    /// Deletes a bounded number of notices, keys and invitations that are of no more use.
+    /// A run of this tenant as it is stored, with its workflow version and tasks: what the core needs to run it again.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn prune(&mut self) -> Result<(), StoreError> {
-        let now = self.clock.now().0;
-        let connection = self.connection().await?;
-        for (sql, before) in [
-            (
-                "DELETE FROM notice WHERE seq IN (SELECT seq FROM notice ORDER BY seq LIMIT ?2) AND at < ?1 \
-              AND seq < (SELECT max(seq) FROM notice)",
-                now.saturating_sub(NOTICE_LIFE_US),
-            ),
-            (
-                "DELETE FROM idempotency_key WHERE (tenant, key) IN \
-              (SELECT tenant, key FROM idempotency_key WHERE at < ?1 LIMIT ?2)",
-                now.saturating_sub(KEY_LIFE_US),
-            ),
-            (
-                "DELETE FROM invite WHERE token_hash IN \
-              (SELECT token_hash FROM invite WHERE expires_at < ?1 LIMIT ?2)",
-                now,
-            ),
-        ] {
-            sqlx::query(sql)
-                .bind(signed(before))
-                .bind(PRUNE_ROWS)
-                .execute(&mut *connection)
-                .await?;
-        }
-        Ok(())
+    pub fn load_run(
+        &mut self,
+        tenant: &TenantName,
+        run: RunId,
+    ) -> Result<Option<StoredRun>, StoreError> {
+        let writer = self.writer()?;
+        blocking(|| {
+            let tx = writer.connection.transaction()?;
+            load::stored_run(&tx, tenant, run)
+        })
+    }
+
+    /// Deletes a bounded number of runs, notices, keys and invitations that are of no more use; `true` when there are
+    /// more of them.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn prune(&mut self) -> Result<bool, StoreError> {
+        let (now, retention) = (self.clock.now().0, self.retention);
+        let mut sweep = std::mem::take(&mut self.sweep);
+        let writer = self.writer()?;
+        let begun = Instant::now();
+        let more = blocking(|| {
+            loop {
+                let (connection, next) = (&mut writer.connection, writer.next_notice);
+                if !step(connection, &retention, &mut sweep, next, now)? {
+                    return Ok(false);
+                }
+                if begun.elapsed() >= PATIENCE {
+                    return Ok(true);
+                }
+            }
+        });
+        self.sweep = sweep;
+        more
     }
 
     /// Closes the connection; the write-ahead log is folded into the file.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn close(mut self) -> Result<(), StoreError> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection.close().await?),
+    pub fn close(mut self) -> Result<(), StoreError> {
+        match self.writer.take() {
+            Some(writer) => Ok(blocking(|| writer.close())?),
             None => Ok(()),
         }
     }
 
-    async fn connection(&mut self) -> sqlx::Result<&mut SqliteConnection> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => open_writer(&self.path).await?,
+    fn writer(&mut self) -> rusqlite::Result<&mut Writer> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => Writer::open(&self.path)?,
         };
-        Ok(self.connection.insert(connection))
+        Ok(self.writer.insert(writer))
     }
 
-    async fn write(&mut self, writes: &[Write]) -> sqlx::Result<()> {
+    fn write(&mut self, writes: &[Write]) -> rusqlite::Result<()> {
         let batch = Batch::new(writes);
-        let mut tx = self
-            .connection()
-            .await?
-            .begin_with("BEGIN IMMEDIATE")
-            .await?;
-        let newest = batch.write(&mut tx).await?;
-        tx.commit().await?;
+        let writer = self.writer()?;
+        let newest = blocking(|| writer.commit(batch))?;
         for (tenant, seq) in newest {
             self.hub.publish(&tenant, seq);
         }
         Ok(())
+    }
+}
+
+impl Writer {
+    fn open(path: &Path) -> rusqlite::Result<Self> {
+        // What is not there is not made.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        // Answers with the mode it took.
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        connection.pragma_update_and_check(
+            None,
+            "journal_size_limit",
+            JOURNAL_BYTES,
+            |_| Ok(()),
+        )?;
+        connection
+            .pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        let (newest, at): (i64, i64) =
+            connection.query_row(NEWEST, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Self {
+            connection,
+            next_notice: unsigned(newest) + 1,
+            newest_at: unsigned(at),
+        })
+    }
+
+    /// Writes a burst in one transaction; answers the newest notice of each tenant.
+    fn commit(&mut self, batch: Batch<'_>) -> rusqlite::Result<BTreeMap<TenantName, u64>> {
+        let tx = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let newest = batch.write(&tx, &mut self.next_notice)?;
+        tx.commit()?;
+        Ok(newest)
+    }
+
+    fn close(self) -> rusqlite::Result<()> {
+        self.connection.close().map_err(|(_, error)| error)
+    }
+}
+
+/// Runs what blocks. On a thread that other tasks wait for, they are handed to another one first.
+fn blocking<R>(work: impl FnOnce() -> R) -> R {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        Ok(_) | Err(_) => work(),
     }
 }
 
@@ -282,28 +330,24 @@ impl Store<Orchestrator> for Sqlite {
         if effects.writes.is_empty() {
             return Ok(());
         }
-        let Err(error) = self.write(&effects.writes).await else {
+        let Err(error) = self.write(&effects.writes) else {
             return Ok(());
         };
         // What state the connection is in is anybody's guess: the next load takes a new one.
-        drop(self.connection.take());
+        drop(self.writer.take());
         Err(classified(&error))
     }
 
     async fn load(&mut self) -> Result<Snapshot, LoadError> {
         let now = self.clock.now().0;
         self.snapshot(now)
-            .await
             .map_err(|error| LoadError(error.to_string()))
     }
 }
 
 /// After a failed fsync nobody knows what of the kernel's pages reached the disk; trying again would lie.
-fn classified(error: &sqlx::Error) -> CommitError {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .and_then(|code| code.parse::<i32>().ok());
+fn classified(error: &rusqlite::Error) -> CommitError {
+    let code = error.sqlite_error().map(|error| error.extended_code);
     match code {
         Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => CommitError::Fatal(error.to_string()),
         Some(code) if matches!(code & 0xff, SQLITE_CORRUPT | SQLITE_NOTADB) => {
@@ -313,55 +357,19 @@ fn classified(error: &sqlx::Error) -> CommitError {
     }
 }
 
-const TENANTS: &str = "SELECT record FROM tenant WHERE record IS NOT NULL ORDER BY tenant";
-const AGENTS: &str = "SELECT record FROM agent ORDER BY tenant, agent";
-const INVITES: &str = "SELECT record FROM invite WHERE expires_at > ?1 ORDER BY token_hash";
-const KEYS: &str =
-    "SELECT record FROM idempotency_key WHERE at > ?1 - 86400000000 ORDER BY tenant, key";
-const ATTEMPTS: &str = "SELECT record FROM attempt WHERE unsettled = 1 ORDER BY attempt";
-const RUNS: &str = live!("SELECT record FROM run WHERE run IN live ORDER BY run");
-const TASKS: &str = live!("SELECT record FROM task WHERE run IN live ORDER BY run, task");
-const WORKFLOWS: &str = live!(
-    "SELECT record FROM workflow AS w WHERE version = \
-     (SELECT max(version) FROM workflow AS v WHERE v.tenant = w.tenant AND v.workflow = w.workflow) \
-     OR (tenant, workflow, version) IN (SELECT tenant, workflow, version FROM run WHERE run IN live) \
-     ORDER BY tenant, workflow, version"
-);
-
-async fn rows<T: DeserializeOwned>(
-    tx: &mut SqliteConnection,
-    table: &'static str,
-    sql: &'static str,
-    now: u64,
-) -> Result<Vec<T>, StoreError> {
-    parse_all(
-        table,
-        sqlx::query_scalar(sql)
-            .bind(signed(now))
-            .fetch_all(tx)
-            .await?,
-    )
-}
-
-async fn open_writer(path: &Path) -> sqlx::Result<SqliteConnection> {
-    SqliteConnection::connect_with(&options(path).journal_mode(SqliteJournalMode::Wal)).await
-}
-
-async fn write_recovery(
-    connection: &mut SqliteConnection,
-    epoch: RecoveryEpoch,
-) -> sqlx::Result<()> {
+fn write_recovery(connection: &Connection, epoch: RecoveryEpoch) -> rusqlite::Result<()> {
     const SQL: &str = "INSERT INTO meta(key, value) VALUES ('recovery', ?1)";
-    let json =
-        serde_json::to_string(&epoch).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-    sqlx::query(SQL).bind(json).execute(connection).await?;
-    Ok(())
+    let json = serde_json::to_string(&epoch)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    connection.execute(SQL, [json]).map(|_| ())
 }
 
-async fn read_recovery(connection: &mut SqliteConnection) -> sqlx::Result<RecoveryEpoch> {
+fn read_recovery(connection: &Connection) -> rusqlite::Result<RecoveryEpoch> {
     const SQL: &str = "SELECT value FROM meta WHERE key = 'recovery'";
-    let json: String = sqlx::query_scalar(SQL).fetch_one(connection).await?;
-    serde_json::from_str(&json).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+    let json: String = connection.query_row(SQL, [], |row| row.get(0))?;
+    serde_json::from_str(&json).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+    })
 }
 
 /// Makes the directory, or takes it away from everybody else if it exists.

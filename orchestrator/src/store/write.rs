@@ -1,71 +1,105 @@
-//! One burst of writes as SQL: one statement per table, whatever the number of records.
+//! One burst of writes as SQL: prepared statements, one execution per record, all within the caller's transaction.
 //!
-//! A statement takes all records of its table as one JSON array, so a burst costs a handful of round trips to the
-//! database's thread. Columns beside the record are taken out of the record by the statement itself: they cannot
-//! disagree with it.
+//! Records are whole, so of several writes of one thing only the last one is written, and of several notices about one
+//! thing only the last one is told: what nobody could read in between did not happen. Columns beside a record repeat
+//! what lists filter and sort by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_orchestrator_core::record::{
-    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, RunRecord, TaskRecord,
-    TenantRecord, WorkflowRecord, Write,
+    AgentMark, AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, NoticeKind, Phase,
+    RunRecord, TaskRecord, TenantRecord, WorkflowRecord, WorkflowStateRecord, Write,
 };
+use outpost_proto::ids::RunId;
 use outpost_proto::name::TenantName;
+use rusqlite::{Result, Transaction, params};
 use serde::Serialize;
-use sqlx::{Sqlite, Transaction};
 
-use super::access::unsigned;
+use super::access::signed;
+use super::runs::{is_live, state_word};
 
-const TENANT: &str = "INSERT INTO tenant(tenant, created_at, record) \
-    SELECT value ->> '$.tenant', 0, value FROM json_each(?1) WHERE true \
+const TENANT: &str = "INSERT INTO tenant(tenant, created_at, record) VALUES (?1, 0, ?2) \
     ON CONFLICT DO UPDATE SET record = excluded.record";
-const WORKFLOW: &str = "INSERT INTO workflow(tenant, workflow, version, applied_at, record) \
-    SELECT value ->> '$.tenant', value ->> '$.spec.name', value ->> '$.version', value ->> '$.applied_at', value \
-    FROM json_each(?1) WHERE true \
+const WORKFLOW: &str = "INSERT INTO workflow(tenant, workflow, version, applied_at, record) VALUES (?1, ?2, ?3, ?4, ?5) \
     ON CONFLICT DO UPDATE SET applied_at = excluded.applied_at, record = excluded.record";
-const AGENT: &str = "INSERT INTO agent(tenant, agent, enrolled_at, removed, record) \
-    SELECT value ->> '$.tenant', value ->> '$.agent', value ->> '$.enrolled_at', value ->> '$.removed', value \
-    FROM json_each(?1) WHERE true \
-    ON CONFLICT DO UPDATE SET enrolled_at = excluded.enrolled_at, removed = excluded.removed, \
-    record = excluded.record";
-const INVITE: &str = "INSERT INTO invite(token_hash, tenant, agent, expires_at, record) \
-    SELECT value ->> '$.token_hash', value ->> '$.tenant', value ->> '$.agent', value ->> '$.expires_at', value \
-    FROM json_each(?1) WHERE true \
+const WORKFLOW_STATE: &str = "INSERT INTO workflow_state(tenant, workflow, record) VALUES (?1, ?2, ?3) \
+    ON CONFLICT DO UPDATE SET record = excluded.record";
+const OLDER_VERSIONS: &str = "UPDATE workflow SET current = NULL \
+    WHERE tenant = ?1 AND workflow = ?2 AND current IS NOT NULL \
+    AND version < (SELECT max(version) FROM workflow WHERE tenant = ?1 AND workflow = ?2)";
+/// A row with its source is not rewritten for what it says already.
+const NEWEST_VERSION: &str = "WITH wanted(current) AS (SELECT CASE WHEN EXISTS \
+    (SELECT 1 FROM workflow_state WHERE tenant = ?1 AND workflow = ?2 AND record ->> '$.deleted') THEN 2 ELSE 1 END) \
+    UPDATE workflow SET current = (SELECT current FROM wanted) WHERE tenant = ?1 AND workflow = ?2 \
+    AND version = (SELECT max(version) FROM workflow WHERE tenant = ?1 AND workflow = ?2) \
+    AND current IS NOT (SELECT current FROM wanted)";
+const AGENT: &str = "INSERT INTO agent(tenant, agent, enrolled_at, removed, record) VALUES (?1, ?2, ?3, ?4, ?5) \
+    ON CONFLICT DO UPDATE SET enrolled_at = excluded.enrolled_at, removed = excluded.removed, record = excluded.record";
+const NO_MARK: &str = "DELETE FROM agent_mark WHERE tenant = ?1 AND agent = ?2";
+const MARK: &str = "INSERT INTO agent_mark(tenant, agent, record) VALUES (?1, ?2, ?3) \
+    ON CONFLICT DO UPDATE SET record = excluded.record";
+const INVITE: &str = "INSERT INTO invite(token_hash, tenant, agent, expires_at, record) VALUES (?1, ?2, ?3, ?4, ?5) \
     ON CONFLICT DO UPDATE SET tenant = excluded.tenant, agent = excluded.agent, expires_at = excluded.expires_at, \
     record = excluded.record";
-const RUN: &str = "INSERT INTO run(run, tenant, workflow, version, state, created_at, finished_at, record) \
-    SELECT value ->> '$.run', value ->> '$.tenant', value ->> '$.workflow', value ->> '$.version', \
-    value ->> '$.state', value ->> '$.created_at', value ->> '$.finished_at', value FROM json_each(?1) WHERE true \
-    ON CONFLICT DO UPDATE SET state = excluded.state, finished_at = excluded.finished_at, record = excluded.record";
-const TASK: &str = "INSERT INTO task(run, task, state, record) \
-    SELECT value ->> '$.run', value ->> '$.task', value ->> '$.state.is', value FROM json_each(?1) WHERE true \
-    ON CONFLICT DO UPDATE SET state = excluded.state, record = excluded.record";
-const ATTEMPT: &str = "INSERT INTO attempt(attempt, tenant, run, task, agent, phase, unsettled, assigned_at, record) \
-    SELECT value ->> '$.attempt', value ->> '$.tenant', value ->> '$.run', value ->> '$.task', value ->> '$.agent', \
-    value ->> '$.phase.is', \
-    CASE value ->> '$.phase.is' WHEN 'finished' THEN 0 WHEN 'lost' THEN value ->> '$.late' IS NULL ELSE 1 END, \
-    value ->> '$.assigned_at', value FROM json_each(?1) WHERE true \
-    ON CONFLICT DO UPDATE SET phase = excluded.phase, unsettled = excluded.unsettled, record = excluded.record";
-const KEY: &str = "INSERT INTO idempotency_key(tenant, key, run, at, record) \
-    SELECT value ->> '$.tenant', value ->> '$.key', value ->> '$.run', value ->> '$.at', value \
-    FROM json_each(?1) WHERE true \
-    ON CONFLICT DO UPDATE SET run = excluded.run, at = excluded.at, record = excluded.record";
-const NOTICE: &str = "INSERT INTO notice(tenant, run, at, record) \
-    SELECT value ->> '$.tenant', value ->> '$.run', value ->> '$.at', value FROM json_each(?1) ORDER BY key \
-    RETURNING tenant, seq";
+/// The conflict is named: a second run of one instant of a schedule is an error, not a change of the first.
+const RUN: &str = "INSERT INTO run(run, tenant, workflow, version, state, live, agent, scheduled_for, created_at, \
+    finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
+    ON CONFLICT (run) DO UPDATE SET state = excluded.state, live = excluded.live, agent = excluded.agent, \
+    finished_at = excluded.finished_at, record = excluded.record";
+const TASK: &str = "INSERT INTO task(run, task, record) VALUES (?1, ?2, ?3) \
+    ON CONFLICT DO UPDATE SET record = excluded.record";
+/// Changes no row when the attempt is there and settles: naming a column of an index costs even if it stays the same.
+const ATTEMPT: &str = "INSERT INTO attempt(run, task, attempt, unsettled, record) VALUES (?1, ?2, ?3, ?4, ?5) \
+    ON CONFLICT (run, task, attempt) DO UPDATE SET record = excluded.record WHERE unsettled = excluded.unsettled";
+const ATTEMPT_SETTLES: &str =
+    "UPDATE attempt SET unsettled = ?4, record = ?5 WHERE run = ?1 AND task = ?2 AND attempt = ?3";
+const KEY: &str = "INSERT INTO idempotency_key(tenant, key, at, record) VALUES (?1, ?2, ?3, ?4) \
+    ON CONFLICT DO UPDATE SET at = excluded.at, record = excluded.record";
+const NOTICE: &str = "INSERT INTO notice(tenant, seq, run, at, record) VALUES (?1, ?2, ?3, ?4, ?5)";
 
-/// The records of a burst by table. Of several writes of one thing the last one counts: records are whole.
+/// All of them.
+#[cfg(test)]
+pub(super) const STATEMENTS: [&str; 15] = [
+    TENANT,
+    WORKFLOW,
+    WORKFLOW_STATE,
+    OLDER_VERSIONS,
+    NEWEST_VERSION,
+    AGENT,
+    NO_MARK,
+    MARK,
+    INVITE,
+    RUN,
+    TASK,
+    ATTEMPT,
+    ATTEMPT_SETTLES,
+    KEY,
+    NOTICE,
+];
+
+/// The records of a burst by table.
 #[derive(Default)]
 pub(super) struct Batch<'a> {
     tenants: BTreeMap<&'a str, &'a TenantRecord>,
     workflows: BTreeMap<(&'a str, &'a str, u32), &'a WorkflowRecord>,
+    workflow_states: BTreeMap<(&'a str, &'a str), &'a WorkflowStateRecord>,
     agents: BTreeMap<(&'a str, &'a str), &'a AgentRecord>,
+    marks: BTreeMap<(&'a str, &'a str), &'a AgentMark>,
     invites: BTreeMap<&'a str, &'a InviteRecord>,
     runs: BTreeMap<u128, &'a RunRecord>,
     tasks: BTreeMap<(u128, u16), &'a TaskRecord>,
-    attempts: BTreeMap<u128, &'a AttemptRecord>,
+    attempts: BTreeMap<(u128, u16, u128), &'a AttemptRecord>,
     keys: BTreeMap<(&'a str, &'a str), &'a KeyRecord>,
     notices: Vec<&'a Notice>,
+}
+
+/// What a notice is about; later ones about the same thing replace earlier ones of the burst.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum About<'a> {
+    Run(u128),
+    Task(u128, u16),
+    Attempt(u128),
+    Agent(&'a str, &'a str),
 }
 
 impl<'a> Batch<'a> {
@@ -83,21 +117,26 @@ impl<'a> Batch<'a> {
                 self.tenants.insert(record.tenant.as_str(), record);
             }
             Write::Workflow(record) => {
-                let key = (
-                    record.tenant.as_str(),
-                    record.spec.name.as_str(),
-                    record.version,
-                );
-                self.workflows.insert(key, record);
+                let (tenant, name) = (record.tenant.as_str(), record.spec.name.as_str());
+                self.workflows
+                    .insert((tenant, name, record.version), record);
+            }
+            Write::WorkflowState(record) => {
+                let key = (record.tenant.as_str(), record.workflow.as_str());
+                self.workflow_states.insert(key, record);
             }
             Write::Agent(record) => {
-                self.agents
-                    .insert((record.tenant.as_str(), record.agent.as_str()), record);
+                let key = (record.tenant.as_str(), record.agent.as_str());
+                self.agents.insert(key, record);
+                self.marks.remove(&key);
+            }
+            Write::AgentMark(mark) => {
+                self.marks
+                    .insert((mark.tenant.as_str(), mark.agent.as_str()), mark);
             }
             Write::Invite(record) => {
                 self.invites.insert(&record.token_hash, record);
             }
-            Write::WorkflowState(_) | Write::AgentMark(_) => {}
             Write::Run(record) => {
                 self.runs.insert(record.run.0, record);
             }
@@ -105,7 +144,8 @@ impl<'a> Batch<'a> {
                 self.tasks.insert((record.run.0, record.task.0), record);
             }
             Write::Attempt(record) => {
-                self.attempts.insert(record.attempt.0, record);
+                let key = (record.run.0, record.task.0, record.attempt.0);
+                self.attempts.insert(key, record);
             }
             Write::Key(record) => {
                 self.keys
@@ -115,57 +155,175 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Writes everything; what is referred to comes before what refers to it. Answers the newest notice of each tenant.
-    pub(super) async fn write(
+    /// Writes everything; what is referred to comes before what refers to it. `next` is the next notice's number and
+    /// grows. Answers the newest notice of each tenant.
+    pub(super) fn write(
         self,
-        tx: &mut Transaction<'_, Sqlite>,
-    ) -> sqlx::Result<Vec<(TenantName, u64)>> {
-        upsert(tx, TENANT, self.tenants.values()).await?;
-        upsert(tx, WORKFLOW, self.workflows.values()).await?;
-        upsert(tx, AGENT, self.agents.values()).await?;
-        upsert(tx, INVITE, self.invites.values()).await?;
-        upsert(tx, RUN, self.runs.values()).await?;
-        upsert(tx, TASK, self.tasks.values()).await?;
-        upsert(tx, ATTEMPT, self.attempts.values()).await?;
-        upsert(tx, KEY, self.keys.values()).await?;
-        number(tx, &self.notices).await
+        tx: &Transaction<'_>,
+        next: &mut u64,
+    ) -> Result<BTreeMap<TenantName, u64>> {
+        self.write_rare(tx)?;
+        self.write_runs(tx)?;
+        for record in self.keys.values() {
+            let (tenant, at) = (record.tenant.as_str(), signed(record.at));
+            tx.prepare_cached(KEY)?
+                .execute(params![tenant, record.key, at, json(record)?])?;
+        }
+        self.number(tx, next)
+    }
+
+    fn write_rare(&self, tx: &Transaction<'_>) -> Result<()> {
+        for (tenant, record) in &self.tenants {
+            tx.prepare_cached(TENANT)?
+                .execute(params![tenant, json(record)?])?;
+        }
+        self.write_workflows(tx)?;
+        for ((tenant, agent), record) in &self.agents {
+            let (at, json) = (signed(record.enrolled_at), json(record)?);
+            tx.prepare_cached(AGENT)?
+                .execute(params![tenant, agent, at, record.removed, json])?;
+            tx.prepare_cached(NO_MARK)?
+                .execute(params![tenant, agent])?;
+        }
+        for ((tenant, agent), mark) in &self.marks {
+            tx.prepare_cached(MARK)?
+                .execute(params![tenant, agent, json(mark)?])?;
+        }
+        for (hash, record) in &self.invites {
+            let (tenant, agent) = (record.tenant.as_str(), record.agent.as_str());
+            let (at, json) = (signed(record.expires_at), json(record)?);
+            tx.prepare_cached(INVITE)?
+                .execute(params![hash, tenant, agent, at, json])?;
+        }
+        Ok(())
+    }
+
+    fn write_workflows(&self, tx: &Transaction<'_>) -> Result<()> {
+        for ((tenant, name, version), record) in &self.workflows {
+            let (at, json) = (signed(record.applied_at), json(record)?);
+            tx.prepare_cached(WORKFLOW)?
+                .execute(params![tenant, name, version, at, json])?;
+        }
+        for ((tenant, name), record) in &self.workflow_states {
+            tx.prepare_cached(WORKFLOW_STATE)?
+                .execute(params![tenant, name, json(record)?])?;
+        }
+        let applied = self
+            .workflows
+            .keys()
+            .map(|(tenant, name, _)| (*tenant, *name));
+        let touched: BTreeSet<_> = applied
+            .chain(self.workflow_states.keys().copied())
+            .collect();
+        for (tenant, name) in touched {
+            for sql in [OLDER_VERSIONS, NEWEST_VERSION] {
+                tx.prepare_cached(sql)?.execute(params![tenant, name])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_runs(&self, tx: &Transaction<'_>) -> Result<()> {
+        for record in self.runs.values() {
+            tx.prepare_cached(RUN)?.execute(params![
+                id(record.run.0),
+                record.tenant.as_str(),
+                record.workflow.as_str(),
+                record.version,
+                state_word(record.state),
+                is_live(record.state),
+                record.agent.as_ref().map(|agent| agent.as_str()),
+                record.scheduled_for.map(signed),
+                signed(record.created_at),
+                record.finished_at.map(signed),
+                json(record)?,
+            ])?;
+        }
+        for ((run, task), record) in &self.tasks {
+            tx.prepare_cached(TASK)?
+                .execute(params![id(*run), task, json(record)?])?;
+        }
+        for ((run, task, attempt), record) in &self.attempts {
+            let (run, attempt, unsettled) = (id(*run), id(*attempt), unsettled(record));
+            let json = json(record)?;
+            let row = params![run, task, attempt, unsettled, json];
+            if tx.prepare_cached(ATTEMPT)?.execute(row)? == 0 {
+                tx.prepare_cached(ATTEMPT_SETTLES)?.execute(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&self, tx: &Transaction<'_>, next: &mut u64) -> Result<BTreeMap<TenantName, u64>> {
+        let mut newest = BTreeMap::new();
+        if self.notices.is_empty() {
+            return Ok(newest);
+        }
+        let mut insert = tx.prepare_cached(NOTICE)?;
+        for notice in told(&self.notices) {
+            let run = run_of(&notice.what).map(|run| id(run.0));
+            insert.execute(params![
+                notice.tenant.as_str(),
+                signed(*next),
+                run,
+                signed(notice.at),
+                json(&notice.what)?,
+            ])?;
+            newest.insert(notice.tenant.clone(), *next);
+            *next += 1;
+        }
+        Ok(newest)
     }
 }
 
-async fn upsert<R: Serialize>(
-    tx: &mut Transaction<'_, Sqlite>,
-    sql: &'static str,
-    records: impl ExactSizeIterator<Item = R>,
-) -> sqlx::Result<()> {
-    if records.len() == 0 {
-        return Ok(());
-    }
-    sqlx::query(sql)
-        .bind(json(records.collect())?)
-        .execute(&mut **tx)
-        .await?;
-    Ok(())
+/// The last notice about each thing, in their order.
+fn told<'a>(notices: &[&'a Notice]) -> Vec<&'a Notice> {
+    let mut seen = BTreeSet::new();
+    let mut told: Vec<&Notice> = notices
+        .iter()
+        .rev()
+        .filter(|notice| about(notice).is_none_or(|about| seen.insert(about)))
+        .copied()
+        .collect();
+    told.reverse();
+    told
 }
 
-async fn number(
-    tx: &mut Transaction<'_, Sqlite>,
-    notices: &[&Notice],
-) -> sqlx::Result<Vec<(TenantName, u64)>> {
-    if notices.is_empty() {
-        return Ok(Vec::new());
+fn about(notice: &Notice) -> Option<About<'_>> {
+    match &notice.what {
+        NoticeKind::Run { run, .. } => Some(About::Run(run.0)),
+        NoticeKind::Task { run, task, .. } => Some(About::Task(run.0, task.0)),
+        NoticeKind::Attempt { attempt, .. } => Some(About::Attempt(attempt.0)),
+        NoticeKind::Agent { agent, .. } => {
+            Some(About::Agent(notice.tenant.as_str(), agent.as_str()))
+        }
+        NoticeKind::Workflow { .. } | NoticeKind::Skipped { .. } => None,
     }
-    let query = sqlx::query_as::<_, (String, i64)>(NOTICE).bind(json(notices.to_vec())?);
-    let mut newest: BTreeMap<TenantName, u64> = BTreeMap::new();
-    for (tenant, seq) in query.fetch_all(&mut **tx).await? {
-        let tenant = tenant
-            .parse()
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        let known = newest.entry(tenant).or_default();
-        *known = unsigned(seq).max(*known);
-    }
-    Ok(newest.into_iter().collect())
 }
 
-fn json<R: Serialize>(records: Vec<R>) -> sqlx::Result<String> {
-    serde_json::to_string(&records).map_err(|error| sqlx::Error::Encode(Box::new(error)))
+fn run_of(what: &NoticeKind) -> Option<RunId> {
+    match what {
+        NoticeKind::Run { run, .. }
+        | NoticeKind::Task { run, .. }
+        | NoticeKind::Attempt { run, .. } => Some(*run),
+        NoticeKind::Agent { .. } | NoticeKind::Workflow { .. } | NoticeKind::Skipped { .. } => None,
+    }
+}
+
+/// Whether its end is not known yet, or it was given up and may still be reported.
+fn unsettled(record: &AttemptRecord) -> bool {
+    match record.phase {
+        Phase::Assigned | Phase::Accepted | Phase::Starting | Phase::Running => true,
+        Phase::Lost { .. } => record.late.is_none(),
+        Phase::Finished { .. } => false,
+    }
+}
+
+fn id(id: u128) -> String {
+    format!("{id:032x}")
+}
+
+fn json(record: &impl Serialize) -> Result<String> {
+    serde_json::to_string(record)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }

@@ -1,20 +1,38 @@
 //! Workflow files: YAML text becomes a validated [`WorkflowSpec`], or a list of everything that is wrong with it.
 //!
-//! Called by the REST interface when a workflow is applied. Reads no file and asks no agent: whether a site announces
-//! an entry is the core's question. The text is hostile until proven otherwise, so size, depth and number of nodes are
-//! bounded and neither anchors nor aliases are accepted.
+//! Called by the REST interface when a workflow is applied, and by the command line before it sends one. Reads no file
+//! and asks no agent: whether a site announces an entry is the core's question. The text is hostile until proven
+//! otherwise, so size, depth and number of nodes are bounded and neither anchors nor aliases are accepted.
+//!
+//! [`parse`] reads, [`canonical`] writes what was read in one form, [`diff`] compares two, [`schema`] is for editors.
 
-mod check;
+mod canonical;
+mod diff;
+mod fields;
+mod file;
+mod found;
 mod graph;
+mod keys;
+mod list;
+mod mistakes;
 mod node;
 mod params;
+mod place;
+mod scalar;
+mod schedule;
+mod schema;
 mod suggest;
 mod tasks;
 
 use std::fmt;
 
 use outpost_orchestrator_core::spec::WorkflowSpec;
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use canonical::canonical;
+pub use diff::{Change, diff};
+pub use schema::schema;
 
 /// Bytes of one workflow file.
 pub const BYTES: usize = 256 * 1024;
@@ -22,7 +40,7 @@ pub const BYTES: usize = 256 * 1024;
 const PROBLEMS: usize = 50;
 
 /// One thing that is wrong, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// Counted from 1; 0 when it is about the file as a whole.
     pub line: u64,
@@ -30,8 +48,11 @@ pub struct Problem {
     pub column: u64,
     /// Such as `tasks.report.needs[1]`; empty when it is about the file as a whole.
     pub path: String,
-    /// What is wrong and what to do, in a sentence.
-    pub what: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, where that can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
 }
 
 /// Everything found wrong with one file, in the order of the file. Never empty.
@@ -47,24 +68,24 @@ pub struct WorkflowError {
 /// Everything that is wrong with it, not only the first thing.
 pub fn parse(text: &str) -> Result<WorkflowSpec, WorkflowError> {
     if text.len() > BYTES {
-        let what = format!(
-            "the file has {} bytes; a workflow has at most {BYTES}",
-            text.len()
-        );
         return Err(WorkflowError {
             problems: vec![Problem {
                 line: 0,
                 column: 0,
                 path: String::new(),
-                what,
+                message: format!(
+                    "the file has {} bytes; a workflow has at most {BYTES}",
+                    text.len()
+                ),
+                help: Some("split it into several workflows".to_owned()),
             }],
         });
     }
     let root = node::read(text).map_err(|problem| WorkflowError {
         problems: vec![problem],
     })?;
-    let mut found = check::Findings::default();
-    let spec = check::workflow(&root, &mut found);
+    let mut found = found::Findings::default();
+    let spec = file::workflow(&root, &mut found);
     match (spec, found.into_problems()) {
         (Some(spec), problems) if problems.is_empty() => Ok(spec),
         (_, problems) => Err(WorkflowError { problems }),
@@ -79,7 +100,18 @@ impl fmt::Display for Problem {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        f.write_str(&self.what)
+        f.write_str(&self.sentence())
+    }
+}
+
+impl Problem {
+    /// What is wrong and what to do, without the place.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message.clone(),
+        }
     }
 }
 

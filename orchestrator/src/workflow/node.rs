@@ -10,6 +10,7 @@ use serde_saphyr::budget::{Budget, BudgetBreach};
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
 use serde_saphyr::{Error, Location, Spanned};
 
+use super::mistakes::likely;
 use super::{BYTES, Problem};
 
 /// Nested mappings and lists: a workflow has five levels.
@@ -52,7 +53,7 @@ impl Value {
 
 /// Reads one document.
 pub(super) fn read(text: &str) -> Result<Node, Problem> {
-    serde_saphyr::from_str_with_options(text, options()).map_err(|error| problem(&error))
+    serde_saphyr::from_str_with_options(text, options()).map_err(|error| problem(text, &error))
 }
 
 fn options() -> serde_saphyr::Options {
@@ -79,25 +80,29 @@ fn options() -> serde_saphyr::Options {
     }
 }
 
-fn problem(error: &Error) -> Problem {
+fn problem(text: &str, error: &Error) -> Problem {
     let (line, column) = error
         .location()
         .map_or((0, 0), |at: Location| (at.line(), at.column()));
-    Problem {
+    let (message, help) = what(error);
+    let problem = Problem {
         line,
         column,
         path: String::new(),
-        what: what(error),
-    }
+        message,
+        help: help.map(str::to_owned),
+    };
+    likely(text, problem)
 }
 
-fn what(error: &Error) -> String {
+fn what(error: &Error) -> (String, Option<&'static str>) {
     let error = error.without_snippet();
     if let Error::Budget { breach, .. } = error {
         return exceeded(breach);
     }
     if let Error::MergeKeyNotAllowed { .. } = error {
-        return "merge keys (`<<`) are not accepted; write the keys out".to_owned();
+        let message = "merge keys (`<<`) are not accepted".to_owned();
+        return (message, Some("write the keys out"));
     }
     let message = error.to_string();
     let first = message.lines().next().unwrap_or_default();
@@ -110,24 +115,34 @@ fn what(error: &Error) -> String {
         .take(MESSAGE)
         .filter(|c| !c.is_control())
         .collect();
-    format!("this is not YAML that a workflow can be written in: {told}")
+    let message = format!("this is not YAML that a workflow can be written in: {told}");
+    (message, None)
 }
 
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "the parser's list of limits grows with its releases"
 )]
-fn exceeded(breach: &BudgetBreach) -> String {
-    match breach {
-        BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
-            "anchors (`&name`) and aliases (`*name`) are not accepted; write the value out where it is used".to_owned()
-        }
-        BudgetBreach::Documents { .. } => {
-            "one file holds one workflow; put what follows `---` into another file".to_owned()
-        }
-        BudgetBreach::Depth { .. } => format!("this is nested deeper than {DEPTH} levels; a workflow has five"),
-        _ => "the file has more values than a workflow can have; split it into several workflows".to_owned(),
-    }
+fn exceeded(breach: &BudgetBreach) -> (String, Option<&'static str>) {
+    let (message, help) = match breach {
+        BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => (
+            "anchors (`&name`) and aliases (`*name`) are not accepted".to_owned(),
+            "write the value out where it is used",
+        ),
+        BudgetBreach::Documents { .. } => (
+            "one file holds one workflow".to_owned(),
+            "put what follows `---` into another file",
+        ),
+        BudgetBreach::Depth { .. } => (
+            format!("this is nested deeper than {DEPTH} levels"),
+            "a workflow has five",
+        ),
+        _ => (
+            "the file has more values than a workflow can have".to_owned(),
+            "split it into several workflows",
+        ),
+    };
+    (message, Some(help))
 }
 
 impl<'de> Deserialize<'de> for Value {

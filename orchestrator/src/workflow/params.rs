@@ -6,15 +6,15 @@ use outpost_orchestrator_core::spec::{ParamKind, ParamSpec};
 use outpost_proto::limits::{PARAMETER_TEXT_BYTES, PARAMETERS};
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::ParamName;
-use outpost_proto::units;
 
-use super::check::{Fields, Findings, join, mapping, number, parsed_name, shown, text};
+use super::fields::{Fields, named};
+use super::found::{Findings, join, shown};
+use super::keys::{self, OF_KIND, VALUES};
 use super::node::{Node, Value};
+use super::scalar::{number, parsed_name, text};
 
 /// Bytes of a text parameter, unless it says otherwise.
 const TEXT: u32 = 256;
-/// Values of an enum.
-const VALUES: usize = 100;
 
 /// The parameters that a run can be given.
 pub(super) fn declared(
@@ -24,16 +24,8 @@ pub(super) fn declared(
     let Some(node) = node else {
         return BTreeMap::new();
     };
-    let entries = mapping(node, "params", found).unwrap_or_default();
-    if entries.len() > PARAMETERS {
-        let what = format!(
-            "there are {} parameters; a workflow has at most {PARAMETERS}",
-            entries.len()
-        );
-        found.add(node.referenced, "params", what);
-    }
     let mut params = BTreeMap::new();
-    for (key, node) in entries {
+    for (key, node) in named(node, "params", (PARAMETERS, "parameters"), found) {
         let path = join("params", &shown(&key.value));
         let name = parsed_name(&key.value, key.referenced, &path, found);
         if let (Some(spec), Some(name)) = (param(node, &path, found), name) {
@@ -45,49 +37,56 @@ pub(super) fn declared(
 
 fn param(node: &Node, path: &str, found: &mut Findings) -> Option<ParamSpec> {
     // Which keys belong there depends on the kind; all of them are known words.
-    let fields = Fields::of(
-        node,
-        path,
-        &["kind", "min", "max", "values", "max_length", "default"],
-        found,
-    )?;
+    let fields = Fields::of(node, path, &keys::PARAM, found)?;
     let given = fields.required("kind", found)?;
-    let kind_path = join(path, "kind");
-    let (kind, own): (_, &[&str]) = match text(given, &kind_path, found)? {
-        "flag" => (Some(ParamKind::Flag), &[]),
-        "int" => (int(&fields, path, found), &["min", "max"]),
-        "enum" => (values(&fields, path, found), &["values"]),
-        "date" => (Some(ParamKind::Date), &[]),
-        "text" => (Some(bounded_text(&fields, path, found)), &["max_length"]),
-        other => {
-            let known = ["flag", "int", "enum", "date", "text"];
-            let what = format!(
-                "unknown kind `{}`{}",
-                shown(other),
-                found.hint(other, known.into_iter())
-            );
-            found.add(given.referenced, &kind_path, what);
-            return None;
-        }
-    };
-    for key in ["min", "max", "values", "max_length"]
-        .into_iter()
-        .filter(|key| !own.contains(key))
-    {
-        if let Some(node) = fields.raw(key) {
-            found.add(
-                node.referenced,
-                &join(path, key),
-                "does not belong to a parameter of this kind; leave it out",
-            );
+    let word = kind_word(given, &join(path, "kind"), found)?;
+    let own = OF_KIND.iter().find(|(kind, _)| *kind == word)?.1;
+    for (_, keys) in OF_KIND {
+        for key in keys.iter().filter(|key| !own.contains(key)) {
+            if let Some(node) = fields.raw(key) {
+                let message = format!("`{key}` does not belong to a parameter of kind `{word}`");
+                found
+                    .add(node.referenced, &join(path, key), message)
+                    .help("leave it out");
+            }
         }
     }
-    let kind = kind?;
+    let kind = match word {
+        "flag" => Some(ParamKind::Flag),
+        "int" => int(&fields, path, found),
+        "enum" => values(&fields, path, found),
+        "date" => Some(ParamKind::Date),
+        _ => Some(bounded_text(&fields, path, found)),
+    }?;
     let default_path = join(path, "default");
     let default = fields
         .get("default", found)
         .and_then(|node| default(node, &kind, &default_path, found));
     Some(ParamSpec { kind, default })
+}
+
+/// The kind; words of other systems are told what they are called here.
+fn kind_word(node: &Node, path: &str, found: &mut Findings) -> Option<&'static str> {
+    let given = text(node, path, found)?;
+    let known = OF_KIND.iter().map(|(kind, _)| *kind);
+    if let Some(kind) = known.clone().find(|kind| *kind == given) {
+        return Some(kind);
+    }
+    let meant = match given {
+        "integer" | "number" | "long" => Some("int"),
+        "bool" | "boolean" => Some("flag"),
+        "string" | "str" => Some("text"),
+        "choice" | "select" | "options" => Some("enum"),
+        _ => None,
+    };
+    let message = format!("unknown kind `{}`", shown(given));
+    match meant {
+        Some(meant) => found
+            .add(node.referenced, path, message)
+            .help(format!("did you mean `{meant}`?")),
+        None => found.add_word(node.referenced, path, message, given, known),
+    }
+    None
 }
 
 fn int(fields: &Fields<'_>, path: &str, found: &mut Findings) -> Option<ParamKind> {
@@ -115,11 +114,13 @@ fn values(fields: &Fields<'_>, path: &str, found: &mut Findings) -> Option<Param
     let node = fields.required("values", found)?;
     let path = join(path, "values");
     let Value::List(items) = &node.value else {
-        found.add(
-            node.referenced,
-            &path,
-            format!("expected a list of texts, found {}", node.value.kind()),
-        );
+        found
+            .add(
+                node.referenced,
+                &path,
+                format!("expected a list of texts, found {}", node.value.kind()),
+            )
+            .help("write `values: [low, high]`");
         return None;
     };
     if items.is_empty() || items.len() > VALUES {
@@ -142,11 +143,13 @@ fn values(fields: &Fields<'_>, path: &str, found: &mut Findings) -> Option<Param
             );
         }
         if values.iter().any(|known| known == value) {
-            found.add(
-                item.referenced,
-                &path,
-                format!("`{}` is there twice; keep one", shown(value)),
-            );
+            found
+                .add(
+                    item.referenced,
+                    &path,
+                    format!("`{}` is there twice", shown(value)),
+                )
+                .help("keep one");
         }
         values.push(value.to_owned());
     }
@@ -166,15 +169,54 @@ fn bounded_text(fields: &Fields<'_>, path: &str, found: &mut Findings) -> ParamK
 
 fn default(node: &Node, kind: &ParamKind, path: &str, found: &mut Findings) -> Option<ParamValue> {
     let value = literal(node, path, found)?;
-    if let Some(expected) = misfit(kind, &value) {
-        found.add(
-            node.referenced,
-            path,
-            format!("the default is not {expected}"),
-        );
-        return None;
+    fitting(node, kind, &value, path, found).then_some(value)
+}
+
+/// Whether a value fits; told when it does not.
+pub(super) fn fitting(
+    node: &Node,
+    kind: &ParamKind,
+    value: &ParamValue,
+    path: &str,
+    found: &mut Findings,
+) -> bool {
+    if kind.accepts(value) {
+        return true;
     }
-    Some(value)
+    let given = match value {
+        ParamValue::Flag(flag) => format!("{flag}"),
+        ParamValue::Integer(number) => format!("{number}"),
+        ParamValue::Text(text) => format!("`{}`", shown(text)),
+    };
+    let message = format!("{given} is not {}", shown(&kind.expected()));
+    let told = found.add(node.referenced, path, message);
+    match (kind, value) {
+        (
+            ParamKind::Text { .. } | ParamKind::Enum { .. },
+            ParamValue::Integer(_) | ParamValue::Flag(_),
+        ) => {
+            told.help(format!("put it in quotes: `\"{given}\"`"));
+        }
+        (ParamKind::Int { .. } | ParamKind::Flag, ParamValue::Text(text))
+            if text.parse::<i64>().is_ok() || matches!(text.as_str(), "true" | "false") =>
+        {
+            told.help("leave out the quotes");
+        }
+        (ParamKind::Flag, ParamValue::Text(text))
+            if matches!(text.as_str(), "yes" | "no" | "on" | "off") =>
+        {
+            told.help("write `true` or `false`");
+        }
+        (
+            ParamKind::Flag
+            | ParamKind::Int { .. }
+            | ParamKind::Enum { .. }
+            | ParamKind::Date
+            | ParamKind::Text { .. },
+            ParamValue::Flag(_) | ParamValue::Integer(_) | ParamValue::Text(_),
+        ) => {}
+    }
+    false
 }
 
 /// A single value.
@@ -193,11 +235,9 @@ pub(super) fn literal(node: &Node, path: &str, found: &mut Findings) -> Option<P
             );
         }
         Value::OtherNumber => {
-            found.add(
-                node.referenced,
-                path,
-                "numbers are whole and have 64 bits; put it in quotes to give it as text",
-            );
+            found
+                .add(node.referenced, path, "numbers are whole and have 64 bits")
+                .help("put it in quotes to give it as text");
         }
         value @ (Value::Null | Value::List(_) | Value::Map(_)) => {
             let what = format!(
@@ -208,33 +248,4 @@ pub(super) fn literal(node: &Node, path: &str, found: &mut Findings) -> Option<P
         }
     }
     None
-}
-
-/// What would have been right, when this is not.
-fn misfit(kind: &ParamKind, value: &ParamValue) -> Option<String> {
-    let (fits, expected) = match kind {
-        ParamKind::Flag => (
-            matches!(value, ParamValue::Flag(_)),
-            "true or false".to_owned(),
-        ),
-        ParamKind::Int { min, max } => {
-            let fits =
-                matches!(value, ParamValue::Integer(number) if (min..=max).contains(&number));
-            (fits, format!("a whole number from {min} to {max}"))
-        }
-        ParamKind::Enum { values } => {
-            let fits = matches!(value, ParamValue::Text(text) if values.contains(text));
-            (fits, format!("one of {}", shown(&values.join(", "))))
-        }
-        ParamKind::Date => {
-            let fits = matches!(value, ParamValue::Text(text) if units::is_date(text));
-            (fits, "a date of the form YYYY-MM-DD".to_owned())
-        }
-        ParamKind::Text { max_length } => {
-            let fits =
-                matches!(value, ParamValue::Text(text) if text.len() <= *max_length as usize);
-            (fits, format!("text of at most {max_length} bytes"))
-        }
-    };
-    (!fits).then_some(expected)
 }

@@ -1,19 +1,34 @@
 //! "Did you mean": the nearest of the words that would have been right.
 
-/// Half a sentence with the nearest known word, or all of them, or nothing when there are none.
-pub(super) fn hint<'a>(given: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+/// Words named when none is near.
+const NAMED: usize = 20;
+
+/// The nearest known word, or all of them, or nothing when there are none.
+pub(super) fn hint<'a>(
+    given: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Option<String> {
     if let Some(near) = nearest(given, known.clone()) {
-        return format!("; did you mean `{near}`?");
+        return Some(format!("did you mean `{near}`?"));
     }
-    let all: Vec<String> = known.take(20).map(|word| format!("`{word}`")).collect();
-    if all.is_empty() {
-        String::new()
-    } else {
-        format!("; known are {}", all.join(", "))
+    let all: Vec<String> = known
+        .clone()
+        .take(NAMED)
+        .map(|word| format!("`{word}`"))
+        .collect();
+    match known.count() {
+        0 => None,
+        count if count > NAMED => Some(format!(
+            "known are {} and {} more",
+            all.join(", "),
+            count - NAMED
+        )),
+        _ => Some(format!("known are {}", all.join(", "))),
     }
 }
 
-fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+/// The nearest known word, if one is near.
+pub(super) fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong, so that short words do not resemble everything.
     let most = (given.chars().count() / 3).clamp(1, 3);
     let cut_short = |word: &str| given.len() >= 3 && word.starts_with(given);
@@ -76,9 +91,10 @@ mod tests {
     #[test]
     fn the_nearest_word_is_proposed_or_all_are_named() {
         let known = || ["entry", "needs", "with"].into_iter();
-        assert_eq!(hint("need", known()), "; did you mean `needs`?");
-        assert_eq!(hint("ent", known()), "; did you mean `entry`?");
-        assert_eq!(hint("zzz", known()), "; known are `entry`, `needs`, `with`");
-        assert_eq!(hint("zzz", std::iter::empty()), "");
+        let told = |given| hint(given, known()).unwrap();
+        assert_eq!(told("need"), "did you mean `needs`?");
+        assert_eq!(told("ent"), "did you mean `entry`?");
+        assert_eq!(told("zzz"), "known are `entry`, `needs`, `with`");
+        assert_eq!(hint("zzz", std::iter::empty()), None);
     }
 }

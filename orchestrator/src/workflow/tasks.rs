@@ -7,24 +7,24 @@ use outpost_proto::ids::TaskIndex;
 use outpost_proto::limits::PARAMETERS;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName, TaskName};
+use serde_saphyr::Location;
 
-use super::check::{
-    Fields, Findings, duration, join, mapping, name, number, parsed_name, shown, text,
-};
+use super::fields::{Fields, named};
+use super::found::{Findings, join, shown};
 use super::graph;
+use super::keys::{self, LONGEST_DELAY, LONGEST_TIMEOUT, RETRIES, TASK};
+use super::list;
 use super::node::{Node, Value};
 use super::params::literal;
+use super::place;
+use super::scalar::{duration, name, number, parsed_name, text};
 
-/// Further attempts of one task.
-const RETRIES: i64 = 100;
 /// First delay, unless the file says otherwise, in milliseconds.
 const DELAY_MS: u64 = 1000;
 /// Longest delay, unless the file says otherwise, in milliseconds.
 const MAX_DELAY_MS: u64 = 3_600_000;
-/// What a delay can be set to.
-const LONGEST_DELAY: (u64, &str) = (7 * 24 * 3_600_000, "7d");
-/// What a timeout can be set to: as in a catalogue.
-const LONGEST_TIMEOUT: (u64, &str) = (30 * 24 * 3_600_000, "30d");
+/// Shortest length of time.
+const SHORTEST: (u64, &str) = (1, "1ms");
 
 /// What a task takes when it does not say otherwise.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,19 +40,17 @@ pub(super) fn defaults(node: Option<&Node>, found: &mut Findings) -> Defaults {
     let Some(node) = node else {
         return Defaults::default();
     };
-    let known = ["retries", "retry_delay", "retry_max_delay", "timeout"];
-    Fields::of(node, "defaults", &known, found).map_or_else(Defaults::default, |fields| {
-        tries(&fields, "defaults", found)
-    })
+    Fields::of(node, "defaults", &keys::DEFAULTS, found)
+        .map_or_else(Defaults::default, |fields| tries(&fields, found))
 }
 
-fn tries(fields: &Fields<'_>, path: &str, found: &mut Findings) -> Defaults {
+fn tries(fields: &Fields<'_>, found: &mut Findings) -> Defaults {
     let retries = fields.get("retries", found);
     let retries =
-        retries.and_then(|node| number(node, &join(path, "retries"), (0, RETRIES), found));
+        retries.and_then(|node| number(node, &fields.path_of("retries"), (0, RETRIES), found));
     let mut time = |key: &str, most: (u64, &str)| {
         let node = fields.get(key, found);
-        node.and_then(|node| duration(node, &join(path, key), most, found))
+        node.and_then(|node| duration(node, &fields.path_of(key), (SHORTEST, most), found))
     };
     Defaults {
         retries: retries.and_then(|retries| u16::try_from(retries).ok()),
@@ -62,6 +60,18 @@ fn tries(fields: &Fields<'_>, path: &str, found: &mut Findings) -> Defaults {
     }
 }
 
+/// A task as it stands in the file.
+pub(super) struct Written<'a> {
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Where the name stands.
+    pub(super) at: Location,
+    /// Its keys.
+    pub(super) node: &'a Node,
+    /// Such as `tasks.load`.
+    pub(super) path: String,
+}
+
 /// The section `tasks`.
 pub(super) fn all(
     node: &Node,
@@ -69,52 +79,45 @@ pub(super) fn all(
     defaults: &Defaults,
     found: &mut Findings,
 ) -> Vec<TaskSpec> {
-    let Some(entries) = mapping(node, "tasks", found) else {
+    let Some(written) = list::written(node, found) else {
         return Vec::new();
     };
-    if entries.is_empty() || entries.len() > TASKS {
-        found.add(
-            node.referenced,
-            "tasks",
-            format!(
-                "a workflow has 1 to {TASKS} tasks, this one has {}",
-                entries.len()
-            ),
+    if written.is_empty() || written.len() > TASKS {
+        let message = format!(
+            "a workflow has 1 to {TASKS} tasks, this one has {}",
+            written.len()
         );
+        found.add(node.referenced, "tasks", message);
         return Vec::new();
     }
     let mut names: BTreeMap<&str, usize> = BTreeMap::new();
-    for (place, (key, _)) in entries.iter().enumerate() {
-        names.entry(key.value.as_str()).or_insert(place);
+    for (place, task) in written.iter().enumerate() {
+        names.entry(task.name).or_insert(place);
     }
-    let mut tasks = Vec::with_capacity(entries.len());
-    let mut needs = Vec::with_capacity(entries.len());
-    for (key, node) in entries {
-        let path = join("tasks", &shown(&key.value));
-        let name = parsed_name::<TaskName>(&key.value, key.referenced, &path, found);
+    let mut tasks = Vec::with_capacity(written.len());
+    let mut needs = Vec::with_capacity(written.len());
+    for task in &written {
+        let name = parsed_name(task.name, task.at, &task.path, found);
         let scope = Scope {
-            name: &key.value,
-            path: &path,
+            name: task.name,
+            path: &task.path,
             names: &names,
             params,
             defaults,
+            is_listed: matches!(node.value, Value::List(_)),
         };
-        let (task, needed) = scope.task(node, name, found);
+        let (task, needed) = scope.task(task.node, name, found);
         tasks.extend(task);
         needs.push(needed);
     }
-    tell_cycles(entries, &needs, found);
+    tell_cycles(&written, &needs, found);
     tasks
 }
 
 /// One of a task's needs: which task, and the node that names it.
 type Need<'a> = (usize, &'a Node);
 
-fn tell_cycles(
-    entries: &[(serde_saphyr::Spanned<String>, Node)],
-    needs: &[Vec<Need<'_>>],
-    found: &mut Findings,
-) {
+fn tell_cycles(written: &[Written<'_>], needs: &[Vec<Need<'_>>], found: &mut Findings) {
     let graph: Vec<Vec<usize>> = needs
         .iter()
         .map(|needs| needs.iter().map(|(need, _)| *need).collect())
@@ -122,19 +125,20 @@ fn tell_cycles(
     for (cycle, (task, position)) in graph::cycles(&graph) {
         let names = cycle
             .iter()
-            .filter_map(|task| entries.get(*task))
-            .map(|(key, _)| shown(&key.value));
-        let shown_cycle = names.collect::<Vec<_>>().join(" → ");
-        let Some(((key, _), (_, node))) = entries
-            .get(task)
-            .zip(needs.get(task).and_then(|needs| needs.get(position)))
-        else {
+            .filter_map(|task| written.get(*task))
+            .map(|task| shown(task.name));
+        let cycle = names.collect::<Vec<_>>().join(" → ");
+        let closing = needs.get(task).and_then(|needs| needs.get(position));
+        let Some((task, (_, node))) = written.get(task).zip(closing) else {
             continue;
         };
-        let path = format!("tasks.{}.needs", shown(&key.value));
-        let what =
-            format!("these tasks wait for each other: {shown_cycle}; remove one of the needs");
-        found.add(node.referenced, &path, what);
+        found
+            .add(
+                node.referenced,
+                &join(&task.path, "needs"),
+                format!("these tasks wait for each other: {cycle}"),
+            )
+            .help("remove one of the needs");
     }
 }
 
@@ -145,6 +149,8 @@ struct Scope<'a> {
     names: &'a BTreeMap<&'a str, usize>,
     params: &'a BTreeMap<ParamName, ParamSpec>,
     defaults: &'a Defaults,
+    /// Tasks are a list, each with its own name.
+    is_listed: bool,
 }
 
 impl Scope<'_> {
@@ -154,16 +160,9 @@ impl Scope<'_> {
         name_of: Option<TaskName>,
         found: &mut Findings,
     ) -> (Option<TaskSpec>, Vec<Need<'n>>) {
-        let known = [
-            "entry",
-            "with",
-            "needs",
-            "retries",
-            "retry_delay",
-            "retry_max_delay",
-            "timeout",
-        ];
-        let Some(fields) = Fields::of(node, self.path, &known, found) else {
+        let own_name = self.is_listed.then_some(keys::TASK_NAME.name);
+        let known = own_name.into_iter().chain(TASK.names());
+        let Some(fields) = Fields::with(node, self.path, known, found) else {
             return (None, Vec::new());
         };
         let entry = fields.required("entry", found);
@@ -177,8 +176,12 @@ impl Scope<'_> {
             .get("needs", found)
             .map(|node| self.needs(node, found))
             .unwrap_or_default();
-        let own = tries(&fields, self.path, found);
+        let own = tries(&fields, found);
         let retry = self.retry(&own, node, found);
+        let queue = place::queue(&fields, found);
+        let selector = place::selector(&fields, found);
+        let priority = place::priority(&fields, found);
+        let max_active = place::at_once(&fields, "max_active", found);
         let indices: BTreeSet<TaskIndex> = needs
             .iter()
             .filter_map(|(need, _)| u16::try_from(*need).ok())
@@ -189,6 +192,10 @@ impl Scope<'_> {
             with,
             retry,
             timeout_ms: own.timeout_ms.or(self.defaults.timeout_ms),
+            queue,
+            selector,
+            priority,
+            max_active,
             ..TaskSpec::new(name, entry)
         });
         (spec, needs)
@@ -199,9 +206,13 @@ impl Scope<'_> {
         let max = own.max_delay_ms.or(self.defaults.max_delay_ms);
         let max_delay_ms = max.unwrap_or(MAX_DELAY_MS.max(delay_ms));
         if delay_ms > max_delay_ms {
-            let what =
-                "its retry_delay is longer than its retry_max_delay; raise one or lower the other";
-            found.add(node.referenced, self.path, what);
+            found
+                .add(
+                    node.referenced,
+                    self.path,
+                    "its retry_delay is longer than its retry_max_delay",
+                )
+                .help("raise one or lower the other");
         }
         Retry {
             retries: own.retries.or(self.defaults.retries).unwrap_or(0),
@@ -213,11 +224,20 @@ impl Scope<'_> {
     fn needs<'n>(&self, node: &'n Node, found: &mut Findings) -> Vec<Need<'n>> {
         let path = join(self.path, "needs");
         let Value::List(items) = &node.value else {
-            let what = format!(
-                "expected a list of task names, such as `[fetch]`, found {}",
-                node.value.kind()
+            let told = found.add(
+                node.referenced,
+                &path,
+                format!("expected a list of task names, found {}", node.value.kind()),
             );
-            found.add(node.referenced, &path, what);
+            match &node.value {
+                Value::Text(text) => told.help(as_list(text)),
+                Value::Null
+                | Value::Flag(_)
+                | Value::Integer(_)
+                | Value::OtherNumber
+                | Value::List(_)
+                | Value::Map(_) => told.help("write it as `[fetch]`"),
+            }
             return Vec::new();
         };
         let mut needs: Vec<Need<'n>> = Vec::with_capacity(items.len());
@@ -228,29 +248,17 @@ impl Scope<'_> {
             };
             let Some(need) = self.names.get(given) else {
                 let others = self.names.keys().copied().filter(|name| *name != self.name);
-                found.add(
-                    item.referenced,
-                    &path,
-                    format!(
-                        "there is no task `{}`{}",
-                        shown(given),
-                        found.hint(given, others)
-                    ),
-                );
+                let message = format!("there is no task `{}`", shown(given));
+                found.add_word(item.referenced, &path, message, given, others);
                 continue;
             };
             if given == self.name {
-                found.add(
-                    item.referenced,
-                    &path,
-                    "a task cannot need itself; remove it",
-                );
+                found
+                    .add(item.referenced, &path, "a task cannot need itself")
+                    .help("remove it");
             } else if needs.iter().any(|(known, _)| known == need) {
-                found.add(
-                    item.referenced,
-                    &path,
-                    format!("`{}` is there twice; keep one", shown(given)),
-                );
+                let message = format!("`{}` is there twice", shown(given));
+                found.add(item.referenced, &path, message).help("keep one");
             } else {
                 needs.push((*need, item));
             }
@@ -260,16 +268,8 @@ impl Scope<'_> {
 
     fn with(&self, node: &Node, found: &mut Findings) -> BTreeMap<ParamName, Argument> {
         let path = join(self.path, "with");
-        let entries = mapping(node, &path, found).unwrap_or_default();
-        if entries.len() > PARAMETERS {
-            let what = format!(
-                "{} values are given; an entry takes at most {PARAMETERS}",
-                entries.len()
-            );
-            found.add(node.referenced, &path, what);
-        }
         let mut with = BTreeMap::new();
-        for (key, node) in entries {
+        for (key, node) in named(node, &path, (PARAMETERS, "values"), found) {
             let path = join(&path, &shown(&key.value));
             let name = parsed_name(&key.value, key.referenced, &path, found);
             if let (Some(argument), Some(name)) = (self.argument(node, &path, found), name) {
@@ -291,30 +291,37 @@ impl Scope<'_> {
             .strip_prefix("${params.")
             .and_then(|rest| rest.strip_suffix('}'));
         let Some(wanted) = wanted.filter(|name| !name.contains(['$', '{', '}'])) else {
-            let what = format!(
-                "`{}` is neither a value nor exactly `${{params.NAME}}`: nothing is put together from parts here; let the \
-                 catalogue entry take two parameters instead",
+            let message = format!(
+                "`{}` is neither a value nor exactly `${{params.NAME}}`",
                 shown(text)
             );
-            found.add(node.referenced, path, what);
+            found.add(node.referenced, path, message).help(
+                "nothing is put together from parts here; let the catalogue entry take two parameters instead",
+            );
             return None;
         };
-        match self.params.keys().find(|name| name.as_str() == wanted) {
-            Some(name) => Some(Argument::Param(name.clone())),
-            None => {
-                let known = self.params.keys().map(ParamName::as_str);
-                let hint = if self.params.is_empty() {
-                    "; declare it under `params`".to_owned()
-                } else {
-                    found.hint(wanted, known)
-                };
-                found.add(
-                    node.referenced,
-                    path,
-                    format!("the workflow has no parameter `{}`{hint}", shown(wanted)),
-                );
-                None
-            }
+        if let Some(name) = self.params.keys().find(|name| name.as_str() == wanted) {
+            return Some(Argument::Param(name.clone()));
         }
+        let message = format!("the workflow has no parameter `{}`", shown(wanted));
+        if self.params.is_empty() {
+            found
+                .add(node.referenced, path, message)
+                .help("declare it under `params`");
+        } else {
+            let known = self.params.keys().map(ParamName::as_str);
+            found.add_word(node.referenced, path, message, wanted, known);
+        }
+        None
     }
+}
+
+/// A text that was meant as a list, as one.
+fn as_list(text: &str) -> String {
+    let names: Vec<String> = text
+        .split([',', ' '])
+        .filter(|name| !name.is_empty())
+        .map(shown)
+        .collect();
+    format!("write `[{}]`", names.join(", "))
 }

@@ -8,13 +8,15 @@ use std::path::Path;
 use outpost_driver::{Effects, Micros, Store as _};
 use outpost_orchestrator::store::OpenError;
 use outpost_orchestrator::store::access::{InsertTokenError, TokenRow};
-use outpost_orchestrator::store::read::RunFilter;
 use outpost_orchestrator::store::sqlite::{FILE, Sqlite};
 use outpost_orchestrator_core::mirror::Mirror;
-use outpost_orchestrator_core::record::{Notice, NoticeKind, RunRecord, RunState, Write};
+use outpost_orchestrator_core::record::{Notice, NoticeKind, RunState, Write};
 use outpost_proto::ids::{RecoveryEpoch, RunId};
 use tempfile::TempDir;
 
+mod history;
+mod lists;
+mod upgrade;
 mod writes;
 use writes::Writes;
 
@@ -53,7 +55,7 @@ async fn what_is_read_back_is_what_a_mirror_holds() {
             commit(&mut store, &batch).await;
             batch.iter().for_each(|write| mirror.apply(write));
             if burst % 10 == 9 {
-                store.close().await.unwrap();
+                store.close().unwrap();
                 store = Sqlite::open(dir.path()).await.unwrap();
             }
             for now in [
@@ -62,10 +64,8 @@ async fn what_is_read_back_is_what_a_mirror_holds() {
                 writes.now + 86_400_000_000,
                 writes.now + 90_000_000_000,
             ] {
-                let (stored, mirrored) = (
-                    store.snapshot(now).await.unwrap(),
-                    mirror.snapshot(Micros(now)),
-                );
+                let (stored, mirrored) =
+                    (store.snapshot(now).unwrap(), mirror.snapshot(Micros(now)));
                 assert_eq!(stored, mirrored, "seed {seed}, burst {burst}, now {now}");
             }
         }
@@ -81,7 +81,7 @@ async fn a_burst_is_stored_whole_or_not_at_all() {
     let (_dir, mut store) = made().await;
     let mut writes = Writes::new(3);
     commit(&mut store, &writes.tenants()).await;
-    let before = store.snapshot(0).await.unwrap();
+    let before = store.snapshot(0).unwrap();
     // The second write refers to a workflow that does not exist.
     let mut burst = writes.tenants();
     burst.push(Write::Run(writes.orphan()));
@@ -90,7 +90,7 @@ async fn a_burst_is_stored_whole_or_not_at_all() {
         speech: Vec::new(),
     };
     store.commit(&effects).await.unwrap_err();
-    assert_eq!(store.snapshot(0).await.unwrap(), before);
+    assert_eq!(store.snapshot(0).unwrap(), before);
     // And the store goes on afterwards.
     commit(&mut store, &writes.burst()).await;
 }
@@ -101,20 +101,20 @@ async fn what_was_committed_survives_without_a_close() {
     let mut writes = Writes::new(5);
     let burst = writes.burst();
     commit(&mut store, &burst).await;
-    let before = store.snapshot(writes.now).await.unwrap();
+    let before = store.snapshot(writes.now).unwrap();
     // The file as a killed process leaves it: the write-ahead log is still beside it.
     let copy = tempfile::tempdir().unwrap();
     for name in [FILE, "outpost.db-wal"] {
         std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
     }
     let mut again = Sqlite::open(copy.path()).await.unwrap();
-    assert_eq!(again.snapshot(writes.now).await.unwrap(), before);
+    assert_eq!(again.snapshot(writes.now).unwrap(), before);
 }
 
 #[tokio::test]
 async fn a_newer_database_is_refused_and_not_touched() {
     let (dir, store) = made().await;
-    store.close().await.unwrap();
+    store.close().unwrap();
     pretend_newer(dir.path()).await;
     let path = dir.path().join(FILE);
     let before = std::fs::read(&path).unwrap();
@@ -153,7 +153,7 @@ async fn nobody_else_can_read_it() {
 #[tokio::test]
 async fn making_it_twice_is_refused() {
     let (dir, store) = made().await;
-    store.close().await.unwrap();
+    store.close().unwrap();
     let before = std::fs::read(dir.path().join(FILE)).unwrap();
     assert!(matches!(
         Sqlite::create(dir.path(), 1).await,
@@ -165,76 +165,6 @@ async fn making_it_twice_is_refused() {
         Sqlite::open(empty.path()).await,
         Err(OpenError::Missing(_))
     ));
-}
-
-#[tokio::test]
-async fn pages_are_stable_and_complete() {
-    let (_dir, mut store) = made().await;
-    let mut writes = Writes::new(11);
-    commit(&mut store, &writes.tenants()).await;
-    commit(&mut store, &writes.workflows()).await;
-    let runs: Vec<RunRecord> = (0..57).map(|_| writes.new_run()).collect();
-    commit(
-        &mut store,
-        &runs.iter().cloned().map(Write::Run).collect::<Vec<_>>(),
-    )
-    .await;
-    let reader = store.reader();
-    for tenant in writes.tenant_names() {
-        for state in [None, Some(RunState::Running)] {
-            for workflow in [None, Some("build".parse().unwrap())] {
-                let filter = RunFilter { workflow, state };
-                let mut expected: Vec<&RunRecord> = runs
-                    .iter()
-                    .filter(|run| fits(run, &tenant, &filter))
-                    .collect();
-                expected.sort_by_key(|run| std::cmp::Reverse((run.created_at, run.run)));
-                let mut found: Vec<RunRecord> = Vec::new();
-                let mut cursor: Option<String> = None;
-                loop {
-                    let page = reader
-                        .runs(&tenant, &filter, cursor.as_deref(), 10)
-                        .await
-                        .unwrap();
-                    assert!(page.items.len() <= 10);
-                    found.extend(page.items);
-                    // What is added between two pages is newer: it changes no page after the first.
-                    let mut newer = writes.new_run();
-                    newer.created_at += 1_000_000_000_000;
-                    commit(&mut store, &[Write::Run(newer)]).await;
-                    cursor = page.next;
-                    if cursor.is_none() {
-                        break;
-                    }
-                }
-                found.retain(|run| run.created_at < 1_000_000_000_000);
-                assert_eq!(
-                    found.iter().collect::<Vec<_>>(),
-                    expected,
-                    "{tenant} {filter:?}"
-                );
-            }
-        }
-    }
-    let tenant = writes.tenant_names().remove(0);
-    for cursor in ["", "x", "1-", "-1", "1-zz", "ffffffffffffffffffff-0"] {
-        assert!(
-            reader
-                .runs(&tenant, &RunFilter::default(), Some(cursor), 10)
-                .await
-                .is_err(),
-            "{cursor:?}"
-        );
-    }
-}
-
-fn fits(run: &RunRecord, tenant: &outpost_proto::name::TenantName, filter: &RunFilter) -> bool {
-    run.tenant == *tenant
-        && filter.state.is_none_or(|state| run.state == state)
-        && filter
-            .workflow
-            .as_ref()
-            .is_none_or(|workflow| run.workflow == *workflow)
 }
 
 #[tokio::test]
@@ -307,7 +237,7 @@ async fn notices_are_numbered_in_commit_order_and_wake_their_tenant() {
     };
     commit(
         &mut store,
-        &[notice(&a, 1, 10), notice(&a, 2, 11), notice(&a, 1, 12)],
+        &[notice(&a, 3, 10), notice(&a, 2, 11), notice(&a, 1, 12)],
     )
     .await;
     assert!(seen_a.has_changed().unwrap() && !seen_b.has_changed().unwrap());
@@ -340,7 +270,7 @@ async fn notices_are_numbered_in_commit_order_and_wake_their_tenant() {
     );
 
     // The clock begins no earlier than the newest thing stored, and what is old goes in the end.
-    store.prune().await.unwrap();
+    store.prune().unwrap();
     assert_eq!(
         reader.notices(&b, None, 0, 100).await.unwrap().len(),
         1,
@@ -364,7 +294,7 @@ async fn the_clock_never_begins_before_what_is_stored() {
         what,
     };
     commit(&mut store, &[Write::Notice(notice)]).await;
-    store.close().await.unwrap();
+    store.close().unwrap();
     let store = Sqlite::open(dir.path()).await.unwrap();
     assert!(store.clock().now().0 >= ahead);
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use outpost_orchestrator_core::record::{
-    AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, NoticeKind, Phase, Presence,
-    RunRecord, RunState, TaskRecord, TaskState, TenantRecord, WorkflowRecord, Write,
+    AgentMark, AgentRecord, AttemptRecord, InviteRecord, KeyRecord, Notice, NoticeKind, Phase,
+    Presence, RunRecord, RunState, TaskRecord, TaskState, TenantRecord, WorkflowRecord,
+    WorkflowStateRecord, Write,
 };
 use outpost_orchestrator_core::spec::{Retry, TaskSpec, WorkflowSpec};
 use outpost_proto::ids::{
@@ -158,8 +159,9 @@ impl Writes {
             state,
             agent,
             created_at,
+            started_at: None,
             finished_at: None,
-            scheduled_for: None,
+            scheduled_for: self.flag().then_some(self.now),
             reruns: 0,
         }
     }
@@ -187,7 +189,7 @@ impl Writes {
     }
 
     fn one(&mut self, writes: &mut Vec<Write>) {
-        match self.below(10) {
+        match self.below(11) {
             0 => writes.extend(self.tenants().pop()),
             1 => {
                 let (tenant, name) = (self.tenant(), WORKFLOWS[self.below(WORKFLOWS.len())]);
@@ -217,8 +219,9 @@ impl Writes {
                 (attempt.phase, attempt.late) = (phase, late);
                 writes.push(Write::Attempt(attempt.clone()));
             }
-            7 => writes.push(self.agent()),
+            7 => self.agent_and_mark(writes),
             8 => writes.push(self.invite()),
+            9 => writes.push(self.workflow_state()),
             _ => self.key_and_notice(writes),
         }
     }
@@ -235,6 +238,7 @@ impl Writes {
                 attempts: 0,
                 spent: 0,
                 requeued: 0,
+                unsure: false,
             };
             writes.push(Write::Task(task.clone()));
             self.tasks.push(task);
@@ -277,6 +281,11 @@ impl Writes {
         }
     }
 
+    /// An attempt of the first task of a run that is like another one.
+    pub(crate) fn attempt_of(&mut self, like: &RunRecord, run: RunId) -> AttemptRecord {
+        self.attempt(like.tenant.clone(), run, TaskIndex(0))
+    }
+
     fn new_attempt(&mut self, writes: &mut Vec<Write>) {
         let at = self.below(self.tasks.len());
         let (run, task) = (self.tasks[at].run, self.tasks[at].task);
@@ -287,7 +296,13 @@ impl Writes {
             .unwrap()
             .tenant
             .clone();
-        let attempt = AttemptRecord {
+        let attempt = self.attempt(tenant, run, task);
+        writes.push(Write::Attempt(attempt.clone()));
+        self.attempts.push(attempt);
+    }
+
+    fn attempt(&mut self, tenant: TenantName, run: RunId, task: TaskIndex) -> AttemptRecord {
+        AttemptRecord {
             tenant,
             attempt: AttemptId(self.id()),
             run,
@@ -303,9 +318,7 @@ impl Writes {
             started_at: None,
             finished_at: None,
             late: None,
-        };
-        writes.push(Write::Attempt(attempt.clone()));
-        self.attempts.push(attempt);
+        }
     }
 
     fn agent(&mut self) -> Write {
@@ -335,6 +348,37 @@ impl Writes {
                 "ab".repeat(32),
                 self.tick(),
             )
+        })
+    }
+
+    /// A record, a mark, or both in either order.
+    fn agent_and_mark(&mut self, writes: &mut Vec<Write>) {
+        let mark = Write::AgentMark(AgentMark {
+            tenant: self.tenant(),
+            agent: format!("site-{}", self.below(4)).parse().unwrap(),
+            event_seq: EventSeq(self.draw()),
+            command_seq: CommandSeq(self.draw()),
+        });
+        let order = self.below(4);
+        if order < 3 {
+            writes.push(mark.clone());
+        }
+        if order > 0 {
+            writes.push(self.agent());
+        }
+        if order > 1 {
+            writes.push(mark);
+        }
+    }
+
+    fn workflow_state(&mut self) -> Write {
+        Write::WorkflowState(WorkflowStateRecord {
+            tenant: self.tenant(),
+            workflow: WORKFLOWS[self.below(WORKFLOWS.len())].parse().unwrap(),
+            paused: self.flag(),
+            deleted: self.flag(),
+            scheduled_until: self.flag().then(|| self.draw()),
+            version: 0,
         })
     }
 

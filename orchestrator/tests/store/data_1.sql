@@ -1,0 +1,16 @@
+-- Rows as a program of schema 1 wrote them.
+INSERT INTO meta VALUES ('recovery', '{"counter":1,"database":42}');
+INSERT INTO tenant VALUES ('acme', 0, '{"tenant":"acme","next_fence":2}');
+INSERT INTO workflow VALUES ('acme', 'nightly', 1, 10, '{"tenant":"acme","version":1,"spec":{"name":"nightly","tasks":[{"name":"dump","entry":"dump","retry":{"retries":0,"delay_ms":1000,"max_delay_ms":3600000}}]},"source":"name: nightly","applied_at":10}');
+INSERT INTO workflow VALUES ('acme', 'nightly', 2, 20, '{"tenant":"acme","version":2,"spec":{"name":"nightly","tasks":[{"name":"dump","entry":"dump","retry":{"retries":0,"delay_ms":1000,"max_delay_ms":3600000}}]},"source":"name: nightly","applied_at":20}');
+INSERT INTO agent VALUES ('acme', 'site-1', 5, 0, '{"tenant":"acme","agent":"site-1","key_hash":"ab","enrolled_at":5,"removed":false,"session_epoch":3,"nonces":[0,7],"event_seq":77,"command_seq":12,"incarnation":5,"catalogue":null,"cordoned":false}');
+INSERT INTO run VALUES ('00000000000000000000000000000001', 'acme', 'nightly', 1, 'failed', 50, 70, '{"tenant":"acme","run":"00000000000000000000000000000001","workflow":"nightly","version":1,"params":{},"state":"failed","agent":"site-1","created_at":50,"finished_at":70}');
+INSERT INTO run VALUES ('00000000000000000000000000000002', 'acme', 'nightly', 2, 'succeeded', 51, 71, '{"tenant":"acme","run":"00000000000000000000000000000002","workflow":"nightly","version":2,"params":{},"state":"succeeded","agent":null,"created_at":51,"finished_at":71}');
+INSERT INTO run VALUES ('00000000000000000000000000000003', 'acme', 'nightly', 1, 'running', 52, NULL, '{"tenant":"acme","run":"00000000000000000000000000000003","workflow":"nightly","version":1,"params":{},"state":"running","agent":null,"created_at":52,"finished_at":null}');
+INSERT INTO task VALUES ('00000000000000000000000000000001', 0, 'upstream_failed', '{"run":"00000000000000000000000000000001","task":0,"state":{"is":"upstream_failed"},"attempts":1}');
+INSERT INTO task VALUES ('00000000000000000000000000000002', 0, 'succeeded', '{"run":"00000000000000000000000000000002","task":0,"state":{"is":"succeeded"},"attempts":1}');
+INSERT INTO task VALUES ('00000000000000000000000000000003', 0, 'waiting', '{"run":"00000000000000000000000000000003","task":0,"state":{"is":"waiting"},"attempts":1}');
+INSERT INTO attempt VALUES ('0000000000000000000000000000000a', 'acme', '00000000000000000000000000000001', 0, 'site-1', 'lost', 1, 60, '{"tenant":"acme","attempt":"0000000000000000000000000000000a","run":"00000000000000000000000000000001","task":0,"agent":"site-1","fence":1,"incarnation":5,"retry_safe":false,"phase":{"is":"lost","may_have_started":true},"cancel_requested":false,"assigned_at":60,"started_at":null,"finished_at":null,"late":null}');
+INSERT INTO idempotency_key VALUES ('acme', 'k', '00000000000000000000000000000002', 51, '{"tenant":"acme","key":"k","workflow":"nightly","run":"00000000000000000000000000000002","at":51}');
+INSERT INTO notice VALUES (3, 'acme', '00000000000000000000000000000001', 100, '{"tenant":"acme","at":100,"kind":"run","run":"00000000000000000000000000000001","workflow":"nightly","state":"running"}');
+INSERT INTO notice VALUES (9, 'acme', '00000000000000000000000000000001', 200, '{"tenant":"acme","at":200,"kind":"run","run":"00000000000000000000000000000001","workflow":"nightly","state":"running"}');
