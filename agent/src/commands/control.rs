@@ -25,7 +25,14 @@ pub(crate) fn told(state: &Path, what: Ask, form: Form) -> anyhow::Result<ExitCo
     let state = StateDir::open(state)?;
     let status = ask(state.path(), what)?;
     show(&status, form);
-    Ok(ExitCode::SUCCESS)
+    let refused = status.numbers.catalogue_refused.as_ref();
+    match refused.filter(|_| what == Ask::Reload) {
+        Some(why) => {
+            output::problem(format_args!("{why}\nthe catalogue in force stays"));
+            Ok(ExitCode::FAILURE)
+        }
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Lets the agent finish what runs and end. `wait`: until it has, for so long at most.

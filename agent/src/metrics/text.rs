@@ -46,12 +46,17 @@ impl Text {
     }
 }
 
-/// Microseconds as seconds.
+/// Microseconds as seconds, without zeros at the end.
 struct Seconds(u64);
 
 impl Display for Seconds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+        let (whole, micros) = (self.0 / 1_000_000, self.0 % 1_000_000);
+        if micros == 0 {
+            return write!(f, "{whole}");
+        }
+        let digits = format!("{micros:06}");
+        write!(f, "{whole}.{}", digits.trim_end_matches('0'))
     }
 }
 

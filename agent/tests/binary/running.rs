@@ -268,3 +268,22 @@ fn a_drain_that_takes_too_long_says_what_still_runs_and_goes_on() {
     let done = home.agent(&["drain", "--no-wait"]);
     assert_eq!(done.code, Some(0), "{done:#?}");
 }
+
+#[test]
+fn a_reload_that_is_refused_says_why_and_leaves_the_catalogue_in_force() {
+    let agent = Running::start(&[]);
+    let good = std::fs::read(agent.home.file()).unwrap();
+    std::fs::write(agent.home.file(), "[entry.quick]\nargv = [\"true\"]\n").unwrap();
+    agent
+        .home
+        .agent(&["reload"])
+        .fails(1, "site.toml:2: entry `quick`: argv: `true` must be");
+    let status = agent.home.agent(&["status"]).ok();
+    assert!(
+        status.contains("1 entries") && status.contains("the newest reload was refused"),
+        "{status}"
+    );
+    std::fs::write(agent.home.file(), good).unwrap();
+    let status = agent.home.agent(&["reload"]).ok();
+    assert!(!status.contains("refused"), "{status}");
+}
