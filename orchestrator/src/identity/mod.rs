@@ -142,7 +142,9 @@ impl Enroller {
             ));
         }
         let (present, next) = (hex(&presented.public_key_sha256), hex(&key.sha256));
-        let allowed = self.handle.renew(tenant.clone(), agent.clone(), present, next);
+        let allowed = self
+            .handle
+            .renew(tenant.clone(), agent.clone(), present, next);
         allowed.await.map_err(|error| refusal_of(&error))?;
         let issued = self.issue(&tenant, &agent, &request.csr)?;
         info!(
@@ -159,7 +161,9 @@ impl Enroller {
         csr: &[u8],
     ) -> Result<IssuedChain, Status> {
         let now = SystemTime::now();
-        let issued = self.authority.issue_agent(tenant, agent, csr, now, self.life);
+        let issued = self
+            .authority
+            .issue_agent(tenant, agent, csr, now, self.life);
         issued.map_err(|error| {
             error!(%tenant, %agent, %error, "allowed, but no certificate could be issued");
             Status::unavailable(format!(

@@ -30,11 +30,11 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// Where a certificate for the API is that was brought along.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brought {
+pub(crate) struct Brought {
     /// PEM: leaf first, then the intermediates.
-    pub chain: PathBuf,
+    pub(crate) chain: PathBuf,
     /// PEM; readable by its owner alone.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 /// The configurations that both ports serve under.

@@ -24,15 +24,17 @@ pub struct Orchestrator {
     agents: SocketAddr,
     api: SocketAddr,
     child: Option<Child>,
+    /// What else `serve` is told.
+    more: Vec<String>,
 }
 
 impl Orchestrator {
-    /// Makes an orchestrator below `parent` and starts it at an address of its own.
+    /// Makes an orchestrator below `parent` and starts it at an address of its own; `more` is told to `serve`.
     ///
     /// # Panics
     /// When it does not start.
     #[must_use]
-    pub fn start_new(parent: &Path, address: Ipv4Addr, leash: &Rc<Leash>) -> Self {
+    pub fn start_new(parent: &Path, address: Ipv4Addr, leash: &Rc<Leash>, more: &[&str]) -> Self {
         let dir = parent.join("orchestrator");
         let any = SocketAddr::from((address, 0));
         let mut new = Self {
@@ -42,6 +44,7 @@ impl Orchestrator {
             agents: any,
             api: any,
             child: None,
+            more: more.iter().map(|&arg| arg.to_owned()).collect(),
         };
         let _ = new.command(&["init"]).ok();
         new.start();
@@ -111,6 +114,7 @@ impl Orchestrator {
         command.arg("--agents").arg(self.agents.to_string());
         command.arg("--api").arg(self.api.to_string());
         command.arg("--ready-file").arg(&ready);
+        command.args(&self.more);
         let mut child = daemon(command, &self.log);
         let said = eventually("the orchestrator is ready", || {
             if let Ok(Some(status)) = child.try_wait() {

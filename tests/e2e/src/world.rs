@@ -36,6 +36,16 @@ impl World {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
+        Self::serving(&[])
+    }
+
+    /// The same with an orchestrator that is told more when it serves.
+    ///
+    /// # Panics
+    /// When a binary is refused or the orchestrator does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn serving(more: &[&str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("outpost-e2e-")
             .tempdir()
@@ -45,7 +55,7 @@ impl World {
         std::fs::create_dir(&shared).expect("a directory below our own");
         mode(&shared, 0o777);
         let leash = Rc::new(Leash::new());
-        let orchestrator = Orchestrator::start_new(dir.path(), own_address(), &leash);
+        let orchestrator = Orchestrator::start_new(dir.path(), own_address(), &leash, more);
         Self {
             orchestrator,
             leash: Some(leash),

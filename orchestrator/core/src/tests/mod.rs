@@ -10,6 +10,7 @@ mod lifecycle;
 mod naive;
 mod place;
 mod reconnect;
+mod renewal;
 mod reruns;
 mod schedule_histories;
 mod schedules;
