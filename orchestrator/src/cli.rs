@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use outpost_proto::name::TenantName;
@@ -38,7 +39,7 @@ Examples:
       Agents on 127.0.0.1:7443, the API on 127.0.0.1:7080, both on loopback: for one machine.
   outpost-orchestrator serve --agents 0.0.0.0:7443 --public-agents outpost.example.org:7443
       Agents come from elsewhere; join tokens tell them the public name.
-  outpost-orchestrator serve --api 0.0.0.0:7443 --api-cert chain.pem --api-key key.pem
+  outpost-orchestrator serve --api 0.0.0.0:7080 --api-cert chain.pem --api-key key.pem
       The API over TLS with a certificate of your own; it is read again when it changes.
   outpost-orchestrator serve --config /etc/outpost/orchestrator.toml
       Everything from a file; `outpost-orchestrator config reference` lists what can stand in it.
@@ -178,6 +179,25 @@ pub struct ServeArgs {
         env = "OUTPOST_ORCHESTRATOR_API_BURST"
     )]
     pub api_burst: u32,
+    /// How long events are kept: for so long an event stream can be picked up again.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "7d",
+        value_parser = keep,
+        env = "OUTPOST_ORCHESTRATOR_KEEP_EVENTS"
+    )]
+    pub keep_events: Duration,
+    /// How long runs that are over are kept with their tasks and attempts; the newest ten of each workflow stay. 0d
+    /// keeps all.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "90d",
+        value_parser = keep_or_all,
+        env = "OUTPOST_ORCHESTRATOR_KEEP_RUNS"
+    )]
+    pub keep_runs: Duration,
     /// Write `{"agents":"ip:port","api":"http(s)://ip:port"}` to this file once both ports listen.
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
@@ -190,6 +210,23 @@ pub struct ServeArgs {
     /// End at once when this inherited pipe's other end is closed.
     #[arg(long, value_name = "N", hide = true)]
     pub leash_fd: Option<u32>,
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn keep(text: &str) -> Result<Duration, String> {
+    let time = Duration::from_millis(duration_ms(text).map_err(|error| error.to_string())?);
+    if (DAY..=3650 * DAY).contains(&time) {
+        return Ok(time);
+    }
+    Err("it is between 1d and 3650d".to_owned())
+}
+
+fn keep_or_all(text: &str) -> Result<Duration, String> {
+    if duration_ms(text).is_ok_and(|time| time == 0) {
+        return Ok(Duration::ZERO);
+    }
+    keep(text)
 }
 
 /// Administration of tenants.
@@ -400,5 +437,58 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What a server would be told with this configuration file and these arguments.
+    fn told(file: &str, args: &[&str]) -> Result<ServeArgs, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut line: Vec<OsString> = ["outpost-orchestrator", "serve", "--config"]
+            .map(Into::into)
+            .into();
+        line.push(path.into());
+        line.extend(args.iter().map(Into::into));
+        match parse(line) {
+            Ok(Cli {
+                command: Command::Serve(serve),
+                ..
+            }) => Ok(serve),
+            Ok(other) => panic!("{other:?}"),
+            Err(Refused::Usage(error)) => Err(error.to_string()),
+            Err(Refused::File(error)) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_defaults() {
+        let file = "api_rate = 7\napi_burst = 8\nagents = \"127.0.0.1:0\"\nlog_format = \"json\"\n";
+        let serve = told(file, &["--api-burst", "9"]).unwrap();
+        assert_eq!((serve.api_rate, serve.api_burst), (7, 9));
+        assert_eq!(serve.agents.port(), 0);
+        assert_eq!(serve.api.port(), 7080);
+        assert_eq!(serve.keep_runs, 90 * DAY);
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_file_is_explained() {
+        let why = told("api_rat = 7", &[]).unwrap_err();
+        assert!(
+            why.contains("no key `api_rat`") && why.contains("api_rate,"),
+            "{why}"
+        );
+        let why = told("api_rate = [7]", &[]).unwrap_err();
+        assert!(why.contains("a whole number"), "{why}");
+        let why = told("api_rate = -1", &[]).unwrap_err();
+        assert!(why.contains("--api-rate"), "{why}");
+        let why = told("api_rate", &[]).unwrap_err();
+        assert!(why.contains("some.toml"), "{why}");
+        // What belongs to one start is nothing to configure.
+        assert!(told("ready_file = \"x\"", &[]).is_err());
+        let line = ["x", "serve", "--config", "/nowhere/at.all"].map(Into::into);
+        assert!(matches!(
+            parse(line.into()),
+            Err(Refused::File(FileError::Io { .. }))
+        ));
     }
 }

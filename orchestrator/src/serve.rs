@@ -23,6 +23,7 @@ use crate::config::{self, CA, DirLock, ServerFile};
 use crate::driver::{self, Driver};
 use crate::identity::Enroller;
 use crate::identity::server::ServerTls;
+use crate::store::retention::Retention;
 use crate::store::sqlite::Sqlite;
 use crate::{ApiState, JoinInfo, admin, api, http, link, process};
 
@@ -56,7 +57,11 @@ struct Server {
 
 impl Server {
     async fn start(args: &ServeArgs, dir: &Path) -> Result<Self, Failure> {
-        let (store, lock) = open(dir).await?;
+        let (mut store, lock) = open(dir).await?;
+        store.retain(Retention {
+            notices: args.keep_events,
+            runs: Some(args.keep_runs).filter(|time| !time.is_zero()),
+        });
         let authority = Arc::new(Authority::load(&dir.join(CA)).map_err(Failure::failed)?);
         let (agents_tcp, api_tcp) = (
             listen("agents", args.agents).await?,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tracing::error;
 
 use super::answer::{Created, Done, Found};
-use super::input::{Asked, By, Json, Named, missing};
+use super::input::{Asked, By, Json, Named, missing, whole};
 use super::problem::ApiError;
 use super::{Api, schema, view};
 use crate::store::StoreError;
@@ -57,6 +57,9 @@ pub(super) struct AgentItem {
     disk_percent: Option<u8>,
     load_percent: Option<u16>,
     certificate_days_left: Option<u16>,
+    /// When the certificate that it uses ends.
+    #[schemars(with = "Option<schema::Time>")]
+    certificate_not_after: Option<String>,
     /// Entries in its catalogue.
     entries: usize,
     /// Attempts it holds, as far as known.
@@ -160,6 +163,7 @@ fn item(agent: AgentView) -> AgentItem {
         disk_percent: health.map(|health| health.disk_percent),
         load_percent: health.map(|health| health.load_percent),
         certificate_days_left: health.map(|health| health.certificate_days_left),
+        certificate_not_after: agent.certificate_not_after.map(view::time),
         entries: agent.entries,
         attempts: agent.attempts,
         labels: agent.labels,
@@ -233,7 +237,7 @@ pub(super) struct Change {
 
 /// Tells null from nothing.
 fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u16>>, D::Error> {
-    Option::deserialize(from).map(Some)
+    whole(from).map(Some)
 }
 
 fn bad(path: impl Into<String>, why: impl ToString) -> ApiError {
@@ -310,7 +314,8 @@ pub(super) struct NewInvite {
     #[schemars(with = "InvitedName")]
     agent: String,
     /// Seconds the join token is good for; without it as long as possible.
-    #[schemars(range(min = 1, max = LONGEST_S))]
+    #[serde(default, deserialize_with = "whole")]
+    #[schemars(with = "Option<u64>", range(min = 1, max = LONGEST_S))]
     ttl_s: Option<u64>,
 }
 

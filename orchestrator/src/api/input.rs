@@ -11,7 +11,8 @@ use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use outpost_proto::name::WorkflowName;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer};
 
 use super::doc::{BodyDoc, Operation, SchemaOf, Takes, schema_of};
 use super::problem::{ApiError, Code};
@@ -145,6 +146,35 @@ impl<T: JsonSchema> Takes for Asked<T> {
     }
 }
 
+/// A whole number, in any of JSON's spellings: `60`, `60.0`, `6e1`.
+pub(super) fn whole<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    let Some(number) = Option::<serde_json::Number>::deserialize(from)? else {
+        return Ok(None);
+    };
+    let value = number
+        .as_u64()
+        .or_else(|| integral(&number)?.try_into().ok());
+    let value = value.and_then(|value| T::try_from(value).ok());
+    let wrong = || de::Error::custom(format!("{number} is not a whole number of this size"));
+    value.map(Some).ok_or_else(wrong)
+}
+
+/// The whole number that a fraction is, if it is one that every reader keeps exactly.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "within the bounds that are looked at first, nothing is lost"
+)]
+pub(super) fn integral(number: &serde_json::Number) -> Option<i64> {
+    let value = number.as_f64()?;
+    let bound = schema::SAFE_INTEGER as f64;
+    (value.fract() == 0.0 && value.abs() <= bound).then_some(value as i64)
+}
+
 /// A JSON body. An empty one stands for `{}`.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -169,7 +199,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 impl<T: JsonSchema> Takes for Json<T> {
     fn takes(operation: &mut Operation) {
         operation.body = Some(BodyDoc {
-            description: format!("At most {JSON_BYTES} bytes. An empty body stands for `{{}}`."),
+            description: format!("At most {JSON_BYTES} bytes; an empty body stands for `{{}}`."),
             media_types: &["application/json"],
             required: false,
             schema: schema_of::<T>,
@@ -181,6 +211,11 @@ impl<T: JsonSchema> Takes for Json<T> {
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // A list would be taken for the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        let why = "the body is not what this takes: a list, where an object is expected";
+        return Err(ApiError::BadRequest(why.to_owned()));
+    }
     serde_json::from_slice(body)
         .map_err(|error| ApiError::BadRequest(format!("the body is not what this takes: {error}")))
 }

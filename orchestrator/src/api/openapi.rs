@@ -149,7 +149,9 @@ impl Schemas {
             fields["security"] = json!([]);
         }
         if let Some(body) = &operation.body {
-            let mut media = json!({ "schema": (body.schema)(&mut self.taken) });
+            let schema = (body.schema)(&mut self.taken).to_value();
+            let required = body.required || self.requires(&schema);
+            let mut media = json!({ "schema": schema });
             if let Some(example) = &body.example {
                 media["example"] = example.clone();
             }
@@ -159,10 +161,21 @@ impl Schemas {
                 .map(|media_type| ((*media_type).to_owned(), media.clone()))
                 .collect();
             fields["requestBody"] = json!({
-                "description": body.description, "required": body.required, "content": content,
+                "description": body.description, "required": required, "content": content,
             });
         }
         fields
+    }
+
+    /// Whether an object of this schema has a field that must be there.
+    fn requires(&self, schema: &Value) -> bool {
+        let reference = schema["$ref"].as_str();
+        let name = reference.and_then(|path| path.rsplit('/').next());
+        let definition = name.and_then(|name| self.taken.definitions().get(name));
+        definition
+            .unwrap_or(schema)
+            .get("required")
+            .is_some_and(|fields| fields != &json!([]))
     }
 
     fn parameters(&mut self, route: &Route) -> Value {

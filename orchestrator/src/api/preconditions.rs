@@ -1,9 +1,9 @@
 //! Headers that say what a request expects: which version it is about, and whether it was sent before.
 
 use axum::extract::FromRequestParts;
+use http::HeaderMap;
 use http::header::{AsHeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
 use outpost_orchestrator_core::limits::KEY_LEN;
 
 use super::doc::{HeaderDoc, Operation, Takes, schema_of};
@@ -113,7 +113,7 @@ impl<S: Sync> FromRequestParts<S> for Expected {
             }
         };
         match (if_match(&parts.headers)?, none) {
-            (Some(_), true) => wrong("give If-Match or If-None-Match, not both"),
+            (Some(_), true) => Err(ApiError::Contradiction),
             (None, true) => Ok(Self(Some(0))),
             (version, false) => Ok(Self(version)),
         }
@@ -138,7 +138,7 @@ impl Takes for Expected {
         Match::takes(operation);
         operation.headers.push(HeaderDoc {
             name: "If-None-Match",
-            description: "`*`: refuse the change if there is one already. Not together with If-Match.",
+            description: "`*`: refuse the change if there is one already. Together with If-Match nothing is good enough.",
             schema: schema_of::<schema::Star>,
         });
     }
@@ -146,25 +146,47 @@ impl Takes for Expected {
 
 /// `If-None-Match` of a look: what the caller has already.
 #[derive(Debug, Default)]
-pub(super) struct IfNoneMatch(Vec<HeaderValue>);
+pub(super) struct IfNoneMatch(Vec<String>);
 
 impl IfNoneMatch {
     /// Whether the caller has what this tag is of.
     pub(super) fn names(&self, tag: &str) -> bool {
-        let texts = self.0.iter().filter_map(|value| value.to_str().ok());
-        texts
-            .flat_map(|text| text.split(','))
-            .map(str::trim)
-            .any(|given| given == "*" || given.strip_prefix("W/").unwrap_or(given) == tag)
+        self.0.iter().any(|given| given == "*" || given == tag)
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for IfNoneMatch {
-    type Rejection = std::convert::Infallible;
+/// The tags of a list, each without the mark of a weak one: what is compared is what was shown, byte for byte.
+fn tags(text: &str) -> Option<Vec<String>> {
+    if text.trim() == "*" {
+        return Some(vec!["*".to_owned()]);
+    }
+    let tag = |part: &str| {
+        let part = part.trim();
+        let bare = part.strip_prefix("W/").unwrap_or(part);
+        let inside = bare.strip_prefix('"')?.strip_suffix('"')?;
+        let fits = inside
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'"');
+        fits.then(|| bare.to_owned())
+    };
+    text.split(',').map(tag).collect()
+}
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let values = parts.headers.get_all(IF_NONE_MATCH).iter();
-        Ok(Self(values.cloned().collect()))
+impl<S: Sync> FromRequestParts<S> for IfNoneMatch {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let wrong = || {
+            ApiError::BadRequest(
+                "If-None-Match is * or names what was answered in ETag, such as \"3-0123456789abcdef\"".to_owned(),
+            )
+        };
+        let mut all = Vec::new();
+        for value in parts.headers.get_all(IF_NONE_MATCH) {
+            let text = value.to_str().map_err(|_| wrong())?;
+            all.extend(tags(text).ok_or_else(wrong)?);
+        }
+        Ok(Self(all))
     }
 }
 
@@ -175,6 +197,7 @@ impl Takes for IfNoneMatch {
             description: "The ETag of an earlier answer: 304 without a body if it is still the same.",
             schema: schema_of::<schema::IfNoneMatch>,
         });
+        operation.codes.insert(Code::BadRequest);
     }
 }
 
@@ -206,6 +229,8 @@ impl Takes for LastEvent {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -232,10 +257,13 @@ mod tests {
 
     #[test]
     fn what_is_known_is_named_in_any_spelling() {
-        let known = |text: &str| IfNoneMatch(vec![HeaderValue::from_str(text).unwrap()]);
+        let known = |text: &str| IfNoneMatch(tags(text).unwrap());
         for text in ["\"a\"", "W/\"a\"", "*", "\"b\", W/\"a\""] {
             assert!(known(text).names("\"a\""), "{text}");
         }
         assert!(!known("\"b\"").names("\"a\"") && !IfNoneMatch::default().names("\"a\""));
+        for text in ["", "a", "{}", "\"a", "\"a\" \"b\""] {
+            assert_eq!(tags(text), None, "{text}");
+        }
     }
 }

@@ -298,6 +298,9 @@ pub(super) enum ApiError {
         /// Too old, or from elsewhere.
         why: &'static str,
     },
+    /// Two conditions that are never both true.
+    #[error("If-Match wants a version to be there and If-None-Match wants none; give one of them")]
+    Contradiction,
     /// Nobody could undo it through this interface.
     #[error(
         "token {0} is the last administrator's of this tenant; make another one first, or revoke it on the \
@@ -326,6 +329,7 @@ pub(super) enum ApiError {
 
 /// What went wrong, after RFC 9457.
 #[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ProblemDetails")]
 pub(super) struct Problem {
     /// Always `about:blank`: the code tells problems apart.
     #[serde(rename = "type")]
@@ -351,29 +355,11 @@ pub(super) struct Problem {
     path: Option<String>,
     /// All problems of a workflow file; the first one is told above too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<FileProblem>")]
     problems: Vec<workflow::Problem>,
 }
 
 fn code_words(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": Code::ALL.map(Code::word) })
-}
-
-/// One thing that is wrong with a workflow file, and where.
-#[derive(JsonSchema)]
-#[expect(
-    dead_code,
-    reason = "describes a type of another module for the document"
-)]
-struct FileProblem {
-    /// Counted from 1; 0 when it is about the file as a whole.
-    line: u64,
-    /// Counted from 1; 0 when it is about the file as a whole.
-    column: u64,
-    /// Such as `tasks.report.needs[1]`; empty when it is about the file as a whole.
-    path: String,
-    /// What is wrong and what to do, in a sentence.
-    what: String,
 }
 
 impl Problem {
@@ -423,6 +409,7 @@ impl Problem {
             | ApiError::Busy(_)
             | ApiError::TooMany(_)
             | ApiError::Rate { .. }
+            | ApiError::Contradiction
             | ApiError::LastAdmin(_)
             | ApiError::EventsGone { .. }
             | ApiError::Ask(_)
@@ -470,6 +457,7 @@ fn code(error: &ApiError) -> Code {
         ApiError::WrongHost(_) => Code::WrongHost,
         ApiError::Timeout(_) => Code::Timeout,
         ApiError::TooMany(_) | ApiError::Rate { .. } => Code::TooMany,
+        ApiError::Contradiction => Code::VersionMismatch,
         ApiError::LastAdmin(_) => Code::LastAdmin,
         ApiError::EventsGone { .. } => Code::EventsGone,
         ApiError::Workflow(_) => Code::InvalidWorkflow,

@@ -182,20 +182,23 @@ form!(
 form!(
     IfMatch,
     json_schema!({
-        "type": "string", "pattern": "^\"[1-9][0-9]{0,8}(?:-[0-9a-f]{16})?\"$", "examples": ["\"3\""],
+        "type": "string", "minLength": 3, "maxLength": 28,
+        "pattern": "^\"[1-9][0-9]{0,8}(?:-[0-9a-f]{16})?\"$", "examples": ["\"3\""],
     })
 );
 form!(Star, json_schema!({ "type": "string", "enum": ["*"] }));
 form!(
     IfNoneMatch,
     json_schema!({
-        "type": "string", "maxLength": 200, "pattern": "^(?:\\*|(?:W/)?\"[0-9a-f-]{1,40}\")$",
+        "type": "string", "minLength": 1, "maxLength": 200,
+        "pattern": "^(?:\\*|(?:W/)?\"[!#-+.-~-]*\"(?:, *(?:W/)?\"[!#-+.-~-]*\")*)$",
         "examples": ["\"3-0123456789abcdef\""],
     })
 );
 form!(
     EventId,
-    json_schema!({ "type": "string", "pattern": "^[0-9]{1,15}$", "examples": ["4711"] })
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": 15,
+        "pattern": "^[0-9]{1,15}$", "examples": ["4711"] })
 );
 form!(
     VersionNumber,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{Created, Done, Found};
 use super::doc::{SchemaOf, schema_of};
-use super::input::{Asked, By, Json, Kind, Named, missing};
+use super::input::{Asked, By, Json, Kind, Named, missing, whole};
 use super::problem::ApiError;
 use super::{Api, schema, view};
 use crate::admin::token::{LABEL_CHARS, MAX_TTL_MS, draw};
@@ -129,7 +129,8 @@ pub(super) struct NewToken {
     #[schemars(length(max = LABEL_CHARS), regex(pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     label: String,
     /// Seconds it holds; without it 90 days.
-    #[schemars(range(min = 1, max = MAX_TTL_S))]
+    #[serde(default, deserialize_with = "whole")]
+    #[schemars(with = "Option<u64>", range(min = 1, max = MAX_TTL_S))]
     ttl_s: Option<u64>,
 }
 

@@ -260,6 +260,9 @@ pub(super) struct RunItem {
     reruns: u16,
     #[schemars(with = "schema::Time")]
     created_at: String,
+    /// When its first task started.
+    #[schemars(with = "Option<schema::Time>")]
+    started_at: Option<String>,
     #[schemars(with = "Option<schema::Time>")]
     finished_at: Option<String>,
     duration_ms: Option<u64>,
@@ -276,6 +279,7 @@ pub(super) fn run_item(run: RunRecord) -> RunItem {
         scheduled_for: run.scheduled_for.map(time),
         reruns: run.reruns,
         created_at: time(run.created_at),
+        started_at: run.started_at.map(time),
         finished_at: run.finished_at.map(time),
         duration_ms: run.finished_at.map(|at| between(run.created_at, at)),
     }

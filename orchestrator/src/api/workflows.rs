@@ -16,11 +16,12 @@ use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
 use super::answer::{Done, Found, Made, Tagged, Version};
-use super::input::{Asked, By, Json, Named, OfVersion, Yaml, missing};
+use super::input::{Asked, By, Json, Named, OfVersion, Yaml, integral, missing};
 use super::preconditions::{Expected, IfNoneMatch, Key, Match};
 use super::problem::ApiError;
 use super::schedules::ScheduleView;
 use super::{Api, schema, view};
+use crate::store::StoreError;
 use crate::store::read::VersionRow;
 use crate::workflow;
 
@@ -372,6 +373,9 @@ pub(super) async fn versions(
     Asked(which): Asked<WhichVersions>,
 ) -> Result<Found<VersionList>, ApiError> {
     let limit = view::limit(which.limit, view::ITEMS)?;
+    if which.cursor == Some(0) {
+        return Err(StoreError::BadCursor.into());
+    }
     let cursor = which.cursor.map(|version| version.to_string());
     let page = api
         .state
@@ -456,6 +460,7 @@ fn values(params: Map<String, Value>) -> Result<BTreeMap<ParamName, ParamValue>,
             Value::Number(number) => {
                 let whole = number
                     .as_i64()
+                    .or_else(|| integral(&number))
                     .ok_or_else(|| bad(format!("{number} is not a whole number of 64 bits")))?;
                 ParamValue::Integer(whole)
             }

@@ -17,6 +17,7 @@ fn run(tenant: &str, id: u128, state: RunState) -> Write {
         state,
         agent: None,
         created_at: 1,
+        started_at: None,
         finished_at: None,
         scheduled_for: None,
         reruns: 0,
@@ -31,6 +32,7 @@ fn task(id: u128, place: u16, state: TaskState) -> Write {
         attempts: 0,
         spent: 0,
         requeued: 0,
+        unsure: false,
     })
 }
 

@@ -52,6 +52,12 @@ impl Things {
     async fn make(rig: &Rig) -> Self {
         let owner = rig.token("acme", "admin").await;
         rig.apply(&owner, WORKFLOW).await.expect(201);
+        rig.apply(
+            &owner,
+            "name: nightly\nschedule: {cron: '@daily'}\ntasks: {only: {entry: list}}\n",
+        )
+        .await
+        .expect(201);
         let mut site = Site::connect(rig, "site-1", &["list"]).await;
         rig.trigger(&owner, "one").await;
         let attempt = site.assigned().await.attempt.to_string();
@@ -73,7 +79,7 @@ async fn row(rig: &Rig, route: &RouteInfo, things: &Things, serial: usize) -> Sa
         ..sample
     };
     match (route.method.as_str(), path) {
-        ("GET", "/healthz" | "/readyz") => sample(path, 200),
+        ("GET", "/healthz" | "/readyz" | "/metrics" | "/api/v1/openapi.json") => sample(path, 200),
         ("GET", "/api/v1/workflows" | "/api/v1/runs" | "/api/v1/agents" | "/api/v1/tokens") => {
             sample(path, 200)
         }
@@ -83,6 +89,34 @@ async fn row(rig: &Rig, route: &RouteInfo, things: &Things, serial: usize) -> Sa
             body: format!("name: w{serial}\ntasks: {{only: {{entry: list}}}}\n"),
             ..sample(path, 201)
         },
+        ("DELETE", "/api/v1/workflows/{name}") => {
+            let name = format!("doomed-{serial}");
+            let yaml = format!("name: {name}\ntasks: {{only: {{entry: list}}}}\n");
+            rig.apply(owner, &yaml).await.expect(201);
+            of(path, name, 204)
+        }
+        ("POST", "/api/v1/workflows/{name}/pause" | "/api/v1/workflows/{name}/resume")
+        | ("GET", "/api/v1/workflows/{name}/upcoming" | "/api/v1/workflows/{name}/versions") => {
+            of(path, "nightly".to_owned(), 200)
+        }
+        ("GET", "/api/v1/workflows/{name}/versions/{version}") => Sample {
+            named: Some("nightly".to_owned()),
+            ..sample("/api/v1/workflows/nightly/versions/1", 200)
+        },
+        ("POST", "/api/v1/runs/{run}/rerun") => {
+            let yaml = "name: lonely\nqueue: nobody-serves\ntasks: {only: {entry: list}}\n";
+            rig.apply(owner, yaml).await;
+            let run = rig.trigger(owner, "lonely").await;
+            rig.post(&format!("/api/v1/runs/{run}/cancel"), owner, "")
+                .await
+                .expect(200);
+            of(path, run, 200)
+        }
+        ("GET", "/api/v1/agents/{agent}") => of(path, "site-1".to_owned(), 200),
+        ("PATCH", "/api/v1/agents/{agent}") => json(
+            r#"{"labels":{"zone":"eu"}}"#.to_owned(),
+            of(path, "site-1".to_owned(), 200),
+        ),
         ("GET", "/api/v1/workflows/{name}") => of(path, "one".to_owned(), 200),
         ("POST", "/api/v1/workflows/{name}/runs") => {
             json("{}".to_owned(), of(path, "one".to_owned(), 201))
@@ -202,6 +236,26 @@ async fn two_tenants_see_nothing_of_each_other() {
     let run = rig.trigger(&things.owner, "one").await;
     let events = format!("/api/v1/events?run={run}");
     assert_eq!(rig.get(&events, &stranger).await.status, 404);
+}
+
+#[tokio::test]
+async fn the_last_administrator_stays() {
+    let rig = Rig::new().await;
+    let admin = rig.token("acme", "admin").await;
+    let path = |token: &str| format!("/api/v1/tokens/{}", &token[4..16]);
+    let revoke = async |token: &str, by: &str| {
+        rig.ask(Method::DELETE, &path(token), Some(by), &[], "")
+            .await
+    };
+    // Neither an expired one nor another tenant's is another administrator.
+    rig.token_until("acme", "admin", 0).await;
+    let stranger = rig.token("other", "admin").await;
+    assert_eq!(revoke(&admin, &admin).await.code(), "last_admin");
+    assert_eq!(revoke(&admin, &stranger).await.status, 404);
+    let second = rig.token("acme", "admin").await;
+    revoke(&admin, &second).await.expect(204);
+    assert_eq!(revoke(&second, &second).await.code(), "last_admin");
+    assert_eq!(revoke(&admin, &second).await.status, 404);
 }
 
 #[tokio::test]

@@ -6,6 +6,11 @@
 )]
 
 mod access;
+mod conditions;
+mod document;
+mod limits;
+mod metrics;
+mod pages;
 mod problems;
 mod rig;
 mod runs;

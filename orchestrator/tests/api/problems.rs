@@ -108,6 +108,7 @@ async fn requests(rig: &Rig, told: &mut Told, token: &str) {
         "JSON that is none",
         &rig.post(trigger, token, "{\"params\":\n {\"n\" 1}}").await,
     );
+    told.add("a list", &rig.post(trigger, token, "[{}]").await);
     told.add(
         "an unknown key",
         &rig.post(trigger, token, "{\"parameters\": {}}").await,
@@ -213,6 +214,7 @@ async fn workflows(rig: &Rig, told: &mut Told, token: &str) {
     rig.post(&cancel, token, "").await.expect(200);
     told.add("a run that is over", &rig.post(&cancel, token, "").await);
 
+    conflicts(rig, told, token).await;
     enrol(rig, "acme", "site-1").await;
     told.add(
         "an agent that exists",
@@ -254,6 +256,85 @@ async fn workflows(rig: &Rig, told: &mut Told, token: &str) {
         }
     }
     panic!("wrong tokens are not limited");
+}
+
+async fn conflicts(rig: &Rig, told: &mut Told, token: &str) {
+    let run = rig.trigger(token, "one").await;
+    let ask = async |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {
+        rig.ask(method, path, Some(token), headers, body).await
+    };
+    told.add(
+        "a run that is not over",
+        &rig.post(&format!("/api/v1/runs/{run}/rerun"), token, "")
+            .await,
+    );
+    told.add(
+        "no such task",
+        &rig.post(
+            &format!("/api/v1/runs/{run}/rerun"),
+            token,
+            r#"{"tasks":["lost"]}"#,
+        )
+        .await,
+    );
+    told.add(
+        "a workflow with live runs is deleted",
+        &ask(Method::DELETE, "/api/v1/workflows/one", &[], "").await,
+    );
+    told.add(
+        "no schedule",
+        &rig.get("/api/v1/workflows/one/upcoming", token).await,
+    );
+    told.add(
+        "another version",
+        &ask(
+            Method::POST,
+            "/api/v1/workflows",
+            &[YAML, ("if-match", "\"7\"")],
+            ONE,
+        )
+        .await,
+    );
+    told.add(
+        "no version",
+        &ask(
+            Method::DELETE,
+            "/api/v1/workflows/one",
+            &[("if-match", "7")],
+            "",
+        )
+        .await,
+    );
+    told.add(
+        "an event of another database",
+        &rig.get("/api/v1/events?after=4711", token).await,
+    );
+    told.add(
+        "a bad label",
+        &ask(
+            Method::PATCH,
+            "/api/v1/agents/site-1",
+            &[JSON],
+            r#"{"labels":{"Zone":"eu"}}"#,
+        )
+        .await,
+    );
+    told.add(
+        "no slots",
+        &ask(
+            Method::PATCH,
+            "/api/v1/agents/site-1",
+            &[JSON],
+            r#"{"slots":0}"#,
+        )
+        .await,
+    );
+    let lone = rig.token("other", "admin").await;
+    let path = format!("/api/v1/tokens/{}", &lone[4..16]);
+    told.add(
+        "the last administrator",
+        &rig.ask(Method::DELETE, &path, Some(&lone), &[], "").await,
+    );
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use outpost_driver::Fatal;
 use outpost_orchestrator::admin::token::draw;
+use outpost_orchestrator::api::Rate;
 use outpost_orchestrator::driver::{Driver, Handle};
 use outpost_orchestrator::store::access::Access;
 use outpost_orchestrator::store::sqlite::Sqlite;
@@ -21,6 +22,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::document;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const YAML: (&str, &str) = ("content-type", "application/yaml");
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
@@ -32,7 +35,7 @@ pub(crate) struct Rig {
     pub(crate) draining: CancellationToken,
     stop: CancellationToken,
     driver: JoinHandle<Result<(), Fatal>>,
-    _dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 pub(crate) struct Reply {
@@ -67,6 +70,11 @@ pub(crate) fn tenant(name: &str) -> TenantName {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
+        // The limit has a test of its own.
+        Self::with_rate(Rate { per_s: 0, burst: 1 }).await
+    }
+
+    pub(crate) async fn with_rate(rate: Rate) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Sqlite::create(dir.path(), 7).await.unwrap();
         let store = Sqlite::open(dir.path()).await.unwrap();
@@ -89,7 +97,7 @@ impl Rig {
             access: access.clone(),
             join,
             names: vec!["outpost.example.org".to_owned()],
-            rate: api::Rate::default(),
+            rate,
             draining: draining.clone(),
         };
         Self {
@@ -99,7 +107,7 @@ impl Rig {
             draining,
             stop,
             driver,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -121,7 +129,10 @@ impl Rig {
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Response<Body> {
-        self.router.clone().oneshot(request).await.unwrap()
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        document::allows(&method, &path, &response);
+        response
     }
 
     pub(crate) async fn ask(

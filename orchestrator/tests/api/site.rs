@@ -41,7 +41,9 @@ impl Site {
         let agent: AgentName = agent.parse().unwrap();
         let id = spiffe_id("test.internal", &tenant("acme"), &agent);
         let key = format!("acme-{agent}-key");
-        let opened = rig.handle.opened(tenant("acme"), agent, id.clone(), key);
+        let opened = rig
+            .handle
+            .opened(tenant("acme"), agent, id.clone(), key, u64::MAX);
         let opened = opened.await;
         let (conn, outbox) = opened.unwrap();
         let mut site = Self {

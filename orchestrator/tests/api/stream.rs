@@ -114,7 +114,11 @@ async fn a_runs_events_end_with_it_and_can_be_picked_up() {
         live.windows(2)
             .all(|pair| pair[0].id < pair[1].id || pair[1].event == "end")
     );
-    insta::assert_snapshot!(live.iter().map(line).collect::<Vec<_>>().join("\n"));
+    // Whether anybody could have seen an attempt run depends on how much is committed at once.
+    let seen = live
+        .iter()
+        .filter(|heard| heard.data["state"] != "running" || heard.event != "attempt");
+    insta::assert_snapshot!(seen.map(line).collect::<Vec<_>>().join("\n"));
 
     // The same again from the beginning, from the middle by either way, and from the end.
     let again = Listener::open(&rig, &path, &token, &[]).await.rest().await;
@@ -187,4 +191,135 @@ async fn a_stream_ends_with_its_token() {
         .await
         .expect(204);
     assert_eq!(stream.rest().await, []);
+}
+
+/// One stream over a real connection, which can be cut.
+struct Wire {
+    socket: tokio::net::TcpStream,
+    text: String,
+}
+
+impl Wire {
+    async fn open(server: std::net::SocketAddr, token: &str, last: Option<u64>) -> Self {
+        use tokio::io::AsyncWriteExt as _;
+        let mut socket = tokio::net::TcpStream::connect(server).await.unwrap();
+        let last = last.map_or(String::new(), |last| format!("Last-Event-ID: {last}\r\n"));
+        let request = format!(
+            "GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n{last}\r\n"
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut wire = Self {
+            socket,
+            text: String::new(),
+        };
+        while !wire.text.contains("listening") {
+            wire.read().await;
+        }
+        wire
+    }
+
+    async fn read(&mut self) {
+        use tokio::io::AsyncReadExt as _;
+        let mut bytes = [0; 4096];
+        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut bytes)).await;
+        let read = read.unwrap().unwrap();
+        assert!(read > 0, "{}", self.text);
+        self.text
+            .push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+
+    /// Reads until at least so many events came; their numbers.
+    async fn seqs(&mut self, count: usize) -> Vec<u64> {
+        loop {
+            let found: Vec<u64> = self
+                .text
+                .split("\"seq\":")
+                .skip(1)
+                .filter_map(|rest| rest.split_once(['}', ',']))
+                .map(|(number, _)| number.parse().unwrap())
+                .collect();
+            if found.len() >= count {
+                return found;
+            }
+            self.read().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_connection_is_picked_up_without_a_gap_or_a_repetition() {
+    let rig = Rig::new().await;
+    let token = rig.token("acme", "author").await;
+    let mut site = Site::connect(&rig, "site-1", &["list", "join"]).await;
+    rig.apply(&token, REPORT).await.expect(201);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let serving = tokio::spawn(axum::serve(listener, rig.router.clone()).into_future());
+
+    let mut whole = Wire::open(server, &token, None).await;
+    let mut cut = Wire::open(server, &token, None).await;
+    let first = rig.trigger(&token, "report").await;
+    let before = cut.seqs(2).await;
+    // Cut in the middle of the run; what happens meanwhile is kept.
+    drop(cut);
+    site.run(&rig, Outcome::Failed).await;
+    in_state(&rig, &token, &first, "failed").await;
+    let mut again = Wire::open(server, &token, before.last().copied()).await;
+    let second = rig.trigger(&token, "report").await;
+    site.run(&rig, Outcome::Failed).await;
+    in_state(&rig, &token, &second, "failed").await;
+    let path = format!("/api/v1/events?run={second}");
+    let last = Listener::open(&rig, &path, &token, &[]).await.rest().await;
+    let last = last.iter().rev().find(|heard| heard.id > 0).unwrap().id;
+    let mut all = whole.seqs(1).await;
+    while all.last() != Some(&last) {
+        all = whole.seqs(all.len() + 1).await;
+    }
+    let mut pieces = again.seqs(1).await;
+    while pieces.last() != Some(&last) {
+        pieces = again.seqs(pieces.len() + 1).await;
+    }
+    assert_eq!([before, pieces].concat(), all);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_is_said_to_be_gone() {
+    let rig = Rig::new().await;
+    let token = rig.token("acme", "author").await;
+    rig.apply(&token, REPORT).await.expect(201);
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        runs.push(rig.trigger(&token, "report").await);
+    }
+    let path = "/api/v1/events?after=0";
+    let mut all = Listener::open(&rig, path, &token, &[]).await;
+    let first = all.next().await.unwrap().id;
+    let second = all.next().await.unwrap().id;
+    let third = all.next().await.unwrap().id;
+    let database = rusqlite::Connection::open(rig.dir.path().join("outpost.db")).unwrap();
+    let sql = "DELETE FROM notice WHERE seq <= ?1";
+    database
+        .execute(sql, [i64::try_from(second).unwrap()])
+        .unwrap();
+
+    let ask = async |id: u64| {
+        let id = id.to_string();
+        let headers = [("last-event-id", id.as_str())];
+        rig.send(request(
+            Method::GET,
+            "/api/v1/events",
+            Some(&token),
+            &headers,
+            Body::empty(),
+        ))
+        .await
+        .status()
+    };
+    assert_eq!(ask(first).await, 410);
+    assert_eq!(ask(third).await, 200);
+    // A number of the future is of another database: waiting for it would hide everything until then.
+    assert_eq!(ask(1_000_000).await, 410);
+    let mut kept = Listener::open(&rig, path, &token, &[]).await;
+    assert_eq!(kept.next().await.unwrap().id, third);
 }
