@@ -17,7 +17,7 @@ use crate::exec::{Leash, SelfExec};
 use crate::packets::{PacketError, Packets};
 use crate::process;
 use crate::protocol::{FromKeeper, FromSpawner, StartSpec, ToKeeper, ToSpawner};
-use crate::{record, spawner};
+use crate::{claim, record, spawner};
 
 pub use crate::record::{KeeperRecord, RecordError, read_exit_record, read_keeper_record};
 
@@ -151,6 +151,13 @@ fn start_spawner(
     ))
 }
 
+/// [`ToKeeper::Next`] without a copy of the spec.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+enum NextRef<'a> {
+    Next(&'a StartSpec),
+}
+
 /// A connection to one keeper.
 #[derive(Debug)]
 pub struct KeeperClient {
@@ -166,6 +173,14 @@ impl KeeperClient {
         Ok(Self {
             packets: crate::socket::connect(dir, record::SOCKET)?,
         })
+    }
+
+    /// Gives another attempt to a keeper whose final state was received with a record of version 2 or newer.
+    ///
+    /// # Errors
+    /// When the keeper is gone or does not read; nothing was started then.
+    pub fn next(&self, spec: &StartSpec) -> Result<(), PacketError> {
+        self.packets.send(&NextRef::Next(spec), &[])
     }
 
     /// Says something to the keeper.
@@ -266,7 +281,7 @@ pub enum Claim {
 /// # Errors
 /// When the file system refuses; then nothing is known.
 pub fn try_claim(dir: &Path) -> io::Result<Claim> {
-    Ok(if record::claim_at(dir, "runner")? {
+    Ok(if claim::by_runner(record::open(dir)?.as_fd())? {
         Claim::Won
     } else {
         Claim::Lost

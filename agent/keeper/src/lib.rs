@@ -16,6 +16,7 @@ pub mod protocol;
 pub mod record;
 pub mod spawner;
 
+mod claim;
 mod keeper;
 mod packets;
 mod socket;

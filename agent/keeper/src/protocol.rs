@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::packets::{PacketError, Packets};
 
 /// Version of packets and records that this build writes.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 /// Oldest version that this build reads.
 pub const OLDEST_READ: u8 = 1;
@@ -31,17 +31,23 @@ pub const MAX_TEXT_BYTES: usize = 512;
 /// Everything a keeper needs to start and to own one task. It is never written to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartSpec {
-    /// The attempt's id: exactly 32 lower-case hex digits. It also is the name of the task's cgroup.
+    /// The attempt's id: exactly 32 lower-case hex digits.
     pub attempt: String,
-    /// The attempt's own directory, made by the runner and writable by nobody else; absolute. The keeper's files
-    /// (`claim`, `keeper.json`, `keeper.sock`, `exit.json`, `log.N`) are made in it with mode 0600.
+    /// The attempt's own directory, absolute, named by the attempt's id; made by the keeper if it is not there, and
+    /// writable by nobody else. The keeper's files (`claim`, `log.N`, `keeper.sock`) are made in it with mode 0600.
     pub dir: PathBuf,
+    /// What the attempt is, for people: kept beside its log.
+    #[serde(default)]
+    pub about: Option<About>,
     /// Program (absolute path) and arguments, passed verbatim.
     pub argv: Vec<String>,
     /// The complete environment.
     pub env: Vec<(String, String)>,
     /// Working directory; absolute. Entered as the task's user.
     pub cwd: PathBuf,
+    /// Whether the keeper makes the working directory: mode 0700, the task's user's.
+    #[serde(default)]
+    pub make_cwd: bool,
     /// Whom the task runs as; `None`: as the agent itself.
     #[serde(default)]
     pub user: Option<UserIds>,
@@ -72,6 +78,21 @@ pub struct StartSpec {
 
 fn yes() -> bool {
     true
+}
+
+/// What an attempt is, in the words of whoever asked for it. Stays at the site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its run.
+    pub run: String,
+    /// The workflow's name, as the orchestrator gave it.
+    pub workflow: String,
+    /// The task's name, as the orchestrator gave it.
+    pub task: String,
+    /// The catalogue entry.
+    pub entry: String,
+    /// Microseconds since 1970.
+    pub begun_us: u64,
 }
 
 /// A user as the kernel knows it.
@@ -158,7 +179,7 @@ pub enum FromSpawner {
 }
 
 /// What a runner says to a keeper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ToKeeper {
     /// End the task: TERM, grace, KILL. Answered by `Finished` when the whole tree is gone.
@@ -169,9 +190,14 @@ pub enum ToKeeper {
     Query,
     /// The final state is safe with the runner: the keeper may end itself. Closing the connection means the same.
     Taken,
+    /// The final state is safe with the runner, and here is another attempt: what the keeper says from now on is about
+    /// that one. Understood from version 2 on; said to a keeper that holds an attempt which is not over, it ends the
+    /// connection and nothing else.
+    Next(Box<StartSpec>),
 }
 
-/// A keeper's state. Said on connect, at each change and on `Query`; states in between may be skipped.
+/// A keeper's state. Said on connect, at each change and on `Query`; states in between may be skipped, and `Running` is
+/// said only of a task that has lived for some milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromKeeper {
@@ -221,7 +247,7 @@ pub enum Ended {
     Exited(u8),
     /// A signal ended it.
     Signalled(i32),
-    /// It never ran. Only in `exit.json`; on the wire this is `FromKeeper::NotStarted`.
+    /// It never ran. Only on disk; on the wire this is `FromKeeper::NotStarted`.
     NotStarted(NotStarted),
 }
 
@@ -243,7 +269,7 @@ pub enum Cause {
     Leash,
 }
 
-/// How an attempt ended: what `exit.json` holds and `Finished` says.
+/// How an attempt ended: what the last line of its `claim` holds and `Finished` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitRecord {
     /// Version of the record.

@@ -1,38 +1,37 @@
-//! The keeper's files in an attempt's directory: who the keeper is, who made the claim, how the attempt ended.
+//! What a keeper's files say of an attempt: who the keeper is, what it runs, how that ended.
 //!
-//! Written by the keeper, read by the spawner and by the runner (through [`crate::adopt`]). Every file appears whole
-//! (temporary name, then rename or link); the exit record carries a checksum and has its disk space before the task
-//! starts.
+//! Read by the spawner, by the runner (through [`crate::adopt`]) and by people's commands; written in [`crate::claim`].
+//! Attempts that an older build's keeper holds have three files instead of one; they are read here too, so that an
+//! upgrade finds its tasks.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
+use crate::claim::{self, Line};
 use crate::process::ProcessRef;
-use crate::protocol::{Containment, ExitRecord, NEWEST_READ, OLDEST_READ};
+use crate::protocol::{About, Containment, ExitRecord, NEWEST_READ, OLDEST_READ};
 
-/// Who may start or report an attempt: made once, with `O_EXCL`.
+/// Who may start or report an attempt: made once, whole, under a name that can be made only once.
 pub const CLAIM: &str = "claim";
-/// Who the keeper is.
-pub const KEEPER: &str = "keeper.json";
-/// Where a later runner finds the keeper.
+/// Where a later runner finds the keeper: there once the keeper's first runner is gone.
 pub const SOCKET: &str = "keeper.sock";
-/// How the attempt ended.
-pub const EXIT: &str = "exit.json";
+/// Who the keeper is, in version 1.
+pub const KEEPER_V1: &str = "keeper.json";
+/// How the attempt ended, in version 1.
+pub const EXIT_V1: &str = "exit.json";
 
-const EXIT_RESERVED: &str = "exit.tmp";
-const KEEPER_NEW: &str = "keeper.tmp";
-/// Longer than any exit record: fields are fixed but for a text of 512 bytes.
-const EXIT_BYTES: usize = 8192;
-const CRC_START: &str = "{\"crc32\":\"";
-const RECORD_START: &str = "\",\"record\":";
+/// Longer than any of these files.
+const FILE_BYTES: u64 = 64 * 1024;
+/// A line may be read while it is written: then it is read again, this often and this far apart.
+const READS: u32 = 3;
+const READ_AGAIN: Duration = Duration::from_millis(1);
 
-/// Who keeps an attempt: `keeper.json`.
+/// Who keeps an attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeeperRecord {
     /// Version of the record.
@@ -51,9 +50,12 @@ pub struct KeeperRecord {
     /// The task's leaf cgroup, if it has one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
-    /// The task's first process (in a pid namespace its init), once there is one.
+    /// The task's first process (in a pid namespace its init), once it is known and worth a line.
     #[serde(default)]
     pub task: Option<ProcessRef>,
+    /// What the attempt is, for people.
+    #[serde(default)]
+    pub about: Option<About>,
 }
 
 /// Why a record could not be read.
@@ -78,86 +80,106 @@ pub enum RecordError {
     },
 }
 
-/// Disk space for the exit record, taken before the task starts, so that a full disk cannot cost an outcome.
-#[derive(Debug)]
-pub(crate) struct ExitSlot {
-    file: File,
-    written: bool,
+/// A claim's content.
+enum Claimed {
+    /// There is none.
+    Not,
+    /// A runner's, or a keeper's of version 1: whatever is known lies elsewhere.
+    Elsewhere,
+    /// A keeper's.
+    Here(Box<Kept>),
 }
 
-fn create(dir: BorrowedFd<'_>, name: &str, flags: OFlags) -> io::Result<File> {
-    let flags = flags | OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    Ok(File::from(rustix::fs::openat(
-        dir,
-        name,
-        flags,
-        Mode::RUSR | Mode::WUSR,
-    )?))
+struct Kept {
+    keeper: KeeperRecord,
+    exit: Option<ExitRecord>,
 }
 
-impl ExitSlot {
-    /// Takes the space.
-    pub(crate) fn reserve(dir: BorrowedFd<'_>) -> io::Result<Self> {
-        let mut file = create(dir, EXIT_RESERVED, OFlags::TRUNC)?;
-        file.write_all(&[b' '; EXIT_BYTES])?;
-        Ok(Self {
-            file,
-            written: false,
+fn read_claim(dir: &Path) -> Result<Claimed, RecordError> {
+    let path = dir.join(CLAIM);
+    let mut reads = 0;
+    loop {
+        let Some(bytes) = read_bounded(&path)? else {
+            return Ok(Claimed::Not);
+        };
+        if bytes.first() != Some(&b'{') {
+            return Ok(Claimed::Elsewhere);
+        }
+        reads += 1;
+        match kept(&bytes) {
+            Ok(kept) => return Ok(Claimed::Here(Box::new(kept))),
+            Err(_) if reads < READS => std::thread::sleep(READ_AGAIN),
+            Err(what) => return Err(RecordError::Damaged { path, what }),
+        }
+    }
+}
+
+fn kept(bytes: &[u8]) -> Result<Kept, String> {
+    let mut lines = claim::lines(bytes)?.into_iter();
+    let Some(Line::Keeper(mut keeper)) = lines.next() else {
+        return Err("it does not begin with its keeper".to_owned());
+    };
+    check_version(keeper.version)?;
+    let mut exit = None;
+    for line in lines {
+        match line {
+            Line::Keeper(_) => return Err("it names two keepers".to_owned()),
+            Line::Task(process) => keeper.task = Some(process),
+            Line::Exit(record) => {
+                check_version(record.version)?;
+                exit = Some(*record);
+            }
+        }
+    }
+    Ok(Kept { keeper, exit })
+}
+
+/// How the attempt ended; `None` when it has not.
+///
+/// # Errors
+/// `Damaged` when a single bit of it is not what the keeper wrote.
+pub fn read_exit_record(dir: &Path) -> Result<Option<ExitRecord>, RecordError> {
+    match read_claim(dir)? {
+        Claimed::Here(kept) => Ok(kept.exit),
+        Claimed::Not | Claimed::Elsewhere => read_v1(&dir.join(EXIT_V1), |bytes| {
+            let line = bytes
+                .strip_suffix(b"\n")
+                .ok_or("it does not end as a record does")?;
+            let record: ExitRecord =
+                serde_json::from_slice(claim::unwrap(line)?).map_err(|error| error.to_string())?;
+            check_version(record.version).map(|()| record)
+        }),
+    }
+}
+
+/// Who keeps, or kept, the attempt; `None` when no keeper has spoken for it.
+///
+/// # Errors
+/// `Damaged` when it is no such record.
+pub fn read_keeper_record(dir: &Path) -> Result<Option<KeeperRecord>, RecordError> {
+    match read_claim(dir)? {
+        Claimed::Here(kept) => Ok(Some(kept.keeper)),
+        Claimed::Not | Claimed::Elsewhere => read_v1(&dir.join(KEEPER_V1), |bytes| {
+            let record: KeeperRecord =
+                serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+            check_version(record.version).map(|()| record)
+        }),
+    }
+}
+
+fn read_v1<T>(
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Result<Option<T>, RecordError> {
+    let Some(bytes) = read_bounded(path)? else {
+        return Ok(None);
+    };
+    parse(&bytes)
+        .map(Some)
+        .map_err(|what| RecordError::Damaged {
+            path: path.to_owned(),
+            what,
         })
-    }
-
-    /// Whether the record is on disk.
-    pub(crate) fn is_written(&self) -> bool {
-        self.written
-    }
-
-    /// Puts the record into the directory, whole or not at all; may be tried again.
-    ///
-    /// It is not synced: a crash of any process keeps it, and after a power cut the boot id already answers that the
-    /// task was interrupted, whatever this file says.
-    pub(crate) fn write(&mut self, dir: BorrowedFd<'_>, record: &ExitRecord) -> io::Result<()> {
-        let bytes = encode_exit(record)?;
-        self.file.write_all_at(&bytes, 0)?;
-        self.file.set_len(bytes.len() as u64)?;
-        rustix::fs::renameat(dir, EXIT_RESERVED, dir, EXIT)?;
-        self.written = true;
-        Ok(())
-    }
-
-    /// Gives the space back: there will be no record.
-    pub(crate) fn discard(self, dir: BorrowedFd<'_>) {
-        let _ = rustix::fs::unlinkat(dir, EXIT_RESERVED, AtFlags::empty());
-    }
-}
-
-/// The checksum is over the record's exact bytes, so that fields of a newer version are covered too.
-fn encode_exit(record: &ExitRecord) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(record)?;
-    let mut bytes = format!("{CRC_START}{:08x}{RECORD_START}", crc32fast::hash(&body)).into_bytes();
-    bytes.extend_from_slice(&body);
-    bytes.extend_from_slice(b"}\n");
-    Ok(bytes)
-}
-
-fn decode_exit(bytes: &[u8]) -> Result<ExitRecord, String> {
-    let rest = bytes
-        .strip_prefix(CRC_START.as_bytes())
-        .ok_or("it does not begin with a checksum")?;
-    let (sum, rest) = rest
-        .split_at_checked(8)
-        .ok_or("it ends within the checksum")?;
-    let rest = rest
-        .strip_prefix(RECORD_START.as_bytes())
-        .ok_or("it holds no record")?;
-    let body = rest
-        .strip_suffix(b"}\n")
-        .ok_or("it does not end as a record does")?;
-    if sum != format!("{:08x}", crc32fast::hash(body)).as_bytes() {
-        return Err("its checksum does not match".to_owned());
-    }
-    let record: ExitRecord = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    check_version(record.version)?;
-    Ok(record)
 }
 
 fn check_version(version: u8) -> Result<(), String> {
@@ -180,86 +202,13 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
         Err(error) => return Err(fail(error)),
     };
     let mut bytes = Vec::new();
-    file.take(64 * 1024).read_to_end(&mut bytes).map_err(fail)?;
+    file.take(FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
     Ok(Some(bytes))
-}
-
-/// Reads `exit.json`; `None` when the attempt has not ended.
-///
-/// # Errors
-/// `Damaged` when a single bit of it is not what the keeper wrote.
-pub fn read_exit_record(dir: &Path) -> Result<Option<ExitRecord>, RecordError> {
-    let path = dir.join(EXIT);
-    let Some(bytes) = read_bounded(&path)? else {
-        return Ok(None);
-    };
-    decode_exit(&bytes)
-        .map(Some)
-        .map_err(|what| RecordError::Damaged { path, what })
-}
-
-/// Reads `keeper.json`; `None` when no keeper ever was here.
-///
-/// # Errors
-/// `Damaged` when it is no such record.
-pub fn read_keeper_record(dir: &Path) -> Result<Option<KeeperRecord>, RecordError> {
-    let path = dir.join(KEEPER);
-    let Some(bytes) = read_bounded(&path)? else {
-        return Ok(None);
-    };
-    let parsed = serde_json::from_slice::<KeeperRecord>(&bytes).map_err(|error| error.to_string());
-    let checked = parsed.and_then(|record| check_version(record.version).map(|()| record));
-    checked
-        .map(Some)
-        .map_err(|what| RecordError::Damaged { path, what })
-}
-
-/// Writes `keeper.json` for the first time; `false` when another keeper was here before.
-pub(crate) fn register_keeper(dir: BorrowedFd<'_>, record: &KeeperRecord) -> io::Result<bool> {
-    write_new(dir, record)?;
-    let linked = rustix::fs::linkat(dir, KEEPER_NEW, dir, KEEPER, AtFlags::empty());
-    let _ = rustix::fs::unlinkat(dir, KEEPER_NEW, AtFlags::empty());
-    match linked {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::EXIST) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Replaces `keeper.json`.
-pub(crate) fn update_keeper(dir: BorrowedFd<'_>, record: &KeeperRecord) -> io::Result<()> {
-    write_new(dir, record)?;
-    Ok(rustix::fs::renameat(dir, KEEPER_NEW, dir, KEEPER)?)
-}
-
-fn write_new(dir: BorrowedFd<'_>, record: &KeeperRecord) -> io::Result<()> {
-    let _ = rustix::fs::unlinkat(dir, KEEPER_NEW, AtFlags::empty());
-    create(dir, KEEPER_NEW, OFlags::EXCL)?.write_all(&serde_json::to_vec(record)?)
-}
-
-/// Makes the claim on an attempt; `false` when somebody has made it before.
-pub(crate) fn claim(dir: BorrowedFd<'_>, who: &str) -> io::Result<bool> {
-    let file = match create(dir, CLAIM, OFlags::EXCL) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    // The name is what counts; who made it is for people.
-    let _ = (&file).write_all(who.as_bytes());
-    Ok(true)
-}
-
-/// Whether anybody has made the claim.
-pub(crate) fn is_claimed(dir: BorrowedFd<'_>) -> bool {
-    rustix::fs::statat(dir, CLAIM, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
 /// The directory of an attempt, opened.
 pub(crate) fn open(dir: &Path) -> io::Result<OwnedFd> {
     crate::socket::open_dir(dir)
-}
-
-/// The same, borrowed for the calls above.
-pub(crate) fn claim_at(dir: &Path, who: &str) -> io::Result<bool> {
-    claim(open(dir)?.as_fd(), who)
 }

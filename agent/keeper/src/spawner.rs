@@ -24,8 +24,11 @@ use crate::protocol::{FromSpawner, MAX_KEEPERS, NotStarted, StartSpec, ToSpawner
 use crate::record;
 use crate::sys::{self, Fork, Reaped};
 
+mod board;
 mod launch;
 
+use board::Board;
+pub(crate) use board::Place;
 use launch::Options;
 pub use launch::main;
 
@@ -44,11 +47,12 @@ const LEAVE_AGAIN: Duration = Duration::from_millis(10);
 /// How long the end of a leash waits for the keepers' own.
 const LEASH_WAIT_US: u64 = 1_000_000;
 
-/// A keeper that was forked and not reaped.
+/// A keeper that was forked and not reaped, and its first attempt.
 struct Held {
     keeper: ProcessRef,
     attempt: String,
     dir: PathBuf,
+    place: u32,
 }
 
 /// The spawner with everything it holds.
@@ -58,6 +62,7 @@ struct Spawner {
     leash: Option<Leash>,
     leash_over_since_us: Option<u64>,
     placement: Placement,
+    board: Board,
     connections: Vec<Packets>,
     keepers: BTreeMap<u32, Held>,
     remains: Vec<Remains>,
@@ -86,6 +91,7 @@ impl Spawner {
             leash: options.leash,
             leash_over_since_us: None,
             placement,
+            board: Board::new()?,
             connections: Vec::new(),
             keepers: BTreeMap::new(),
             remains: Vec::new(),
@@ -178,19 +184,22 @@ impl Spawner {
 
     /// A keeper that ended without a record may have left a tree behind.
     fn keeper_ended(&mut self, held: &Held, status: i32) {
-        if held.dir.join(record::EXIT).exists() {
+        self.placement.remove_leaf(held.keeper);
+        let attempt = self.board.leave(held.place);
+        let attempt = attempt.as_ref().unwrap_or(&held.attempt);
+        let dir = held.dir.with_file_name(attempt);
+        if matches!(record::read_exit_record(&dir), Ok(Some(_))) {
             return;
         }
         self.orphans = true;
         if status != 0 {
             say(&format!(
-                "the keeper of {} ended ({:?}) without a record",
-                held.attempt,
+                "the keeper of {attempt} ended ({:?}) without a record",
                 sys::ended(status)
             ));
         }
         // A keeper that found another one before it leaves that one's record and task alone.
-        if let Ok(Some(found)) = record::read_keeper_record(&held.dir)
+        if let Ok(Some(found)) = record::read_keeper_record(&dir)
             && found.keeper == held.keeper
         {
             self.remains.push(Remains::of(&found));
@@ -254,11 +263,12 @@ impl Spawner {
     fn start(&mut self, spec: Box<StartSpec>, fds: Vec<OwnedFd>) -> FromSpawner {
         let (attempt, dir) = (spec.attempt.clone(), spec.dir.clone());
         match self.fork_keeper(spec, fds) {
-            Ok(keeper) => {
+            Ok((keeper, place)) => {
                 let held = Held {
                     keeper,
                     attempt: attempt.clone(),
                     dir,
+                    place,
                 };
                 self.keepers.insert(keeper.pid, held);
                 FromSpawner::Started {
@@ -279,10 +289,10 @@ impl Spawner {
     }
 
     fn fork_keeper(
-        &self,
+        &mut self,
         spec: Box<StartSpec>,
         fds: Vec<OwnedFd>,
-    ) -> Result<ProcessRef, (NotStarted, String)> {
+    ) -> Result<(ProcessRef, u32), (NotStarted, String)> {
         let other = |text: &str| (NotStarted::Other, text.to_owned());
         spec.check().map_err(|error| other(&error.to_string()))?;
         let runner = fds
@@ -292,37 +302,34 @@ impl Spawner {
         if self.leash_over_since_us.is_some() {
             return Err(other("the spawner is ending"));
         }
-        if self.keepers.len() >= MAX_KEEPERS {
-            return Err((
+        let place = self.board.take().ok_or_else(|| {
+            (
                 NotStarted::Resources,
                 format!("{MAX_KEEPERS} keepers live already"),
-            ));
-        }
-        if self
-            .keepers
-            .values()
-            .any(|held| held.attempt == spec.attempt)
-        {
-            return Err(other("the attempt has a keeper already"));
-        }
-        let resources = |error: io::Error| {
+            )
+        })?;
+        let forked = self.fork_at(place, spec, runner).map_err(|error| {
             (
                 NotStarted::Resources,
                 format!("no keeper can be forked: {error}"),
             )
-        };
-        let leash = self
-            .leash
-            .as_ref()
-            .map(Leash::try_clone)
-            .transpose()
-            .map_err(resources)?;
-        match sys::fork().map_err(resources)? {
+        });
+        if forked.is_err() {
+            self.board.leave(place);
+        }
+        Ok((forked?, place))
+    }
+
+    fn fork_at(&self, place: u32, spec: Box<StartSpec>, runner: OwnedFd) -> io::Result<ProcessRef> {
+        let leash = self.leash.as_ref().map(Leash::try_clone).transpose()?;
+        let board = self.board.place(place)?;
+        match sys::fork()? {
             Fork::Child => keeper::run(keeper::Handover {
                 spec,
                 runner: Packets::from_fd(runner),
                 leash,
                 placement: &self.placement,
+                board,
             }),
             // Not reaped yet, so that its entry exists even if it has ended.
             Fork::Parent(pid) => {

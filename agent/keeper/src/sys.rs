@@ -8,6 +8,17 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::protocol::Ended;
 
+pub(crate) mod child;
+
+/// What keepers ignore: a terminal's and a shutdown's signals, and writes to closed sockets. A task gets them back.
+pub(crate) const IGNORED: [libc::c_int; 5] = [
+    libc::SIGPIPE,
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGQUIT,
+];
+
 /// Which side of a fork this is.
 pub(crate) enum Fork {
     /// The new process.
@@ -109,6 +120,13 @@ pub(crate) fn reap() -> Reaped {
     }
 }
 
+/// Waits for a child that has ended or is about to.
+pub(crate) fn wait_for(pid: u32) {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, 0) };
+}
+
 /// Decodes a wait status.
 pub(crate) fn ended(status: i32) -> Ended {
     if libc::WIFSIGNALED(status) {
@@ -147,22 +165,17 @@ pub(crate) fn ignore(signals: &[libc::c_int]) {
     }
 }
 
-/// Gives every signal its default disposition and blocks none: what a task starts with.
+/// Gives every signal its default disposition, whatever was inherited: what the spawner and so its keepers begin with.
+pub(crate) fn default_signals() {
+    for signal in 1..=64 {
+        set_default(signal);
+    }
+}
+
+/// What a task starts with: the default for what keepers ignore (a handler ends with exec), and nothing blocked.
 pub(crate) fn reset_signals() {
-    // The kernel's own structure, all zero: the default disposition, no flags. The C library's call would leave out
-    // the signals that it keeps for itself, and those may be inherited as ignored too.
-    let default = [0_u64; 8];
-    for signal in 1..=64_i64 {
-        // SAFETY: the buffer is larger than the kernel's structure; numbers that may not be set are refused.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                std::ptr::null_mut::<u64>(),
-                8_usize,
-            )
-        };
+    for signal in IGNORED {
+        set_default(signal);
     }
     // SAFETY: an all-zero set is a valid argument of sigemptyset, and all pointers are to locals.
     unsafe {
@@ -170,6 +183,22 @@ pub(crate) fn reset_signals() {
         libc::sigemptyset(&raw mut set);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
     }
+}
+
+fn set_default(signal: libc::c_int) {
+    // The kernel's own structure, all zero: the default disposition, no flags. The C library's call would leave out
+    // the signals that it keeps for itself, and those may be inherited as ignored too.
+    let default = [0_u64; 8];
+    // SAFETY: the buffer is larger than the kernel's structure; numbers that may not be set are refused.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            libc::c_long::from(signal),
+            default.as_ptr(),
+            std::ptr::null_mut::<u64>(),
+            8_usize,
+        )
+    };
 }
 
 /// Becomes another user for good: groups, then gid, then uid.

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use outpost_agent_keeper::protocol::is_attempt_id;
+use outpost_agent_keeper::protocol::{About, is_attempt_id};
+use outpost_agent_keeper::record::{read_exit_record, read_keeper_record};
 
 use crate::cli::Form;
 use crate::log_tail::LogTail;
 use crate::output;
-use crate::runner::About;
 use crate::state_dir::StateDir;
 
 /// Attempts listed at most.
@@ -37,8 +37,7 @@ pub(crate) fn logs(
 fn list(state: &StateDir, form: Form) -> anyhow::Result<ExitCode> {
     let mut attempts = Vec::new();
     for (id, dir) in all(state)? {
-        let about = std::fs::read(dir.join("about.json")).ok();
-        let about = about.and_then(|bytes| serde_json::from_slice::<About>(&bytes).ok());
+        let about = about(&dir);
         attempts.extend(about.map(|about| (about.begun_us, id, about)));
     }
     attempts.sort_by_key(|(begun, ..)| *begun);
@@ -59,6 +58,15 @@ fn list(state: &StateDir, form: Form) -> anyhow::Result<ExitCode> {
         }),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What an attempt is: its keeper has it in its record. An older build's runner wrote it beside that.
+fn about(dir: &Path) -> Option<About> {
+    let recorded = read_keeper_record(dir).ok().flatten();
+    recorded.and_then(|record| record.about).or_else(|| {
+        let bytes = std::fs::read(dir.join("about.json")).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    })
 }
 
 fn all(state: &StateDir) -> anyhow::Result<Vec<(String, PathBuf)>> {
@@ -105,7 +113,7 @@ fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
     let mut log = LogTail::new(dir);
     loop {
         // Looked at before the log: what is written before the end is then surely shown.
-        let over = dir.join("exit.json").exists();
+        let over = matches!(read_exit_record(&dir), Ok(Some(_)));
         // A reader that went away wants nothing more.
         if !log.more(&mut |bytes| output::bytes(bytes))? || !follow || over {
             return Ok(());

@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::tasks::{Current, Keepers};
+use super::tasks::{Current, Idle, Keepers};
 use super::watch::watch;
 use super::{Happened, outcome};
 use crate::state_dir::StateDir;
@@ -36,6 +36,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// Keepers from this version of the protocol on take another attempt.
+const TAKES_ANOTHER: u8 = 2;
+
 /// Listens to the keeper of one attempt until its final word; looks for the keeper itself when there is no connection.
 pub(super) struct Listener {
     pub(super) assign: Assign,
@@ -43,9 +46,11 @@ pub(super) struct Listener {
     pub(super) catalogue: Current,
     pub(super) inbox: mpsc::Sender<Happened>,
     pub(super) keepers: Keepers,
+    /// Where a keeper goes that has nothing left to do.
+    pub(super) idle: Idle,
 }
 
-type Connected = Rc<AsyncFd<KeeperClient>>;
+pub(super) type Connected = Rc<AsyncFd<KeeperClient>>;
 
 impl Listener {
     /// `keeper`: the connection, if there is one already; it is then known to whoever sends commands.
@@ -84,7 +89,14 @@ impl Listener {
                     // Somebody else made the claim: files and processes say who, and what became of it.
                     break outcome::not_started(why)?;
                 }
-                Ok(Some(FromKeeper::Finished(record))) => break self.said(&record),
+                Ok(Some(FromKeeper::Finished(record))) => {
+                    // The record stays on disk until the outcome is settled: the keeper has nothing left to do.
+                    if record.version >= TAKES_ANOTHER {
+                        self.idle.put(Rc::clone(keeper));
+                        return Some(self.said(&record));
+                    }
+                    break self.said(&record);
+                }
                 Ok(None) => return None,
                 Err(error) => {
                     tracing::warn!(%attempt, "its keeper cannot be understood: {error}");
@@ -94,7 +106,6 @@ impl Listener {
             // It speaks: the next silence is a first one.
             *wait = Duration::ZERO;
         };
-        // The record stays on disk until the outcome is settled: the keeper has nothing left to do.
         if let Err(error) = keeper.get_ref().send(ToKeeper::Taken) {
             tracing::trace!(%attempt, "its keeper is gone already: {error}");
         }

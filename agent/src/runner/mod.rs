@@ -42,7 +42,6 @@ use retention::Held;
 pub(crate) use store::wall_us;
 use store::{AgentStore, Encoded};
 use tasks::{Current, Tasks};
-pub use workspace::About;
 
 pub use begin::run;
 pub use local::{Ask, Status, ask};

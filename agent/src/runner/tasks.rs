@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outpost_agent_core::event::KeeperSaid;
 use outpost_agent_keeper::adopt::{KeeperClient, SpawnerClient};
@@ -17,15 +17,21 @@ use outpost_proto::outcome::StartFailure;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::keepers::{Listener, next};
+use super::keepers::{Connected, Listener, next};
 use super::retention::Trash;
 use super::watch::watch;
-use super::{Happened, outcome, workspace};
+use super::workspace::Runs;
+use super::{Happened, outcome};
 use crate::catalogue::Catalogue;
 use crate::state_dir::StateDir;
 
 /// How long a spawner may take to make room for a start: it forks one keeper after the other, some milliseconds each.
 const ROOM: Duration = Duration::from_secs(2);
+
+/// Keepers that wait for another attempt at most, and how long each waits. Far shorter than a keeper itself waits for a
+/// runner that does nothing.
+const IDLE: usize = 32;
+const IDLE_FOR: Duration = Duration::from_secs(10);
 
 /// The catalogue in force; replaced as a whole.
 pub(super) type Current = Rc<RefCell<std::sync::Arc<Catalogue>>>;
@@ -39,11 +45,36 @@ pub(super) struct Tasks {
     inbox: mpsc::Sender<Happened>,
     spawner: Option<Rc<AsyncFd<SpawnerClient>>>,
     keepers: Keepers,
+    idle: Idle,
+    runs: Runs,
     trash: Trash,
 }
 
+/// Keepers whose tasks are over, for the next attempts: the newest is the warmest. Who is let go ends itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Idle(Rc<RefCell<Vec<(Connected, Instant)>>>);
+
+impl Idle {
+    pub(super) fn put(&self, keeper: Connected) {
+        let mut idle = self.0.borrow_mut();
+        if idle.len() < IDLE {
+            idle.push((keeper, Instant::now()));
+        }
+    }
+
+    fn take(&self) -> Option<Connected> {
+        self.0.borrow_mut().pop().map(|(keeper, _)| keeper)
+    }
+
+    fn let_go(&self) {
+        self.0
+            .borrow_mut()
+            .retain(|(_, since)| since.elapsed() < IDLE_FOR);
+    }
+}
+
 /// Attempts with a keeper that is listened to. A keeper that cannot be reached any more is not in it.
-pub(super) type Keepers = Rc<RefCell<BTreeMap<AttemptId, Rc<AsyncFd<KeeperClient>>>>>;
+pub(super) type Keepers = Rc<RefCell<BTreeMap<AttemptId, Connected>>>;
 
 impl Tasks {
     pub(super) fn new(
@@ -62,6 +93,8 @@ impl Tasks {
             inbox,
             spawner: None,
             keepers: Keepers::default(),
+            idle: Idle::default(),
+            runs: Runs::default(),
             trash,
         }
     }
@@ -86,18 +119,29 @@ impl Tasks {
             .entry(&assign.entry)
             .ok_or_else(|| failed(StartFailure::Other, "no entry".to_owned()))?;
         let begun = super::store::wall_us();
-        let spec = workspace::prepare(&self.state, assign, entry, plan, lease_until_boot_us, begun)
+        let spec = self
+            .runs
+            .prepare(&self.state, assign, entry, plan, lease_until_boot_us, begun)
             .map_err(|error| {
                 failed(
                     failure_of(&error),
                     format!("its directories cannot be made: {error}"),
                 )
             })?;
-        let keeper = self
-            .ask(spec)
-            .map_err(|why| failed(StartFailure::Resources, why))?;
-        self.listen(keeper, assign.clone())
-            .map_err(|error| failed(StartFailure::Resources, error.to_string()))
+        let keeper = match self.give(&spec) {
+            Some(keeper) => keeper,
+            None => self
+                .ask(spec)
+                .and_then(|keeper| watched(keeper).map_err(|error| error.to_string()))
+                .map_err(|why| failed(StartFailure::Resources, why))?,
+        };
+        self.listen(keeper, assign.clone());
+        Ok(())
+    }
+
+    /// Gives the attempt to a keeper that waits for one. One that is gone took nothing.
+    fn give(&self, spec: &StartSpec) -> Option<Connected> {
+        std::iter::from_fn(|| self.idle.take()).find(|keeper| keeper.get_ref().next(spec).is_ok())
     }
 
     /// Asks the spawner for a keeper.
@@ -137,14 +181,11 @@ impl Tasks {
         Ok(spawner)
     }
 
-    fn listen(&self, keeper: KeeperClient, assign: Assign) -> io::Result<()> {
-        keeper.set_nonblocking(true)?;
-        let fd = Rc::new(watch(keeper)?);
+    fn listen(&self, keeper: Connected, assign: Assign) {
         self.keepers
             .borrow_mut()
-            .insert(assign.attempt, Rc::clone(&fd));
-        tokio::task::spawn_local(self.listener(assign).run(Some(fd)));
-        Ok(())
+            .insert(assign.attempt, Rc::clone(&keeper));
+        tokio::task::spawn_local(self.listener(assign).run(Some(keeper)));
     }
 
     /// Takes over an attempt that an earlier runner began. What the core wants its keeper to hear is said once the
@@ -160,6 +201,7 @@ impl Tasks {
             catalogue: Rc::clone(&self.catalogue),
             inbox: self.inbox.clone(),
             keepers: Rc::clone(&self.keepers),
+            idle: self.idle.clone(),
         }
     }
 
@@ -167,8 +209,9 @@ impl Tasks {
         self.tell(attempt, ToKeeper::Cancel);
     }
 
-    /// Pushes every dead-man timer.
+    /// Pushes every dead-man timer; comes with every heartbeat's answer.
     pub(super) fn in_touch(&self) {
+        self.idle.let_go();
         let attempts = self.keepers.borrow().keys().copied().collect::<Vec<_>>();
         attempts
             .into_iter()
@@ -191,6 +234,11 @@ impl Tasks {
             tracing::debug!(%attempt, "its keeper does not listen: {error}");
         }
     }
+}
+
+fn watched(keeper: KeeperClient) -> io::Result<Connected> {
+    keeper.set_nonblocking(true)?;
+    Ok(Rc::new(watch(keeper)?))
 }
 
 fn failure_of(error: &io::Error) -> StartFailure {

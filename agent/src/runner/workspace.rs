@@ -1,13 +1,15 @@
 //! What a task finds around it: its directories, and an environment with nothing in it that was not declared.
 
+use std::collections::VecDeque;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use outpost_agent_keeper::protocol::{StartSpec, UserIds, Want};
+use outpost_agent_keeper::protocol::{About, StartSpec, UserIds, Want};
+use outpost_proto::ids::RunId;
 use outpost_proto::message::Assign;
-use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{Entry, Plan, RunAs};
 use crate::state_dir::StateDir;
@@ -15,23 +17,12 @@ use crate::state_dir::StateDir;
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 /// Log files of one attempt: the first is kept, the others turn over.
 const LOG_FILES: u32 = 4;
+/// How long a run's directories count as ready: far below what retention needs to see that a run is in use.
+const READY_FOR: Duration = Duration::from_secs(60);
+/// How many runs' directories are known at a time.
+const RUNS_KNOWN: usize = 64;
 
-/// What `outpost-agent logs` knows of an attempt: kept beside its log, never sent.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct About {
-    /// Its run.
-    pub run: String,
-    /// The workflow's name, as the orchestrator gave it.
-    pub workflow: String,
-    /// The task's name, as the orchestrator gave it.
-    pub task: String,
-    /// The catalogue entry.
-    pub entry: String,
-    /// Microseconds since 1970.
-    pub begun_us: u64,
-}
-
-/// Makes the directories of an attempt and says how to start it.
+/// Makes what an attempt finds around it and says how to start it. The keeper makes the attempt's own directories.
 ///
 /// # Errors
 /// What the file system said.
@@ -43,8 +34,86 @@ pub(super) fn prepare(
     lease_until_boot_us: u64,
     begun_us: u64,
 ) -> io::Result<StartSpec> {
-    let dir = state.attempt(assign.attempt);
-    make(&dir, 0o700, None)?;
+    begin_run(state, assign, entry)?;
+    let spec = spec(state, assign, entry, plan, lease_until_boot_us, begun_us);
+    begin_outputs(
+        &outputs(&state.run(assign.run), assign),
+        entry.user.as_ref(),
+    )?;
+    Ok(spec)
+}
+
+/// The runs whose directories were made, or looked at, a short while ago: most tasks of a run find them ready.
+#[derive(Debug, Default)]
+pub(super) struct Runs(VecDeque<(RunId, bool, Instant)>);
+
+impl Runs {
+    /// The same as [`prepare`], but for what was done already.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub(super) fn prepare(
+        &mut self,
+        state: &StateDir,
+        assign: &Assign,
+        entry: &Entry,
+        plan: Plan,
+        lease_until_boot_us: u64,
+        begun_us: u64,
+    ) -> io::Result<StartSpec> {
+        let key = (assign.run, entry.user.is_some());
+        let is_made = self
+            .0
+            .iter()
+            .any(|(run, shared, at)| (*run, *shared) == key && at.elapsed() < READY_FOR);
+        if !is_made {
+            begin_run(state, assign, entry)?;
+            self.0.retain(|(run, shared, _)| (*run, *shared) != key);
+            self.0.push_back((key.0, key.1, Instant::now()));
+            if self.0.len() > RUNS_KNOWN {
+                self.0.pop_front();
+            }
+        }
+        let outputs = outputs(&state.run(assign.run), assign);
+        let owner = entry.user.as_ref();
+        match begin_outputs(&outputs, owner) {
+            // Somebody took the directories away.
+            Err(error) if is_made && error.kind() == io::ErrorKind::NotFound => {
+                begin_run(state, assign, entry)?;
+                begin_outputs(&outputs, owner)?;
+            }
+            begun => begun?,
+        }
+        Ok(spec(
+            state,
+            assign,
+            entry,
+            plan,
+            lease_until_boot_us,
+            begun_us,
+        ))
+    }
+}
+
+fn begin_run(state: &StateDir, assign: &Assign, entry: &Entry) -> io::Result<()> {
+    let run = state.run(assign.run);
+    // The tasks of one run share this directory, each under its own entry's account: as in /tmp, nobody can remove
+    // another's files. Its name is random and its parent cannot be listed.
+    let shared = if entry.user.is_some() { 0o1777 } else { 0o700 };
+    make(&run, shared)?;
+    make(&run.join("out"), shared)?;
+    // Retention goes by it.
+    File::open(&run)?.set_modified(std::time::SystemTime::now())
+}
+
+fn spec(
+    state: &StateDir,
+    assign: &Assign,
+    entry: &Entry,
+    plan: Plan,
+    lease_until_boot_us: u64,
+    begun_us: u64,
+) -> StartSpec {
     let about = About {
         run: assign.run.to_string(),
         workflow: assign.workflow_name.to_string(),
@@ -52,25 +121,11 @@ pub(super) fn prepare(
         entry: assign.entry.to_string(),
         begun_us,
     };
-    std::fs::write(dir.join("about.json"), serde_json::to_vec(&about)?)?;
-
     let run = state.run(assign.run);
-    // The tasks of one run share this directory, each under its own entry's account: as in /tmp, nobody can remove
-    // another's files. Its name is random and its parent cannot be listed.
-    let shared = if entry.user.is_some() { 0o1777 } else { 0o700 };
-    make(&run, shared, None)?;
-    make(&run.join("out"), shared, None)?;
-    // Retention goes by it.
-    File::open(&run)?.set_modified(std::time::SystemTime::now())?;
-    begin_outputs(&outputs(&run, assign), entry.user.as_ref())?;
-
+    let made = entry.workdir.is_none();
     let cwd = match &entry.workdir {
         Some(dir) => dir.clone(),
-        None => {
-            let work = state.work(assign.attempt);
-            make(&work, 0o700, entry.user.as_ref())?;
-            work
-        }
+        None => state.work(assign.attempt),
     };
     let env = environment(assign, entry, plan.env, &run, &cwd);
     let shorter = assign
@@ -80,12 +135,14 @@ pub(super) fn prepare(
         outpost_proto::message::OnDisconnect::Continue => None,
         outpost_proto::message::OnDisconnect::StopAfter(seconds) => Some(u64::from(seconds) * 1000),
     };
-    Ok(StartSpec {
+    StartSpec {
         attempt: assign.attempt.to_string(),
-        dir,
+        dir: state.attempt(assign.attempt),
+        about: Some(about),
         argv: plan.argv,
         env,
         cwd,
+        make_cwd: made,
         user: entry.user.as_ref().map(|user| UserIds {
             uid: user.uid,
             gid: user.gid,
@@ -100,7 +157,7 @@ pub(super) fn prepare(
         containment: Want::Auto,
         umask: if entry.user.is_some() { 0o022 } else { 0o077 },
         no_new_privs: true,
-    })
+    }
 }
 
 /// `$OUTPOST_OUT` of a task.
@@ -145,25 +202,33 @@ fn environment(
 /// Makes a task's outputs anew, its own and empty: what an earlier attempt left there is not this one's, and another
 /// task of the run must not be the one who owns it, or point it elsewhere.
 fn begin_outputs(path: &Path, owner: Option<&RunAs>) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
     let mode = if owner.is_some() { 0o644 } else { 0o600 };
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
+    let create = || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)
+    };
+    let file = match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(path)?;
+            create()?
+        }
+        created => created?,
+    };
     match owner {
-        Some(user) => std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid)),
+        Some(user) => {
+            // Whatever this process's own mask is.
+            file.set_permissions(Permissions::from_mode(mode))?;
+            std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))
+        }
         None => Ok(()),
     }
 }
 
 /// Makes a directory, or makes one right that a crash left half made. Never follows a link.
-fn make(dir: &Path, mode: u32, owner: Option<&RunAs>) -> io::Result<()> {
+fn make(dir: &Path, mode: u32) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
@@ -172,9 +237,6 @@ fn make(dir: &Path, mode: u32, owner: Option<&RunAs>) -> io::Result<()> {
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open(dir)?;
-    if let Some(user) = owner {
-        std::os::unix::fs::fchown(&opened, Some(user.uid), Some(user.gid))?;
-    }
     opened.set_permissions(Permissions::from_mode(mode))
 }
 

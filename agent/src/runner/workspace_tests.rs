@@ -82,14 +82,13 @@ fn a_task_reaches_its_own_directories_and_can_list_nothing_else() {
     for (dir, expected) in [("", 0o711), ("work", 0o711), ("runs", 0o711)] {
         assert_eq!(mode(&state.join(dir)), expected, "{dir}");
     }
-    assert_eq!(mode(&spec.dir), 0o700);
-    assert_eq!(mode(&spec.cwd), 0o700);
+    // The attempt's own directories are the keeper's to make, private and the task's.
+    assert!(spec.make_cwd && !spec.cwd.exists() && !spec.dir.exists());
     let shared = if is_root() { 0o1777 } else { 0o700 };
     assert_eq!(mode(&site.run()), shared);
     assert_eq!(mode(&site.run().join("out")), shared);
     let owner = spec.user.as_ref().map(|user| user.uid);
     let own = owner.unwrap_or(rustix::process::geteuid().as_raw());
-    assert_eq!(spec.cwd.metadata().unwrap().uid(), own);
     let out = site.run().join("out/t.env");
     assert_eq!(out.metadata().unwrap().uid(), own);
     assert_eq!(mode(&out), if is_root() { 0o644 } else { 0o600 });
@@ -140,6 +139,27 @@ fn an_attempt_begins_with_empty_outputs_whatever_lay_there() {
     site.prepare(3).unwrap();
     assert!(out.symlink_metadata().unwrap().is_file());
     assert_eq!(std::fs::read_to_string(&precious).unwrap(), "stays");
+}
+
+#[test]
+fn the_directories_of_a_run_are_made_once_and_again_when_they_are_gone() {
+    let site = site();
+    let mut runs = Runs::default();
+    let mut prepare = |attempt| {
+        let assign = site.assign(attempt);
+        let entry = site.catalogue.entry(&assign.entry).unwrap();
+        let plan = site.catalogue.plan(&assign).unwrap();
+        runs.prepare(&site.state, &assign, entry, plan, 1, 1)
+    };
+    prepare(1).unwrap();
+    let out = site.run().join("out/t.env");
+    std::fs::write(&out, "count=1\n").unwrap();
+    prepare(2).unwrap();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "");
+    std::fs::remove_dir_all(site.run()).unwrap();
+    prepare(3).unwrap();
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "");
+    assert_eq!(runs.0.len(), 1);
 }
 
 #[test]

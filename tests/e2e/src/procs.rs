@@ -132,10 +132,20 @@ fn with_descendants(everybody: &[Proc], mut family: BTreeSet<i32>) -> BTreeSet<i
 /// The keeper and the task's first process of an attempt, as the keeper's own record names them.
 #[must_use]
 pub fn keeper_and_task(attempt_dir: &Path) -> (Option<Proc>, Option<Proc>) {
-    let text = std::fs::read(attempt_dir.join("keeper.json")).unwrap_or_default();
-    let record: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let text = std::fs::read_to_string(attempt_dir.join("claim")).unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.is_empty());
+    let records = lines.map(|line| serde_json::from_str::<serde_json::Value>(line));
+    let records = records
+        .flatten()
+        .map(|line| line["record"].clone())
+        .collect::<Vec<_>>();
     let process = |key: &str| {
-        let named = record.get(key)?;
+        let named = match key {
+            "keeper" => records
+                .iter()
+                .find_map(|record| record["keeper"].get(key))?,
+            _ => records.iter().find_map(|record| record.get(key))?,
+        };
         let pid = i32::try_from(named.get("pid")?.as_i64()?).ok()?;
         Proc::of(pid).filter(|process| Some(process.start) == named["start_time"].as_u64())
     };

@@ -1,12 +1,14 @@
-//! The delegated cgroup v2 tree: `<own cgroup>/outpost-<hash of the state directory>/{keepers,tasks/<attempt>}`.
+//! The delegated cgroup v2 tree: `<own cgroup>/outpost-<hash of the state directory>/{keepers,tasks/<keeper>}`.
 //!
-//! Spawner and keepers live in `keepers`, each task alone in its leaf, and nothing in the nodes between, because a
-//! node that hands controllers down may hold no process. Needs `cgroup.kill` (Linux 5.14).
+//! Spawner and keepers live in `keepers`, each task alone in its keeper's leaf, and nothing in the nodes between,
+//! because a node that hands controllers down may hold no process. A leaf in which nothing is left serves its keeper's
+//! next task: making one is among the dearest steps of a start. Needs `cgroup.kill` (Linux 5.14).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
@@ -48,7 +50,7 @@ impl Base {
 
     /// Whether a leaf can be made, written to and killed.
     fn try_out(&self) -> io::Result<()> {
-        let leaf = self.leaf(&format!("probe-{}", std::process::id()))?;
+        let leaf = self.leaf_of(&format!("probe-{}", std::process::id()))?;
         let usable = OpenOptions::new()
             .write(true)
             .open(leaf.path.join("cgroup.kill"))
@@ -87,11 +89,25 @@ impl Base {
         }
     }
 
-    pub(super) fn leaf(&self, attempt: &str) -> io::Result<Leaf> {
-        let path = self.tasks().join(attempt);
+    /// The leaf of a keeper: no two of one boot have the same name.
+    pub(super) fn leaf(&self, keeper: ProcessRef) -> io::Result<Leaf> {
+        self.leaf_of(&name_of(keeper))
+    }
+
+    fn leaf_of(&self, name: &str) -> io::Result<Leaf> {
+        let path = self.tasks().join(name);
         make_dir(&path)?;
         Leaf::open(&path)
     }
+
+    /// Takes away what an ended keeper left, if nothing is in it.
+    pub(super) fn remove_leaf(&self, keeper: ProcessRef) {
+        let _ = fs::remove_dir(self.tasks().join(name_of(keeper)));
+    }
+}
+
+fn name_of(keeper: ProcessRef) -> String {
+    format!("{}-{}", keeper.pid, keeper.start_time)
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
@@ -131,7 +147,10 @@ fn mount_point(mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
 #[derive(Debug)]
 pub(crate) struct Leaf {
     path: PathBuf,
+    dir: OwnedFd,
     events: File,
+    /// Absent without the memory controller.
+    memory: Option<File>,
 }
 
 impl Leaf {
@@ -139,7 +158,9 @@ impl Leaf {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
+            dir: crate::socket::open_dir(path)?,
             events: File::open(path.join("cgroup.events"))?,
+            memory: File::open(path.join("memory.events")).ok(),
         })
     }
 
@@ -147,11 +168,26 @@ impl Leaf {
         &self.path
     }
 
+    /// For a child that is born in it.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
     /// Where a process writes `0` to enter: opened by the keeper, used by the task's child, which may be less able.
     pub(crate) fn door(&self) -> io::Result<File> {
         OpenOptions::new()
             .write(true)
             .open(self.path.join("cgroup.procs"))
+    }
+
+    /// The same leaf for another task, if this one left no trace in it; otherwise it is removed.
+    pub(crate) fn for_another(self) -> Option<Self> {
+        let no_children = rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink == 2);
+        if no_children && !self.is_populated() && !self.ran_out_of_memory() {
+            return Some(self);
+        }
+        self.remove();
+        None
     }
 
     pub(super) fn events(&self) -> BorrowedFd<'_> {
@@ -173,30 +209,38 @@ impl Leaf {
 
     /// Reading also re-arms the readiness of `events`.
     pub(super) fn is_populated(&self) -> bool {
-        let mut text = String::new();
-        let mut events = &self.events;
-        let read = events
-            .rewind()
-            .and_then(|()| events.read_to_string(&mut text));
+        let mut buffer = [0; 256];
         // A removed cgroup cannot be read and has no process.
-        read.is_ok() && text.lines().any(|line| line == "populated 1")
+        read_once(&self.events, &mut buffer)
+            .is_some_and(|text| text.lines().any(|line| line == "populated 1"))
     }
 
     pub(super) fn ran_out_of_memory(&self) -> bool {
-        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let mut buffer = [0; 1024];
+        let events = self
+            .memory
+            .as_ref()
+            .and_then(|file| read_once(file, &mut buffer))
+            .unwrap_or_default();
         let kills = events
             .lines()
             .find_map(|line| line.strip_prefix("oom_kill "));
         kills.is_some_and(|count| count.trim() != "0")
     }
 
-    pub(super) fn remove(self) {
+    pub(crate) fn remove(self) {
         self.remove_ref();
     }
 
     pub(super) fn remove_ref(&self) {
         remove_with_children(&self.path, 0);
     }
+}
+
+/// The kernel's files of counters are shorter than any buffer here and are read whole.
+fn read_once<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
+    let len = file.read_at(buffer, 0).ok()?;
+    std::str::from_utf8(buffer.get(..len)?).ok()
 }
 
 /// Deeper than any task needs; bounds the walk through what a task made.

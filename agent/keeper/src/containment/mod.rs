@@ -78,10 +78,17 @@ impl Placement {
         }
     }
 
-    /// Makes the leaf cgroup of an attempt.
-    pub(crate) fn leaf(&self, attempt: &str) -> std::io::Result<Leaf> {
+    /// Makes a keeper's leaf cgroup.
+    pub(crate) fn leaf(&self, keeper: ProcessRef) -> std::io::Result<Leaf> {
         let base = self.base.as_ref().ok_or(std::io::ErrorKind::NotFound)?;
-        base.leaf(attempt)
+        base.leaf(keeper)
+    }
+
+    /// Takes away the empty leaf of a keeper that has ended.
+    pub(crate) fn remove_leaf(&self, keeper: ProcessRef) {
+        if let Some(base) = &self.base {
+            base.remove_leaf(keeper);
+        }
     }
 }
 
@@ -142,14 +149,6 @@ impl Tree {
         match self {
             Self::Cgroup(leaf) => leaf.ran_out_of_memory(),
             Self::PidNamespace { .. } | Self::Subreaper => false,
-        }
-    }
-
-    /// Gives back what the kernel held for the tree; it must be gone.
-    pub(crate) fn remove(self) {
-        match self {
-            Self::Cgroup(leaf) => leaf.remove(),
-            Self::PidNamespace { .. } | Self::Subreaper => {}
         }
     }
 }

@@ -10,18 +10,21 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-/// How much is read at a time.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// How much is read at a time: at first, since most tasks say little and a keeper shall be small, and from a task that
+/// has filled that once.
+const CHUNK_BYTES: (usize, usize) = (4 * 1024, 64 * 1024);
 /// Length of the line that tells what is left out; it has its place from the start.
 const NOTE_BYTES: u64 = 64;
 
 /// The writer of one task's output.
 #[derive(Debug)]
 pub(super) struct Log {
-    dir: OwnedFd,
+    dir: Rc<OwnedFd>,
+    begun: bool,
     file_bytes: u64,
     files: u32,
     /// `log.0`, open for the note; `None` when the disk did not even take that.
@@ -38,13 +41,13 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Makes `log.0`.
-    pub(super) fn create(dir: OwnedFd, max_bytes: u64, files: u32) -> io::Result<Self> {
+    /// Makes nothing yet: `log.0` comes with the first byte.
+    pub(super) fn new(dir: Rc<OwnedFd>, max_bytes: u64, files: u32) -> Self {
         let files = files.max(1);
-        let head = open_new(&dir, 0)?;
-        Ok(Self {
-            current: Some(head.try_clone()?),
-            head: Some(head),
+        Self {
+            begun: false,
+            current: None,
+            head: None,
             dir,
             file_bytes: max_bytes / u64::from(files),
             files,
@@ -56,7 +59,16 @@ impl Log {
             received: 0,
             dropped: 0,
             buffer: Vec::new(),
-        })
+        }
+    }
+
+    /// Makes `log.0`. A disk that does not take even that drops what comes.
+    fn begin(&mut self) {
+        self.begun = true;
+        if let Ok(head) = open_new(&self.dir, 0) {
+            self.current = head.try_clone().ok();
+            self.head = Some(head);
+        }
     }
 
     /// Bytes received so far, and how many of them are not on disk.
@@ -70,16 +82,22 @@ impl Log {
     /// Of the pipe only (`WouldBlock` when it is empty); the disk's are counted, not returned.
     pub(super) fn read_from(&mut self, pipe: &mut impl Read) -> io::Result<usize> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(CHUNK_BYTES, 0);
+        buffer.resize(buffer.len().max(CHUNK_BYTES.0), 0);
         let read = pipe.read(&mut buffer);
         if let Ok(len) = read {
             self.append(buffer.get(..len).unwrap_or_default());
+            if len == buffer.len() {
+                buffer.resize(CHUNK_BYTES.1, 0);
+            }
         }
         self.buffer = buffer;
         read
     }
 
     fn append(&mut self, mut bytes: &[u8]) {
+        if !self.begun && !bytes.is_empty() {
+            self.begin();
+        }
         self.received += bytes.len() as u64;
         let dropped_before = self.dropped;
         while !bytes.is_empty() {
@@ -208,7 +226,7 @@ mod tests {
     fn run(max: u64, files: u32, output: &[u8]) -> (tempfile::TempDir, Log) {
         let dir = tempfile::tempdir().unwrap();
         let opened = crate::socket::open_dir(dir.path()).unwrap();
-        let mut log = Log::create(opened, max, files).unwrap();
+        let mut log = Log::new(Rc::new(opened), max, files);
         let mut source = output;
         while log.read_from(&mut source).unwrap() > 0 {}
         (dir, log)

@@ -1,32 +1,41 @@
-//! The keeper: one small process that owns one task from the last check before exec to the exit record.
+//! The keeper: one small process that owns one task from the last check before exec to the end's record, and then, if
+//! its runner has another attempt for it, that one.
 //!
 //! Forked by the spawner, never executed by itself. It needs nobody to do its duty: deadline, dead-man timer, log and
-//! exit record work without runner, spawner and network. It never starts anything twice and never starts without
-//! having made the claim.
+//! record work without runner, spawner and network. It never starts anything twice and never starts without having
+//! made the claim. It holds one attempt at a time and takes the next one only when nothing of the last one is left.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::rc::Rc;
 
-use crate::containment::Placement;
+use rustix::fs::{Mode, OFlags};
+
+use crate::claim::{self, Claim, Draft};
+use crate::containment::{Leaf, Placement, Tree};
 use crate::exec::Leash;
 use crate::packets::Packets;
 use crate::process::{self, ProcessRef};
 use crate::protocol::{
     Cause, Ended, ExitRecord, FromKeeper, NotStarted, PROTOCOL_VERSION, StartSpec, cut,
 };
-use crate::record::{self, ExitSlot, KeeperRecord};
-use crate::sys;
+use crate::record::KeeperRecord;
+use crate::spawner::Place as BoardPlace;
+use crate::sys::{self, child::Stack};
 
 mod log;
 mod poll;
 mod start;
 mod task;
+mod workdir;
 
 use log::Log;
-use start::{NoStart, Place, Started};
+use start::{NoStart, Started};
 use task::Task;
+use workdir::Workdir;
+
+/// How long a task must live before it is said to run: the end of a shorter one says it all.
+const WORTH_SAYING_US: u64 = 2_000;
 
 /// What a keeper gets from the spawner that forks it.
 pub(crate) struct Handover<'a> {
@@ -34,6 +43,8 @@ pub(crate) struct Handover<'a> {
     pub(crate) runner: Packets,
     pub(crate) leash: Option<Leash>,
     pub(crate) placement: &'a Placement,
+    /// Where the spawner looks up which attempt this keeper holds.
+    pub(crate) board: BoardPlace,
 }
 
 /// A keeper's life; called in the forked child.
@@ -49,6 +60,7 @@ pub(crate) fn run(handover: Handover<'_>) -> ! {
 fn keep(handover: Handover<'_>) {
     let keep: Vec<i32> = [
         Some(handover.runner.as_raw_fd()),
+        Some(handover.board.as_raw_fd()),
         handover.leash.as_ref().map(AsRawFd::as_raw_fd),
     ]
     .into_iter()
@@ -59,28 +71,64 @@ fn keep(handover: Handover<'_>) {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"outpost-keeper");
     // A task's `kill -1` or a shutdown's TERM must not cost the outcome; KILL is what ends a keeper.
-    sys::ignore(&[
-        libc::SIGPIPE,
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGTERM,
-        libc::SIGQUIT,
-    ]);
+    sys::ignore(&sys::IGNORED);
     let _ = handover.runner.set_nonblocking(true);
-    match Keeper::prepare(&handover) {
-        Ok(mut keeper) => {
-            keeper.start(handover);
+    let Handover {
+        spec,
+        runner,
+        leash,
+        placement,
+        board,
+    } = handover;
+    match Means::get(placement, board) {
+        Ok(means) => {
+            let mut keeper = Keeper::new(means, runner, leash);
+            keeper.begin(&spec);
+            // Whatever is secret in it ends here.
+            drop(spec);
             keeper.stay();
         }
         Err(failure) => {
-            let _ = handover.runner.send(
-                &FromKeeper::NotStarted {
-                    why: failure.why,
-                    text: cut(failure.text),
-                },
-                &[],
-            );
+            let not_started = FromKeeper::NotStarted {
+                why: failure.why,
+                text: cut(failure.text),
+            };
+            let _ = runner.send(&not_started, &[]);
         }
+    }
+}
+
+/// What a keeper has for all its attempts.
+struct Means<'a> {
+    placement: &'a Placement,
+    board: BoardPlace,
+    own: ProcessRef,
+    boot_id: String,
+    signals: OwnedFd,
+    timer: OwnedFd,
+    null: OwnedFd,
+    stack: Stack,
+}
+
+impl<'a> Means<'a> {
+    fn get(placement: &'a Placement, board: BoardPlace) -> Result<Self, NoStart> {
+        let fail = |what: &'static str| {
+            move |error: std::io::Error| NoStart::from_io(what, &error).not_the_program()
+        };
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .map_err(|errno| fail("the keeper cannot become a subreaper")(errno.into()))?;
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        Ok(Self {
+            placement,
+            board,
+            own: ProcessRef::own()
+                .ok_or_else(|| fail("/proc cannot be read")(std::io::Error::other("no entry")))?,
+            boot_id: process::boot_id().map_err(fail("the boot id cannot be read"))?,
+            signals: sys::child_signals().map_err(fail("signals cannot be received"))?,
+            timer: poll::timer().map_err(fail("no timer can be had"))?,
+            null: null.map_err(|errno| fail("/dev/null cannot be opened")(errno.into()))?,
+            stack: Stack::new().map_err(fail("no memory for a stack"))?,
+        })
     }
 }
 
@@ -91,157 +139,131 @@ struct Runner {
 }
 
 /// A keeper with everything it holds.
-struct Keeper {
-    record: KeeperRecord,
-    dir: OwnedFd,
-    listener: OwnedFd,
-    signals: OwnedFd,
-    timer: OwnedFd,
+struct Keeper<'a> {
+    means: Means<'a>,
     leash: Option<Leash>,
     leash_over: bool,
     runner: Option<Runner>,
+    /// Where a later runner connects; there from the moment at which the first one is gone.
+    listener: Option<OwnedFd>,
     /// The present state, which is all that a runner is ever told.
     state: FromKeeper,
+    /// Until when a task that has just been started is not worth being told of.
+    quiet_until_us: Option<u64>,
+    attempt: Attempt,
     task: Option<Task>,
-    slot: Option<ExitSlot>,
-    /// What belongs into the slot, once it is known.
-    exit: Option<ExitRecord>,
+    /// An empty cgroup of the keeper's own, for its next task.
+    leaf: Option<Leaf>,
+    workdir: Workdir,
     over_since_us: Option<u64>,
     taken: bool,
+    /// When the timer fires, as it was set last.
+    armed_us: u64,
 }
 
-impl Keeper {
-    /// Takes everything a keeper needs before it may speak for the attempt. Leaves no task and no claim behind.
-    fn prepare(handover: &Handover<'_>) -> Result<Self, NoStart> {
-        let fail = |what: &'static str| {
-            move |error: std::io::Error| NoStart::from_io(what, &error).not_the_program()
-        };
-        let lost = || NoStart {
-            why: NotStarted::ClaimLost,
-            text: "the attempt was claimed before".to_owned(),
-        };
-        let spec = &handover.spec;
-        let dir =
-            record::open(&spec.dir).map_err(fail("the attempt's directory cannot be opened"))?;
-        if record::is_claimed(dir.as_fd()) {
-            return Err(lost());
-        }
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|errno| fail("the keeper cannot become a subreaper")(errno.into()))?;
-        let signals = sys::child_signals().map_err(fail("signals cannot be received"))?;
-        let timer = poll::timer().map_err(fail("no timer can be had"))?;
-        let record = KeeperRecord {
-            version: PROTOCOL_VERSION,
-            binary: env!("CARGO_PKG_VERSION").to_owned(),
-            attempt: spec.attempt.clone(),
-            boot_id: process::boot_id().map_err(fail("the boot id cannot be read"))?,
-            keeper: ProcessRef::own()
-                .ok_or_else(|| fail("/proc cannot be read")(std::io::Error::other("no entry")))?,
-            containment: None,
-            cgroup: None,
-            task: None,
-        };
-        // Before the socket and the other files: they belong to the first keeper there ever was.
-        if !record::register_keeper(dir.as_fd(), &record)
-            .map_err(fail("the keeper's record cannot be written"))?
-        {
-            return Err(lost());
-        }
-        let listener = crate::socket::listen(dir.as_fd(), record::SOCKET, 4)
-            .map_err(fail("the keeper's socket cannot be made"))?;
-        let slot =
-            ExitSlot::reserve(dir.as_fd()).map_err(fail("no disk space for the exit record"))?;
-        Ok(Self {
-            record,
-            dir,
-            listener,
-            signals,
-            timer,
-            leash: None,
+/// What is on disk of the attempt at hand.
+#[derive(Default)]
+struct Attempt {
+    id: String,
+    dir: Option<Rc<OwnedFd>>,
+    claim: Option<Claim>,
+    containment: Option<crate::protocol::Containment>,
+    /// What belongs into the claim's last line, once it is known.
+    exit: Option<ExitRecord>,
+}
+
+impl<'a> Keeper<'a> {
+    fn new(means: Means<'a>, runner: Packets, leash: Option<Leash>) -> Self {
+        Self {
+            means,
+            leash,
             leash_over: false,
-            runner: None,
+            runner: Some(Runner {
+                packets: runner,
+                told: true,
+            }),
+            listener: None,
             state: FromKeeper::Starting,
+            quiet_until_us: None,
+            attempt: Attempt::default(),
             task: None,
-            slot: Some(slot),
-            exit: None,
+            leaf: None,
+            workdir: Workdir::default(),
             over_since_us: None,
             taken: false,
-        })
+            armed_us: 0,
+        }
     }
 
-    /// Starts the task, or comes to know why not. The spec, with whatever is secret in it, ends here.
-    fn start(&mut self, handover: Handover<'_>) {
-        let Handover {
-            spec,
-            runner,
-            leash,
-            placement,
-        } = handover;
-        self.leash = leash;
-        self.runner = Some(Runner {
-            packets: runner,
-            told: false,
-        });
-        self.tell();
-        if let Err(failure) = self.try_start(&spec, placement) {
+    /// Starts an attempt's task, or comes to know why not. Nothing of an earlier attempt is left at this moment.
+    fn begin(&mut self, spec: &StartSpec) {
+        self.state = FromKeeper::Starting;
+        self.over_since_us = None;
+        self.listener = None;
+        self.attempt = Attempt {
+            id: spec.attempt.clone(),
+            ..Attempt::default()
+        };
+        // First of all: if this keeper dies, whatever it has made by then is looked for under this attempt.
+        self.means.board.hold(&spec.attempt);
+        if let Err(failure) = self.try_begin(spec) {
             self.never_started(failure);
         }
     }
 
-    fn try_start(&mut self, spec: &StartSpec, placement: &Placement) -> Result<(), NoStart> {
-        let place = Place::make(spec, placement)?;
-        self.record.containment = Some(place.containment);
-        self.record.cgroup = place.leaf.as_ref().map(|leaf| leaf.path().to_owned());
-        let log = self.make_log(spec)?;
+    fn try_begin(&mut self, spec: &StartSpec) -> Result<(), NoStart> {
         let fail = |what: &'static str| {
             move |error: std::io::Error| NoStart::from_io(what, &error).not_the_program()
         };
-        // Before the claim: whoever finds the keeper dead must find the task's cgroup too.
-        record::update_keeper(self.dir.as_fd(), &self.record)
+        let dir = workdir::make_attempt(&spec.dir)
+            .map_err(fail("the attempt's directory cannot be made"))?;
+        if claim::is_made(dir.as_fd()) {
+            return Err(NoStart::claim_lost());
+        }
+        self.workdir
+            .make(spec)
+            .map_err(fail("the working directory cannot be made"))?;
+        let place = start::Place::make(spec, self.means.placement, &mut self.leaf, self.means.own)?;
+        self.attempt.containment = Some(place.containment);
+        let record = KeeperRecord {
+            version: PROTOCOL_VERSION,
+            binary: env!("CARGO_PKG_VERSION").to_owned(),
+            attempt: spec.attempt.clone(),
+            boot_id: self.means.boot_id.clone(),
+            keeper: self.means.own,
+            containment: Some(place.containment),
+            cgroup: place.leaf.as_ref().map(|leaf| leaf.path().to_owned()),
+            task: None,
+            about: spec.about.clone(),
+        };
+        let draft = Draft::write(dir.as_fd(), record)
             .map_err(fail("the keeper's record cannot be written"))?;
         if process::boot_time_us() >= spec.lease_until_boot_us {
+            draft.discard(dir.as_fd());
             return Err(NoStart {
                 why: NotStarted::LeaseOver,
                 text: "the lease was over".to_owned(),
             });
         }
-        if !record::claim(self.dir.as_fd(), "keeper").map_err(fail("the claim cannot be made"))? {
-            let text = "the attempt was claimed by somebody else".to_owned();
-            return Err(NoStart {
-                why: NotStarted::ClaimLost,
-                text,
-            });
-        }
+        let made = draft
+            .make(dir.as_fd())
+            .map_err(fail("the claim cannot be made"))?;
+        self.attempt.claim = Some(made.ok_or_else(NoStart::claim_lost)?);
+        let dir = self.attempt.dir.insert(Rc::new(dir));
+        let log = Log::new(Rc::clone(dir), spec.log_max_bytes, spec.log_files);
         let started_us = process::boot_time_us();
-        let started = start::start(spec, place)?;
-        self.record.task = Some(started.child);
-        // Without this line the task is still found by its cgroup, its marker and its parent.
-        let _ = record::update_keeper(self.dir.as_fd(), &self.record);
+        let started = start::start(spec, place, &self.means)?;
+        self.quiet_until_us = Some(started_us.saturating_add(WORTH_SAYING_US));
         self.task = Some(Task::new(spec, started, log, started_us));
         Ok(())
     }
 
-    fn make_log(&self, spec: &StartSpec) -> Result<Log, NoStart> {
-        let fail = |error: std::io::Error| {
-            NoStart::from_io("the log cannot be made", &error).not_the_program()
-        };
-        let dir = self.dir.try_clone().map_err(fail)?;
-        Log::create(dir, spec.log_max_bytes, spec.log_files).map_err(fail)
-    }
-
     /// The attempt is over without ever having run.
     fn never_started(&mut self, failure: NoStart) {
-        if let Some(path) = self.record.cgroup.take() {
-            remove_leaf(&path);
-        }
         let text = cut(failure.text);
         // Who won the claim speaks for the attempt; a record here would contradict it.
-        if failure.why == NotStarted::ClaimLost {
-            if let Some(slot) = self.slot.take() {
-                slot.discard(self.dir.as_fd());
-            }
-        } else {
-            self.exit = Some(self.exit_record(Ended::NotStarted(failure.why), &text));
+        if failure.why != NotStarted::ClaimLost {
+            self.attempt.exit = Some(self.exit_record(Ended::NotStarted(failure.why), &text));
         }
         self.be_over(FromKeeper::NotStarted {
             why: failure.why,
@@ -252,7 +274,11 @@ impl Keeper {
     /// The task is over and its tree is gone.
     fn finished(&mut self, task: Task) {
         let now = process::boot_time_us();
-        match task.finish() {
+        let (end, tree) = task.finish();
+        if let Tree::Cgroup(leaf) = tree {
+            self.leaf = leaf.for_another();
+        }
+        match end {
             Err(failure) => self.never_started(failure),
             Ok(end) => {
                 let exit = ExitRecord {
@@ -263,7 +289,7 @@ impl Keeper {
                     log_dropped_bytes: end.log_dropped_bytes,
                     ..self.exit_record(end.ended, "")
                 };
-                self.exit = Some(exit.clone());
+                self.attempt.exit = Some(exit.clone());
                 self.be_over(FromKeeper::Finished(exit));
             }
         }
@@ -272,15 +298,15 @@ impl Keeper {
     fn exit_record(&self, ended: Ended, text: &str) -> ExitRecord {
         ExitRecord {
             version: PROTOCOL_VERSION,
-            attempt: self.record.attempt.clone(),
-            boot_id: self.record.boot_id.clone(),
+            attempt: self.attempt.id.clone(),
+            boot_id: self.means.boot_id.clone(),
             ended,
             cause: Cause::Own,
             started_boot_us: 0,
             duration_ms: 0,
             log_bytes: 0,
             log_dropped_bytes: 0,
-            containment: self.record.containment,
+            containment: self.attempt.containment,
             text: text.to_owned(),
         }
     }
@@ -288,36 +314,48 @@ impl Keeper {
     /// Persist, then speak.
     fn be_over(&mut self, state: FromKeeper) {
         self.over_since_us = Some(process::boot_time_us());
+        self.quiet_until_us = None;
         self.write_exit();
         self.change(state);
     }
 
-    /// Writes the record if it is due; what fails is tried again later, the space is there.
+    /// Writes the end if it is due; what fails is tried again later, the space is there. An attempt that was never
+    /// claimed leaves nothing: whoever looks makes the claim and knows that nothing ran.
     fn write_exit(&mut self) {
-        if let (Some(slot), Some(exit)) = (&mut self.slot, &self.exit)
-            && !slot.is_written()
+        if let (Some(claim), Some(exit)) = (&mut self.attempt.claim, &self.attempt.exit)
+            && !claim.is_over()
         {
-            let _ = slot.write(self.dir.as_fd(), exit);
+            let _ = claim.exit(exit);
         }
     }
 
     /// Whether everything there is to write is written.
     fn is_recorded(&self) -> bool {
-        self.exit.is_none() || self.slot.as_ref().is_some_and(ExitSlot::is_written)
+        let claim = self.attempt.claim.as_ref();
+        self.attempt.exit.is_none() || claim.is_none_or(Claim::is_over)
+    }
+
+    /// A task that has lived for a while is named on disk and told of.
+    fn tell_of_task(&mut self) {
+        let Some(task) = &mut self.task else {
+            return;
+        };
+        let process = task.process();
+        if let Some(claim) = &mut self.attempt.claim {
+            // Without this line the task is still found by its cgroup, its marker and its parent.
+            let _ = claim.task(process);
+        }
+        self.change(FromKeeper::Running {
+            pid: process.pid,
+            start_time: process.start_time,
+        });
     }
 }
 
-fn remove_leaf(path: &Path) {
-    if let Ok(leaf) = crate::containment::Leaf::open(path) {
-        crate::containment::Tree::Cgroup(leaf).remove();
-    }
-}
-
-/// Reads from a non-blocking pipe until it is empty or at its end (`true`).
-fn read_to_end(pipe: &mut File, into: &mut Vec<u8>) -> bool {
-    use std::io::Read;
-    match pipe.read_to_end(into) {
-        Ok(_) => true,
-        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+impl Drop for Keeper<'_> {
+    fn drop(&mut self) {
+        if let Some(leaf) = self.leaf.take() {
+            leaf.remove();
+        }
     }
 }

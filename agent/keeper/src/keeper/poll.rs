@@ -12,13 +12,14 @@ use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, 
 use crate::packets::PacketError;
 use crate::process;
 use crate::protocol::{Cause, FromKeeper, ToKeeper};
+use crate::record;
 
 use super::{Keeper, Runner};
 
 /// How long a recorded end is held for a connected runner that does not react, in microseconds.
 const LINGER_US: u64 = 60_000_000;
-/// Time between two tries to write the exit record, in microseconds.
-const WRITE_AGAIN_US: u64 = 1_000_000;
+/// Time between two tries to write the end, or to listen, in microseconds.
+const AGAIN_US: u64 = 1_000_000;
 /// Commands taken from one connection before other events are looked at.
 const COMMANDS_AT_A_TIME: usize = 16;
 
@@ -31,19 +32,37 @@ pub(super) fn timer() -> io::Result<OwnedFd> {
     )?)
 }
 
-impl Keeper {
-    /// Stays until the end is recorded and told.
+/// What is ready, as the last wait found it.
+#[derive(Debug, Default, Clone, Copy)]
+struct Ready {
+    signals: bool,
+    timer: bool,
+    leash: bool,
+    listener: bool,
+    runner: bool,
+    task: bool,
+}
+
+impl Keeper<'_> {
+    /// Stays until the end is recorded and told, and its runner has nothing more to do for it.
     pub(super) fn stay(&mut self) {
         while !self.may_leave() {
             self.arm();
-            self.wait();
+            let ready = self.wait();
             let now = process::boot_time_us();
-            self.watch_leash(now);
-            self.watch_task(now);
-            self.accept();
-            self.obey(now);
+            if ready.leash {
+                self.watch_leash(now);
+            }
+            self.watch_task(ready, now);
+            if ready.listener {
+                self.accept();
+            }
+            if ready.runner {
+                self.obey(now);
+            }
             self.act(now);
             self.tell();
+            self.open_door();
         }
     }
 
@@ -58,14 +77,22 @@ impl Keeper {
         self.is_recorded() && (self.runner.is_none() || waited)
     }
 
-    fn arm(&self) {
+    fn arm(&mut self) {
         let at = match (&self.task, self.over_since_us) {
             (Some(task), _) => task.next_deadline_us(),
             (None, Some(since)) if self.is_recorded() => Some(since.saturating_add(LINGER_US)),
-            (None, _) => Some(process::boot_time_us().saturating_add(WRITE_AGAIN_US)),
+            (None, _) => Some(process::boot_time_us().saturating_add(AGAIN_US)),
         };
+        let door = self
+            .wants_door()
+            .then(|| process::boot_time_us() + AGAIN_US);
+        let at = [at, self.quiet_until_us, door].into_iter().flatten().min();
         // All zero disarms, so that a deadline in the past is one microsecond after boot.
         let at = at.map_or(0, |at| at.max(1));
+        if at == self.armed_us {
+            return;
+        }
+        self.armed_us = at;
         let value = Timespec {
             tv_sec: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(at % 1_000_000 * 1000).unwrap_or(0),
@@ -78,17 +105,23 @@ impl Keeper {
             it_interval: interval,
             it_value: value,
         };
-        let _ = rustix::time::timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &value);
+        let timer = &self.means.timer;
+        let _ = rustix::time::timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &value);
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) -> Ready {
         let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = vec![
-            read(self.signals.as_fd()),
-            read(self.timer.as_fd()),
-            read(self.listener.as_fd()),
-        ];
+        let mut fds = Vec::with_capacity(9);
+        fds.push(read(self.means.signals.as_fd()));
+        fds.push(read(self.means.timer.as_fd()));
+        let (leash, listener) = (fds.len(), fds.len() + usize::from(self.leash.is_some()));
         fds.extend(self.leash.as_ref().map(|leash| read(leash.as_fd())));
+        fds.extend(
+            self.listener
+                .as_ref()
+                .map(|listener| read(listener.as_fd())),
+        );
+        let runner = fds.len();
         if let Some(runner) = &self.runner {
             let flags = if runner.told {
                 PollFlags::IN
@@ -97,6 +130,7 @@ impl Keeper {
             };
             fds.push(PollFd::from_borrowed_fd(runner.packets.as_fd(), flags));
         }
+        let tasks = fds.len();
         if let Some(task) = &self.task {
             fds.extend(
                 [task.exec_status(), task.output(), task.init()]
@@ -109,10 +143,29 @@ impl Keeper {
                     .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::PRI)),
             );
         }
-        // An error leaves nothing noted; the next round looks at everything again.
+        // An error leaves nothing noted; the next round looks again.
         let _ = rustix::event::poll(&mut fds, None);
-        drain(self.signals.as_fd());
-        drain(self.timer.as_fd());
+        let any = |places: std::ops::Range<usize>| {
+            let mut fds = fds.get(places).unwrap_or_default().iter();
+            fds.any(|fd| !fd.revents().is_empty())
+        };
+        let ready = Ready {
+            signals: any(0..1),
+            timer: any(1..2),
+            leash: any(leash..listener),
+            listener: any(listener..runner),
+            runner: any(runner..tasks),
+            task: any(tasks..fds.len()),
+        };
+        drop(fds);
+        if ready.signals {
+            drain(self.means.signals.as_fd());
+        }
+        if ready.timer {
+            drain(self.means.timer.as_fd());
+            self.armed_us = 0;
+        }
+        ready
     }
 
     fn watch_leash(&mut self, now_us: u64) {
@@ -125,25 +178,30 @@ impl Keeper {
         }
     }
 
-    fn watch_task(&mut self, now_us: u64) {
+    fn watch_task(&mut self, ready: Ready, now_us: u64) {
         let Some(task) = &mut self.task else {
             return;
         };
-        let executed = task.has_executed();
-        task.reap(now_us);
-        task.read_output();
-        let running = FromKeeper::Running {
-            pid: task.child.pid,
-            start_time: task.child.start_time,
-        };
-        if executed {
-            self.change(running);
+        if ready.task {
+            task.look_at_exec();
+            task.read_output();
+        }
+        if ready.signals || ready.task {
+            task.reap(now_us);
+        }
+        if self.quiet_until_us.is_some_and(|until| until <= now_us) {
+            self.quiet_until_us = None;
+        }
+        let untold = self.quiet_until_us.is_none() && self.state == FromKeeper::Starting;
+        if untold && task.has_executed() && !task.has_ended() {
+            self.tell_of_task();
         }
     }
 
     /// A later runner has come: the newest wins.
     fn accept(&mut self) {
-        if let Some(packets) = crate::socket::accept(self.listener.as_fd()) {
+        let listener = self.listener.as_ref().map(AsFd::as_fd);
+        if let Some(packets) = listener.and_then(crate::socket::accept) {
             self.runner = Some(Runner {
                 packets,
                 told: false,
@@ -159,6 +217,13 @@ impl Keeper {
             match runner.packets.recv::<ToKeeper>() {
                 Ok(Some((ToKeeper::Query, _))) => runner.told = false,
                 Ok(Some((ToKeeper::Taken, _))) => self.taken = self.over_since_us.is_some(),
+                Ok(Some((ToKeeper::Next(spec), _))) => {
+                    if self.task.is_none() && self.over_since_us.is_some() && self.is_recorded() {
+                        self.begin(&spec);
+                    } else {
+                        self.runner = None;
+                    }
+                }
                 Ok(Some((ToKeeper::StillConnected, _))) => {
                     if let Some(task) = &mut self.task {
                         task.still_connected(now_us);
@@ -200,8 +265,20 @@ impl Keeper {
         self.tell();
     }
 
+    /// Whether somebody might want to connect who could not.
+    fn wants_door(&self) -> bool {
+        self.runner.is_none() && self.listener.is_none() && self.over_since_us.is_none()
+    }
+
+    /// Listens for a later runner once the first one is gone; what fails is tried again.
+    fn open_door(&mut self) {
+        if let (true, Some(dir)) = (self.wants_door(), &self.attempt.dir) {
+            self.listener = crate::socket::listen(dir.as_fd(), record::SOCKET, 4).ok();
+        }
+    }
+
     /// Tells the present state to a runner that has not been told; one that does not read is told later.
-    pub(super) fn tell(&mut self) {
+    fn tell(&mut self) {
         let Some(runner) = &mut self.runner else {
             return;
         };

@@ -1,7 +1,8 @@
 //! Making a task's first process: everything between the last check and exec.
 //!
-//! Called once by the keeper. Whatever can fail early is prepared before the fork; what fails in the child comes back
-//! through a close-on-exec pipe as a step and an error number, so that "never ran" is known and not guessed.
+//! Called once per attempt by the keeper. Whatever can fail early is prepared before the child is made; what fails in
+//! the child comes back as a step and an error number, so that "never ran" is known and not guessed: through shared
+//! memory where the child borrows the keeper's, through a close-on-exec pipe where it is a fork.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -9,23 +10,25 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
-use crate::containment::{Placement, Tree, pidns};
+use crate::containment::{Leaf, Placement, Tree, pidns};
 use crate::process::ProcessRef;
 use crate::protocol::{Containment, NotStarted, StartSpec, UserIds};
-use crate::sys::{self, Fork};
+use crate::sys::{self, Fork, child};
+
+use super::Means;
 
 /// A child that is on its way to exec, or has got there.
 #[derive(Debug)]
 pub(super) struct Started {
     /// The keeper's child: the task's first process, or the init of its pid namespace.
-    pub(super) child: ProcessRef,
+    pub(super) pid: u32,
     pub(super) tree: Tree,
-    /// End of file: executed. Bytes before it: [`failure_from`].
-    pub(super) exec_status: File,
+    /// End of file: executed. Bytes before it: [`failure_from`]. `None`: executed already.
+    pub(super) exec_status: Option<File>,
     /// The task's output, non-blocking.
     pub(super) output: File,
 }
@@ -42,6 +45,13 @@ impl NoStart {
         Self {
             why: classify(error),
             text: format!("{what}: {error}"),
+        }
+    }
+
+    pub(super) fn claim_lost() -> Self {
+        Self {
+            why: NotStarted::ClaimLost,
+            text: "the attempt was claimed by somebody else".to_owned(),
         }
     }
 
@@ -91,9 +101,12 @@ const STEPS: [Step; 7] = [
 /// Decodes what came through `exec_status`.
 pub(super) fn failure_from(bytes: &[u8]) -> NoStart {
     let (step, number) = bytes.split_first().unwrap_or((&0, &[]));
-    let number = number.try_into().map_or(0, i32::from_ne_bytes);
+    failure_at(*step, number.try_into().map_or(0, i32::from_ne_bytes))
+}
+
+fn failure_at(step: u8, number: i32) -> NoStart {
     let error = io::Error::from_raw_os_error(number);
-    let Some(step) = STEPS.into_iter().find(|known| *known as u8 == *step) else {
+    let Some(step) = STEPS.into_iter().find(|known| *known as u8 == step) else {
         return NoStart {
             why: NotStarted::Other,
             text: "the start failed in an unknown way".to_owned(),
@@ -118,30 +131,50 @@ pub(super) fn failure_from(bytes: &[u8]) -> NoStart {
 
 /// Program, arguments and environment in the kernel's form.
 struct Image {
-    argv: Vec<CString>,
-    envp: Vec<CString>,
+    strings: Vec<CString>,
+    arguments: usize,
     cwd: CString,
 }
 
 impl Image {
     fn of(spec: &StartSpec) -> Result<Self, std::ffi::NulError> {
-        let env = spec
-            .env
+        let arguments = spec
+            .argv
             .iter()
-            .map(|(name, value)| CString::new(format!("{name}={value}")));
+            .map(|argument| argument.as_bytes().to_vec());
+        let env = spec.env.iter().map(|(name, value)| {
+            let mut bytes = Vec::with_capacity(name.len() + value.len() + 2);
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.push(b'=');
+            bytes.extend_from_slice(value.as_bytes());
+            bytes
+        });
         Ok(Self {
-            argv: spec
-                .argv
-                .iter()
-                .map(|argument| CString::new(argument.as_bytes()))
+            strings: arguments
+                .chain(env)
+                .map(CString::new)
                 .collect::<Result<_, _>>()?,
-            envp: env.collect::<Result<_, _>>()?,
+            arguments: spec.argv.len(),
             cwd: CString::new(spec.cwd.as_os_str().as_bytes())?,
         })
     }
+
+    fn pointers(&self) -> (Pointers, Pointers) {
+        let (arguments, env) = self
+            .strings
+            .split_at_checked(self.arguments)
+            .unwrap_or_default();
+        (pointers(arguments), pointers(env))
+    }
+
+    fn program(&self) -> &CStr {
+        self.strings.first().map_or(c"", CString::as_c_str)
+    }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+type Pointers = Vec<*const libc::c_char>;
+
+fn pointers(strings: &[CString]) -> Pointers {
     strings
         .iter()
         .map(|string| string.as_ptr())
@@ -149,28 +182,41 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
         .collect()
 }
 
-/// What the child needs beside the image.
+/// What the child needs beside the image, and where it says what failed.
 struct Child<'a> {
     image: &'a Image,
+    /// Made before there is a child: one that borrows memory must not ask for any.
+    argv: Pointers,
+    envp: Pointers,
     user: Option<&'a UserIds>,
     umask: u32,
     no_new_privs: bool,
     null: BorrowedFd<'a>,
     output: BorrowedFd<'a>,
-    cgroup: Option<&'a File>,
-    failure: &'a File,
+    /// Where to enter the cgroup; `None` when born inside.
+    door: Option<File>,
+    /// A fork's way to say what failed; `None` when `failed` is shared.
+    failure: Option<File>,
+    /// What failed, if anything did.
+    failed: Option<(Step, i32)>,
     /// The parent's id as the child sees it, to notice that it died before PDEATHSIG was set.
     parent: u32,
 }
 
-/// How the task will be held together, made before anything is forked.
+/// How the task will be held together, made before anything is started.
 pub(super) struct Place {
     pub(super) containment: Containment,
-    pub(super) leaf: Option<crate::containment::Leaf>,
+    pub(super) leaf: Option<Leaf>,
 }
 
 impl Place {
-    pub(super) fn make(spec: &StartSpec, placement: &Placement) -> Result<Self, NoStart> {
+    /// `spare`: an empty leaf of this keeper, if it has one.
+    pub(super) fn make(
+        spec: &StartSpec,
+        placement: &Placement,
+        spare: &mut Option<Leaf>,
+        keeper: ProcessRef,
+    ) -> Result<Self, NoStart> {
         let refuse = |text: &str| NoStart {
             why: NotStarted::Other,
             text: text.to_owned(),
@@ -178,10 +224,13 @@ impl Place {
         let containment = placement.choose(spec.containment).map_err(refuse)?;
         let leaf = match containment {
             Containment::Cgroup => {
-                let made = placement.leaf(&spec.attempt);
-                Some(made.map_err(|error| {
-                    refuse(&format!("the task's cgroup cannot be made: {error}"))
-                })?)
+                let made = spare
+                    .take()
+                    .map_or_else(|| placement.leaf(keeper), Ok)
+                    .map_err(|error| {
+                        refuse(&format!("the task's cgroup cannot be made: {error}"))
+                    })?;
+                Some(made)
             }
             Containment::PidNamespace | Containment::Subreaper => None,
         };
@@ -189,8 +238,8 @@ impl Place {
     }
 }
 
-/// Forks the task's first process. Returns when it is forked, not when it is executed.
-pub(super) fn start(spec: &StartSpec, place: Place) -> Result<Started, NoStart> {
+/// Makes the task's first process.
+pub(super) fn start(spec: &StartSpec, place: Place, means: &Means<'_>) -> Result<Started, NoStart> {
     let fail = |error: io::Error| NoStart::from_io("the task cannot be forked", &error);
     let image = Image::of(spec).map_err(|error| NoStart {
         why: NotStarted::Other,
@@ -199,29 +248,86 @@ pub(super) fn start(spec: &StartSpec, place: Place) -> Result<Started, NoStart> 
     let (output, output_end) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
     rustix::io::ioctl_fionbio(&output, true).map_err(|e| fail(e.into()))?;
-    let (status, status_end) =
-        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
-    rustix::io::ioctl_fionbio(&status, true).map_err(|e| fail(e.into()))?;
-    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| fail(e.into()))?;
-    let door = place
-        .leaf
-        .as_ref()
-        .map(crate::containment::Leaf::door)
-        .transpose()
-        .map_err(fail)?;
-    let failure = File::from(status_end);
+    let (argv, envp) = image.pointers();
     let child = Child {
         image: &image,
+        argv,
+        envp,
         user: spec.user.as_ref(),
         umask: spec.umask,
         no_new_privs: spec.no_new_privs,
-        null: null.as_fd(),
+        null: means.null.as_fd(),
         output: output_end.as_fd(),
-        cgroup: door.as_ref(),
-        failure: &failure,
-        parent: std::process::id(),
+        door: None,
+        failure: None,
+        failed: None,
+        parent: means.own.pid,
     };
+    let output = File::from(output);
+    // A keeper that borrows its memory to a child stands still until that has executed its program. Where the end of
+    // a task must come on time whatever disk the program lies on, the child is a fork.
+    let borrows = child::KNOWN && spec.stop_after_ms.is_none();
+    if place.containment != Containment::PidNamespace && borrows {
+        match borrow(child, place, means)? {
+            Borrowed::Started(pid, tree) => {
+                return Ok(Started {
+                    pid,
+                    tree,
+                    exec_status: None,
+                    output,
+                });
+            }
+            Borrowed::Not(child, place) => return fork(child, place, output),
+        }
+    }
+    fork(child, place, output)
+}
+
+/// What became of a try to make a child without a fork.
+enum Borrowed<'a> {
+    Started(u32, Tree),
+    /// The kernel does not do this here.
+    Not(Child<'a>, Place),
+}
+
+fn borrow<'a>(
+    mut child: Child<'a>,
+    place: Place,
+    means: &Means<'_>,
+) -> Result<Borrowed<'a>, NoStart> {
+    let cgroup = place.leaf.as_ref().map(Leaf::as_fd);
+    let made = child::run(&means.stack, cgroup, become_task_in, &raw mut child);
+    let pid = match made {
+        Ok(pid) => pid,
+        Err(error) if is_forbidden(&error) => return Ok(Borrowed::Not(child, place)),
+        Err(error) => return Err(NoStart::from_io("the task cannot be started", &error)),
+    };
+    if let Some((step, number)) = child.failed {
+        // It ended without having executed anything; nothing else of it is there.
+        sys::wait_for(pid);
+        return Err(failure_at(step as u8, number));
+    }
+    let tree = place.leaf.map_or(Tree::Subreaper, Tree::Cgroup);
+    Ok(Borrowed::Started(pid, tree))
+}
+
+/// What kernels and the profiles of containers say to a call that they do not want.
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::E2BIG | libc::EOPNOTSUPP)
+    )
+}
+
+/// Forks the task's first process. Returns when it is forked, not when it is executed.
+fn fork(mut child: Child<'_>, place: Place, output: File) -> Result<Started, NoStart> {
+    let fail = |error: io::Error| NoStart::from_io("the task cannot be forked", &error);
+    let (status, status_end) =
+        rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
+    rustix::io::ioctl_fionbio(&status, true).map_err(|e| fail(e.into()))?;
+    child.failure = Some(File::from(status_end));
+    let door = place.leaf.as_ref().map(Leaf::door).transpose();
+    child.door = door.map_err(fail)?;
     let (pid, tree) = match (place.containment, place.leaf) {
         (Containment::PidNamespace, _) => fork_namespace(child).map_err(fail)?,
         (Containment::Cgroup, Some(leaf)) => (fork_plain(child).map_err(fail)?, Tree::Cgroup(leaf)),
@@ -229,26 +335,17 @@ pub(super) fn start(spec: &StartSpec, place: Place) -> Result<Started, NoStart> 
             (fork_plain(child).map_err(fail)?, Tree::Subreaper)
         }
     };
-    // The child is not waited for yet, so that its entry exists even if it has ended.
-    let child = ProcessRef::of(pid).unwrap_or(ProcessRef { pid, start_time: 0 });
-    let tree = match tree {
-        Tree::PidNamespace { control, .. } => Tree::PidNamespace {
-            init: child,
-            control,
-        },
-        same @ (Tree::Cgroup(_) | Tree::Subreaper) => same,
-    };
     Ok(Started {
-        child,
+        pid,
         tree,
-        exec_status: File::from(status),
-        output: File::from(output),
+        exec_status: Some(File::from(status)),
+        output,
     })
 }
 
-fn fork_plain(child: Child<'_>) -> io::Result<u32> {
+fn fork_plain(mut child: Child<'_>) -> io::Result<u32> {
     match sys::fork()? {
-        Fork::Child => become_task(&child),
+        Fork::Child => become_task(&mut child),
         Fork::Parent(pid) => Ok(pid),
     }
 }
@@ -266,44 +363,54 @@ fn fork_namespace(mut child: Child<'_>) -> io::Result<(u32, Tree)> {
         Fork::Child => {
             drop(control);
             child.parent = 1;
-            init(&child, &init_end, ids)
+            init(child, &init_end, ids)
         }
         Fork::Parent(pid) => {
-            let init = ProcessRef { pid, start_time: 0 };
+            // It is not waited for yet, so that its entry exists even if it has ended.
+            let init = ProcessRef::of(pid).unwrap_or(ProcessRef { pid, start_time: 0 });
             Ok((pid, Tree::PidNamespace { init, control }))
         }
     }
 }
 
-fn init(child: &Child<'_>, control: &OwnedFd, ids: Option<(u32, u32)>) -> ! {
+fn init(mut child: Child<'_>, control: &OwnedFd, ids: Option<(u32, u32)>) -> ! {
     if let Err(error) = pidns::settle(ids) {
-        give_up(child.failure, Step::Namespace, &error);
+        give_up(&mut child, Step::Namespace, &error);
     }
     match sys::fork() {
-        Ok(Fork::Child) => become_task(child),
+        Ok(Fork::Child) => become_task(&mut child),
         Ok(Fork::Parent(first)) => pidns::run_init(control, first),
-        Err(error) => give_up(child.failure, Step::Namespace, &error),
+        Err(error) => give_up(&mut child, Step::Namespace, &error),
     }
 }
 
-fn give_up(mut failure: &File, step: Step, error: &io::Error) -> ! {
-    let mut bytes = vec![step as u8];
-    bytes.extend_from_slice(&error.raw_os_error().unwrap_or(0).to_ne_bytes());
-    let _ = failure.write_all(&bytes);
+fn give_up(child: &mut Child<'_>, step: Step, error: &io::Error) -> ! {
+    let number = error.raw_os_error().unwrap_or(0);
+    child.failed = Some((step, number));
+    if let Some(mut failure) = child.failure.as_ref() {
+        let [a, b, c, d] = number.to_ne_bytes();
+        let _ = failure.write_all(&[step as u8, a, b, c, d]);
+    }
     sys::exit_now(127)
 }
 
-fn become_task(child: &Child<'_>) -> ! {
+/// The same for a child that borrows its parent's memory.
+#[expect(
+    unsafe_code,
+    reason = "the way into a new process hands over a plain pointer"
+)]
+extern "C" fn become_task_in(child: *mut Child<'_>) -> ! {
+    // SAFETY: `borrow` gives a pointer to its own value and stands still until this process has left.
+    become_task(unsafe { &mut *child })
+}
+
+/// Asks for no memory: it may be the keeper's.
+fn become_task(child: &mut Child<'_>) -> ! {
     if let Err((step, error)) = prepare(child) {
-        give_up(child.failure, step, &error);
+        give_up(child, step, &error);
     }
-    let (argv, envp) = (pointers(&child.image.argv), pointers(&child.image.envp));
-    let program: &CStr = child.image.argv.first().map_or(c"", CString::as_c_str);
-    give_up(
-        child.failure,
-        Step::Exec,
-        &sys::execve(program, &argv, &envp),
-    )
+    let error = sys::execve(child.image.program(), &child.argv, &child.envp);
+    give_up(child, Step::Exec, &error)
 }
 
 /// The order matters: the cgroup while still able to enter it, the user before the flags that a change of user clears,
@@ -311,7 +418,7 @@ fn become_task(child: &Child<'_>) -> ! {
 fn prepare(child: &Child<'_>) -> Result<(), (Step, io::Error)> {
     let at = |step: Step| move |error: rustix::io::Errno| (step, io::Error::from(error));
     rustix::process::setsid().map_err(at(Step::Flags))?;
-    if let Some(mut door) = child.cgroup {
+    if let Some(mut door) = child.door.as_ref() {
         door.write_all(b"0")
             .map_err(|error| (Step::Cgroup, error))?;
     }

@@ -13,7 +13,7 @@ use crate::protocol::{Cause, Ended, StartSpec};
 use crate::sys::{self, Reaped};
 
 use super::start::{self, NoStart};
-use super::{Log, Started, read_to_end};
+use super::{Log, Started};
 
 /// Time between two rounds of KILL, in microseconds: a tree that forks faster than it is killed is met again.
 const KILL_AGAIN_US: u64 = 20_000;
@@ -41,7 +41,7 @@ pub(super) struct End {
 
 /// A task that was forked and is not over.
 pub(super) struct Task {
-    pub(super) child: ProcessRef,
+    pid: u32,
     tree: Tree,
     exec_status: Option<File>,
     exec_failure: Vec<u8>,
@@ -65,9 +65,9 @@ impl Task {
     pub(super) fn new(spec: &StartSpec, started: Started, log: Log, started_us: u64) -> Self {
         let stop_after_us = spec.stop_after_ms.map(us);
         Self {
-            child: started.child,
+            pid: started.pid,
             tree: started.tree,
-            exec_status: Some(started.exec_status),
+            exec_status: started.exec_status,
             exec_failure: Vec::new(),
             output: Some(started.output),
             log,
@@ -119,16 +119,32 @@ impl Task {
         }
     }
 
-    /// Whether it has just become known that the program was executed.
-    pub(super) fn has_executed(&mut self) -> bool {
-        let Some(pipe) = &mut self.exec_status else {
-            return false;
-        };
-        if !read_to_end(pipe, &mut self.exec_failure) {
-            return false;
+    /// Takes note of whether the program was executed.
+    pub(super) fn look_at_exec(&mut self) {
+        if let Some(pipe) = &mut self.exec_status
+            && read_to_end(pipe, &mut self.exec_failure)
+        {
+            self.exec_status = None;
         }
-        self.exec_status = None;
-        self.exec_failure.is_empty()
+    }
+
+    /// Whether it is known that the program was executed.
+    pub(super) fn has_executed(&self) -> bool {
+        self.exec_status.is_none() && self.exec_failure.is_empty()
+    }
+
+    /// The task's first process, or the init of its pid namespace.
+    pub(super) fn process(&self) -> ProcessRef {
+        // It was not waited for, or its end would be known: its entry exists.
+        ProcessRef::of(self.pid).unwrap_or(ProcessRef {
+            pid: self.pid,
+            start_time: 0,
+        })
+    }
+
+    /// Whether its first process has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.first.is_some()
     }
 
     /// Takes note of every child that has ended.
@@ -141,7 +157,7 @@ impl Task {
                     self.no_children = true;
                     break;
                 }
-                Reaped::Child { pid, status } if pid == self.child.pid => {
+                Reaped::Child { pid, status } if pid == self.pid => {
                     // Init's last word may have come after the look above.
                     self.hear_init();
                     self.first.get_or_insert(sys::ended(status));
@@ -231,15 +247,20 @@ impl Task {
         self.no_children && !self.tree.is_populated()
     }
 
-    /// Takes the last output and says how it ended; the tree must be gone.
-    pub(super) fn finish(mut self) -> Result<End, NoStart> {
-        self.has_executed();
+    /// Takes the last output and says how it ended, and what held it together; the tree must be gone.
+    pub(super) fn finish(mut self) -> (Result<End, NoStart>, Tree) {
+        self.look_at_exec();
         self.read_chunks(CHUNKS_AT_THE_END);
+        let end = if self.exec_failure.is_empty() {
+            Ok(self.end_of())
+        } else {
+            Err(start::failure_from(&self.exec_failure))
+        };
+        (end, self.tree)
+    }
+
+    fn end_of(&self) -> End {
         let ran_out_of_memory = self.tree.ran_out_of_memory();
-        self.tree.remove();
-        if !self.exec_failure.is_empty() {
-            return Err(start::failure_from(&self.exec_failure));
-        }
         let ended = self.first.unwrap_or(Ended::Signalled(libc::SIGKILL));
         let own_end = self.ending.map_or(Cause::Own, |ending| ending.cause);
         let killed = ended == Ended::Signalled(libc::SIGKILL);
@@ -249,12 +270,21 @@ impl Task {
             own_end
         };
         let (log_bytes, log_dropped_bytes) = self.log.counts();
-        Ok(End {
+        End {
             ended,
             cause,
             started_us: self.started_us,
             log_bytes,
             log_dropped_bytes,
-        })
+        }
+    }
+}
+
+/// Reads from a non-blocking pipe until it is empty or at its end (`true`).
+fn read_to_end(pipe: &mut File, into: &mut Vec<u8>) -> bool {
+    use std::io::Read;
+    match pipe.read_to_end(into) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }

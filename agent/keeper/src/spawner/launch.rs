@@ -162,6 +162,7 @@ fn try_serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) ->
     rustix::process::setsid()?;
     rustix::process::chdir(c"/")?;
     let _ = rustix::thread::set_name(c"outpost-spawner");
+    sys::default_signals();
     sys::ignore(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT]);
     let null = File::open("/dev/null")?;
     sys::put(null.as_fd(), 0)?;

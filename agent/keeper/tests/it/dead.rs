@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use outpost_agent_keeper::adopt::{
-    Claim, EndTreeError, KeeperClient, KeeperState, SpawnerClient, end_tree, keeper_state,
-    read_exit_record, try_claim,
+    Claim, EndTreeError, KeeperClient, KeeperRecord, KeeperState, SpawnerClient, end_tree,
+    keeper_state, read_exit_record, try_claim,
 };
 use outpost_agent_keeper::process::ProcessRef;
 use outpost_agent_keeper::protocol::{
@@ -156,7 +156,9 @@ fn a_killed_spawner_costs_no_task_and_is_replaced() {
         Cause::Own,
     );
     drop(keeper);
-    let adopted = KeeperClient::connect(&spec.dir).unwrap();
+    let adopted = until("the keeper's socket", || {
+        KeeperClient::connect(&spec.dir).ok()
+    });
     assert_eq!(running(&adopted), task);
     std::fs::write(site.path("go"), "").unwrap();
     expect(last(&adopted), Ended::Exited(2), Cause::Own);
@@ -172,6 +174,7 @@ fn an_attempt_started_again_through_a_new_spawner_harms_neither_keeper_nor_task(
     kill(ProcessRef::of(site.spawner_pid()).unwrap());
     let again = site.start(&spec);
     assert_eq!(not_started(last(&again)), NotStarted::ClaimLost);
+    drop(again);
     // The new spawner has seen the second keeper's end once it holds none.
     let spawner = site.spawner();
     until("the second keeper's end", || {
@@ -215,11 +218,21 @@ fn a_record_of_another_boot_or_a_reused_id_is_not_taken_for_a_keeper() {
     let spec = site.script("sleep 1000");
     let keeper = site.start(&spec);
     running(&keeper);
-    let path = spec.dir.join("keeper.json");
     let good = keeper_of(&spec);
+    // As an older build's keeper writes it: the same record in a file of its own.
+    std::fs::write(spec.dir.join("claim"), "keeper").unwrap();
+    let write = |record: &KeeperRecord| {
+        let bytes = serde_json::to_vec(record).unwrap();
+        std::fs::write(spec.dir.join("keeper.json"), bytes).unwrap();
+    };
+    write(&good);
+    assert_eq!(
+        keeper_state(&spec.dir).unwrap(),
+        KeeperState::Alive(good.clone())
+    );
     let mut other = good.clone();
     other.boot_id = "00000000-0000-0000-0000-000000000000".to_owned();
-    std::fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
+    write(&other);
     assert_eq!(
         keeper_state(&spec.dir).unwrap(),
         KeeperState::EarlierBoot(other)
@@ -227,7 +240,7 @@ fn a_record_of_another_boot_or_a_reused_id_is_not_taken_for_a_keeper() {
     end_tree(&spec.dir).unwrap();
     let mut other = good.clone();
     other.keeper.start_time += 1;
-    std::fs::write(&path, serde_json::to_vec(&other).unwrap()).unwrap();
+    write(&other);
     assert_eq!(keeper_state(&spec.dir).unwrap(), KeeperState::Dead(other));
     assert!(good.keeper.is_alive());
 }

@@ -25,7 +25,7 @@ fn a_task_runs_and_its_output_and_end_are_recorded() {
     assert_eq!(record.attempt, spec.attempt);
     assert_eq!(read_exit_record(&spec.dir).unwrap(), Some(record));
     assert_eq!(site.starts(), 1);
-    for name in ["log.0", "exit.json", "keeper.json", "keeper.sock", "claim"] {
+    for name in ["log.0", "claim"] {
         let mode = std::fs::metadata(spec.dir.join(name))
             .unwrap()
             .permissions()
@@ -228,7 +228,9 @@ fn k14_a_task_cannot_speak_to_keeper_and_spawner() {
         let mut spec = site.spec(&[program.to_str().unwrap(), "role", "peer"]);
         let socket = site.path(&socket.replace("ATTEMPT", &spec.attempt));
         spec.argv.push(socket.to_str().unwrap().to_owned());
-        expect(site.run(&spec), Ended::Exited(0), Cause::Own);
+        // The keeper's socket is there once its first runner is gone.
+        drop(site.start(&spec));
+        until("the end", || read_exit_record(&spec.dir).unwrap());
         assert_eq!(read(&spec.dir.join("log.0")), "refused\n");
     }
     let mut command = exec().command("peer");
@@ -261,7 +263,9 @@ fn a_later_runner_finds_spawner_and_keeper_and_the_newest_wins() {
         panic!("the keeper died with its runner");
     };
     assert_eq!(record.attempt, spec.attempt);
-    let second = KeeperClient::connect(&spec.dir).unwrap();
+    let second = until("the keeper's socket", || {
+        KeeperClient::connect(&spec.dir).ok()
+    });
     let task = running(&second);
     assert_eq!(Some(task), keeper_of(&spec).task);
     let third = KeeperClient::connect(&spec.dir).unwrap();
@@ -307,24 +311,80 @@ fn without_a_runner_the_end_is_recorded_and_the_keeper_leaves() {
 }
 
 #[test]
-fn every_flipped_bit_of_the_exit_record_is_noticed() {
+fn every_flipped_bit_of_the_record_is_noticed() {
     let site = Site::new();
     let spec = site.spec(&["/bin/true"]);
     site.run(&spec);
-    let path = spec.dir.join("exit.json");
+    let path = spec.dir.join("claim");
     let good = std::fs::read(&path).unwrap();
     for at in 0..good.len() {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 8);
         std::fs::write(&path, &bad).unwrap();
-        assert!(
-            read_exit_record(&spec.dir).is_err(),
-            "byte {at} of {}",
-            good.len()
-        );
+        // A file that does not begin as a record is a runner's claim: it says nothing of an end.
+        let read = read_exit_record(&spec.dir);
+        let nothing = at == 0 && matches!(read, Ok(None));
+        assert!(read.is_err() || nothing, "byte {at} of {}", good.len());
     }
-    std::fs::write(&path, &good[..good.len() / 2]).unwrap();
+    std::fs::write(&path, &good[..good.len() / 8]).unwrap();
     assert!(read_exit_record(&spec.dir).is_err());
+}
+
+#[test]
+fn a_keeper_takes_one_attempt_after_the_other_and_nothing_of_one_is_seen_by_the_next() {
+    let site = Site::new();
+    let first = site.script("echo one; echo left > $PWD.left; sleep 0.01; exit 3");
+    let keeper = site.start(&first);
+    expect(last(&keeper), Ended::Exited(3), Cause::Own);
+    let pid = keeper_of(&first).keeper;
+    let missing = site.spec(&["/nonexistent/program"]);
+    keeper.next(&missing).unwrap();
+    assert_eq!(not_started(last(&keeper)), NotStarted::NotFound);
+    let mut second = site.script("echo two; sleep 1000");
+    second.timeout_ms = Some(200);
+    keeper.next(&second).unwrap();
+    let task = running(&keeper);
+    assert_eq!(
+        (keeper_of(&second).task, keeper_of(&second).keeper),
+        (Some(task), pid)
+    );
+    expect(last(&keeper), Ended::Signalled(15), Cause::TimedOut);
+    // Each has its own log and its own end.
+    assert_eq!(read(&first.dir.join("log.0")), "one\n");
+    assert_eq!(read(&second.dir.join("log.0")), "two\n");
+    for (spec, ended) in [(&first, Ended::Exited(3)), (&second, Ended::Signalled(15))] {
+        assert_eq!(read_exit_record(&spec.dir).unwrap().unwrap().ended, ended);
+    }
+    // One whose claim somebody else has made is not started, and the keeper still goes on.
+    let lost = site.script("true");
+    std::fs::create_dir_all(&lost.dir).unwrap();
+    assert_eq!(try_claim(&lost.dir).unwrap(), Claim::Won);
+    keeper.next(&lost).unwrap();
+    assert_eq!(not_started(last(&keeper)), NotStarted::ClaimLost);
+    let fourth = site.script("exit 4");
+    keeper.next(&fourth).unwrap();
+    expect(last(&keeper), Ended::Exited(4), Cause::Own);
+    assert_eq!(site.starts(), 3);
+    drop(keeper);
+    until("the keeper's end", || (!pid.is_alive()).then_some(()));
+}
+
+#[test]
+fn a_keeper_that_is_busy_takes_nothing_and_its_task_goes_on() {
+    let site = Site::new();
+    let spec = site.script("until [ -e go ]; do sleep 0.02; done; exit 5");
+    let keeper = site.start(&spec);
+    running(&keeper);
+    let other = site.script("true");
+    keeper.next(&other).unwrap();
+    assert!(keeper.recv().unwrap().is_none(), "the connection is closed");
+    assert!(keeper_state(&other.dir).unwrap() == KeeperState::Never);
+    let again = until("the keeper's socket", || {
+        KeeperClient::connect(&spec.dir).ok()
+    });
+    std::fs::write(site.path("go"), "").unwrap();
+    expect(last(&again), Ended::Exited(5), Cause::Own);
+    assert_eq!(site.starts(), 1);
 }
 
 #[test]

@@ -86,6 +86,8 @@ impl Site {
             ],
             attempt,
             dir,
+            about: None,
+            make_cwd: false,
             argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
             cwd: self.dir.path().to_owned(),
             user: None,

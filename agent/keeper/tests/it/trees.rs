@@ -162,7 +162,8 @@ fn a_cgroup_leaf_is_removed_and_the_keeper_is_not_in_it() {
     running(&keeper);
     let record = keeper_of(&spec);
     let leaf = record.cgroup.unwrap();
-    assert!(leaf.ends_with(format!("tasks/{}", spec.attempt)));
+    let name = format!("{}-{}", record.keeper.pid, record.keeper.start_time);
+    assert!(leaf.ends_with(format!("tasks/{name}")));
     let members = read(&leaf.join("cgroup.procs"));
     assert!(!members.is_empty());
     assert!(
@@ -179,7 +180,24 @@ fn a_cgroup_leaf_is_removed_and_the_keeper_is_not_in_it() {
     );
     std::fs::write(site.path("go"), "").unwrap();
     finished(last(&keeper));
+    // Empty, it serves the keeper's next task; one in which a task left something is made anew.
+    assert_eq!(read(&leaf.join("cgroup.procs")), "");
+    let mut next = site.script(&format!(
+        "cat /proc/self/cgroup; mkdir {}/below",
+        leaf.display()
+    ));
+    next.containment = Want::Cgroup;
+    keeper.next(&next).unwrap();
+    finished(last(&keeper));
+    assert!(read(&next.dir.join("log.0")).contains(&format!("tasks/{name}\n")));
     assert!(!leaf.exists());
+    let mut third = site.script("true");
+    third.containment = Want::Cgroup;
+    keeper.next(&third).unwrap();
+    finished(last(&keeper));
+    assert!(leaf.exists());
+    drop(keeper);
+    until("the leaf's end", || (!leaf.exists()).then_some(()));
     drop(site);
     assert!(!keepers.exists(), "the spawner leaves its cgroup behind");
 }

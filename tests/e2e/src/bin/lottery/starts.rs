@@ -85,10 +85,11 @@ pub(crate) fn scripts(catalogue: &Path) -> anyhow::Result<BTreeMap<String, Strin
 pub(crate) fn claimed(state: &Path) -> BTreeMap<String, u64> {
     let mut claimed = BTreeMap::new();
     for dir in outpost_e2e::procs::attempts(state) {
-        let by_keeper = std::fs::read_to_string(dir.join("claim")).is_ok_and(|who| who == "keeper");
-        let about = std::fs::read(dir.join("about.json")).unwrap_or_default();
-        let about: serde_json::Value = serde_json::from_slice(&about).unwrap_or_default();
-        if let (true, Some(entry)) = (by_keeper, about["entry"].as_str()) {
+        // A runner's claim is one word; a keeper's first line says what it was made for.
+        let claim = std::fs::read_to_string(dir.join("claim")).unwrap_or_default();
+        let first = claim.lines().next().unwrap_or_default();
+        let line: serde_json::Value = serde_json::from_str(first).unwrap_or_default();
+        if let Some(entry) = line["record"]["keeper"]["about"]["entry"].as_str() {
             *claimed.entry(entry.to_owned()).or_default() += 1;
         }
     }

@@ -1,0 +1,219 @@
+//! The one file that a keeper leaves of an attempt: `claim`, made whole and exactly once right before exec.
+//!
+//! Its name is the claim, its lines are who keeps the attempt, the task's process once it is worth a line, and how the
+//! attempt ended. Each line carries a checksum, the rest of the file is line ends: the disk space of the last line is
+//! there before the task starts. A runner that claims in a keeper's place writes one word instead.
+//!
+//! Written by the keeper only, and read by [`crate::record`] for everybody.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessRef;
+use crate::protocol::ExitRecord;
+use crate::record::{CLAIM, KeeperRecord};
+
+/// Bytes of the file. Records are a few hundred bytes each, but for a text of 512 bytes that may need escapes.
+const FILE_BYTES: usize = 4096;
+/// What a runner writes.
+pub(crate) const BY_RUNNER: &str = "runner";
+
+const CRC_START: &str = "{\"crc32\":\"";
+const RECORD_START: &str = "\",\"record\":";
+
+/// One line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Line {
+    /// Who keeps the attempt: the first line.
+    Keeper(KeeperRecord),
+    /// The task's first process; a task that ends within moments has no such line.
+    Task(ProcessRef),
+    /// How it ended: the last line.
+    Exit(Box<ExitRecord>),
+}
+
+/// A claim that is written and not made yet.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: File,
+    name: String,
+    used: u64,
+}
+
+/// The claim that this keeper made, open for what follows.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    file: File,
+    used: u64,
+    over: bool,
+}
+
+impl Draft {
+    /// Writes everything that must be there when the name appears, and takes the disk space of what follows.
+    pub(crate) fn write(dir: BorrowedFd<'_>, record: KeeperRecord) -> io::Result<Self> {
+        // Two keepers of one attempt, which a restarted spawner may make, must not share a draft.
+        let name = format!("{CLAIM}.{}", record.keeper.pid);
+        let mut bytes = encode(&Line::Keeper(record))?;
+        let used = bytes.len() as u64;
+        bytes.resize(bytes.len().max(FILE_BYTES), b'\n');
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let create = || rustix::fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR);
+        let file = match create() {
+            Err(Errno::EXIST) => {
+                // Of a dead keeper that had the same process id.
+                rustix::fs::unlinkat(dir, &name, AtFlags::empty())?;
+                create()?
+            }
+            created => created?,
+        };
+        let mut file = File::from(file);
+        let written = file.write_all(&bytes);
+        let draft = Self { file, name, used };
+        match written {
+            Ok(()) => Ok(draft),
+            Err(error) => {
+                draft.discard(dir);
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the claim; `None` when somebody has made it before.
+    pub(crate) fn make(self, dir: BorrowedFd<'_>) -> io::Result<Option<Claim>> {
+        let made =
+            match rustix::fs::renameat_with(dir, &self.name, dir, CLAIM, RenameFlags::NOREPLACE) {
+                // A file system that cannot rename so can link so.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    let linked = rustix::fs::linkat(dir, &self.name, dir, CLAIM, AtFlags::empty());
+                    linked.map(|()| {
+                        let _ = rustix::fs::unlinkat(dir, &self.name, AtFlags::empty());
+                    })
+                }
+                made => made,
+            };
+        match made {
+            Ok(()) => Ok(Some(Claim {
+                file: self.file,
+                used: self.used,
+                over: false,
+            })),
+            Err(errno) => {
+                self.discard(dir);
+                if errno == Errno::EXIST {
+                    Ok(None)
+                } else {
+                    Err(errno.into())
+                }
+            }
+        }
+    }
+
+    /// Takes the draft away: there will be no claim.
+    pub(crate) fn discard(self, dir: BorrowedFd<'_>) {
+        let _ = rustix::fs::unlinkat(dir, &self.name, AtFlags::empty());
+    }
+}
+
+impl Claim {
+    /// Names the task's process.
+    pub(crate) fn task(&mut self, process: ProcessRef) -> io::Result<()> {
+        self.append(&Line::Task(process))
+    }
+
+    /// Says how the attempt ended; may be tried again.
+    ///
+    /// It is not synced: a crash of any process keeps it, and after a power cut the boot id already answers that the
+    /// task was interrupted, whatever this file says.
+    pub(crate) fn exit(&mut self, record: &ExitRecord) -> io::Result<()> {
+        self.append(&Line::Exit(Box::new(record.clone())))?;
+        self.over = true;
+        Ok(())
+    }
+
+    /// Whether the end is on disk.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    fn append(&mut self, line: &Line) -> io::Result<()> {
+        let bytes = encode(line)?;
+        self.file.write_all_at(&bytes, self.used)?;
+        self.used += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// The checksum is over the record's exact bytes, so that fields of a newer version are covered too.
+fn encode(line: &Line) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(line)?;
+    Ok(wrap(&body))
+}
+
+fn wrap(body: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(FILE_BYTES);
+    bytes.extend_from_slice(CRC_START.as_bytes());
+    let _ = write!(bytes, "{:08x}", crc32fast::hash(body));
+    bytes.extend_from_slice(RECORD_START.as_bytes());
+    bytes.extend_from_slice(body);
+    bytes.extend_from_slice(b"}\n");
+    bytes
+}
+
+/// The bytes of a line's record, if they are what was written.
+pub(crate) fn unwrap(line: &[u8]) -> Result<&[u8], &'static str> {
+    let rest = line
+        .strip_prefix(CRC_START.as_bytes())
+        .ok_or("it does not begin with a checksum")?;
+    let (sum, rest) = rest
+        .split_at_checked(8)
+        .ok_or("it ends within the checksum")?;
+    let rest = rest
+        .strip_prefix(RECORD_START.as_bytes())
+        .ok_or("it holds no record")?;
+    let body = rest
+        .strip_suffix(b"}")
+        .ok_or("it does not end as a record does")?;
+    if sum != format!("{:08x}", crc32fast::hash(body)).as_bytes() {
+        return Err("its checksum does not match");
+    }
+    Ok(body)
+}
+
+/// Every line of a claim.
+pub(crate) fn lines(bytes: &[u8]) -> Result<Vec<Line>, String> {
+    let bytes = bytes
+        .strip_suffix(b"\n")
+        .ok_or("it does not end as a record does")?;
+    let lines = bytes.split(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(unwrap(line)?).map_err(|error| error.to_string()))
+        .collect()
+}
+
+/// Makes the claim in a keeper's place; `false` when somebody has made it before.
+pub(crate) fn by_runner(dir: BorrowedFd<'_>) -> io::Result<bool> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    match rustix::fs::openat(dir, CLAIM, flags, Mode::RUSR | Mode::WUSR) {
+        // The name is what counts; who made it is said for later runners and for people.
+        Ok(file) => {
+            File::from(file).write_all(BY_RUNNER.as_bytes())?;
+            Ok(true)
+        }
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Whether anybody has made the claim.
+pub(crate) fn is_made(dir: BorrowedFd<'_>) -> bool {
+    rustix::fs::statat(dir, CLAIM, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
