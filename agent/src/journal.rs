@@ -8,9 +8,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outpost_agent_core::mirror::Mirror;
-use outpost_agent_core::record::{Snapshot, Write};
+use outpost_agent_core::record::{SessionRecord, Snapshot, Write};
 use serde::{Deserialize, Serialize};
 
 /// Version of the format; an agent refuses a journal of a newer one.
@@ -70,7 +71,7 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Journal
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     bytes: u64,
     /// Bytes right after the last time it was written anew.
     base_bytes: u64,
@@ -102,21 +103,21 @@ impl Journal {
         }
         let mut journal = Self {
             path,
-            file,
+            file: Arc::new(file),
             bytes: good,
             base_bytes: good,
             mirror,
             line: Vec::new(),
         };
-        journal
-            .file
+        (&*journal.file)
             .seek(SeekFrom::Start(good))
             .map_err(io("opening", &journal.path))?;
         if good == 0 {
             journal.push_line(&Header {
                 outpost_journal: VERSION,
             });
-            journal.write_line(true)?;
+            journal.write_line()?;
+            journal.sync()?;
         }
         Ok(journal)
     }
@@ -132,16 +133,59 @@ impl Journal {
     /// # Errors
     /// Any error means that the process must end: the file may hold half a line, which only a replay can judge.
     pub fn commit(&mut self, writes: &[Write]) -> Result<(), JournalError> {
-        if writes.is_empty() {
-            return Ok(());
+        if self.append(writes)? {
+            self.sync()?;
         }
+        Ok(())
+    }
+
+    /// Adds one burst without waiting for the disk: a crash of the process loses nothing of it. Answers whether one of
+    /// its writes must be synced before anything is said because of it.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`].
+    pub fn append(&mut self, writes: &[Write]) -> Result<bool, JournalError> {
+        if writes.is_empty() {
+            return Ok(false);
+        }
+        let is_due = writes.iter().any(|write| self.needs_sync(write));
         self.push_line(&writes);
-        self.write_line(writes.iter().any(Write::needs_sync))?;
+        self.write_line()?;
         writes.iter().for_each(|write| self.mirror.apply(write));
         if self.bytes > COMPACT_FROM_BYTES && self.bytes > 2 * self.base_bytes {
             self.compact()?;
         }
-        Ok(())
+        Ok(is_due)
+    }
+
+    /// Waits until everything added would survive a power cut.
+    ///
+    /// # Errors
+    /// The process must end: what the kernel holds can no longer be trusted.
+    pub fn sync(&self) -> Result<(), JournalError> {
+        self.file.sync_data().map_err(io("syncing", &self.path))
+    }
+
+    /// The file that a sync is for, as of now.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// The number of the newest command needs no sync: after a power cut a lower one only hears a command again.
+    fn needs_sync(&self, write: &Write) -> bool {
+        match write {
+            Write::Session(new) => {
+                let old = self.mirror.session();
+                SessionRecord {
+                    command_seq: old.command_seq,
+                    ..*new
+                } != old
+            }
+            Write::Attempt(_) | Write::Settled(_) | Write::Forgotten(_) | Write::Site(_) => {
+                write.needs_sync()
+            }
+        }
     }
 
     fn push_line<T: Serialize>(&mut self, value: &T) {
@@ -155,13 +199,10 @@ impl Journal {
         self.line.push(b'\n');
     }
 
-    fn write_line(&mut self, sync: bool) -> Result<(), JournalError> {
-        self.file
+    fn write_line(&mut self) -> Result<(), JournalError> {
+        (&*self.file)
             .write_all(&self.line)
             .map_err(io("writing to", &self.path))?;
-        if sync {
-            self.file.sync_data().map_err(io("syncing", &self.path))?;
-        }
         self.bytes += self.line.len() as u64;
         Ok(())
     }
@@ -182,15 +223,16 @@ impl Journal {
             .mode(0o600)
             .open(&temp)
             .map_err(io("making", &temp))?;
-        let old = std::mem::replace(&mut self.file, file);
+        let old = std::mem::replace(&mut self.file, Arc::new(file));
         self.bytes = 0;
         self.push_line(&Header {
             outpost_journal: VERSION,
         });
-        self.write_line(false)?;
+        self.write_line()?;
         let writes = self.mirror.writes().collect::<Vec<_>>();
         self.push_line(&writes);
-        self.write_line(true)?;
+        self.write_line()?;
+        self.sync()?;
         drop(old);
         std::fs::rename(&temp, &self.path).map_err(io("replacing", &self.path))?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -277,7 +319,7 @@ fn checked(line: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use outpost_agent_core::record::{SessionRecord, SiteRecord};
+    use outpost_agent_core::record::SiteRecord;
     use outpost_proto::ids::CommandSeq;
 
     use super::*;
@@ -302,6 +344,30 @@ mod tests {
             (snapshot.session.command_seq, snapshot.site.paused),
             (CommandSeq(7), true)
         );
+    }
+
+    #[test]
+    fn only_what_must_survive_a_power_cut_asks_for_a_sync() {
+        use outpost_proto::ids::{EventSeq, Nonce};
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path()).unwrap();
+        assert!(!journal.append(&[]).unwrap());
+        assert!(
+            !journal.append(&[session(1)]).unwrap(),
+            "a command's number"
+        );
+        let mut counters = SessionRecord {
+            command_seq: CommandSeq(2),
+            nonce: Nonce(7),
+            ..SessionRecord::default()
+        };
+        assert!(journal.append(&[Write::Session(counters)]).unwrap());
+        counters.command_seq = CommandSeq(3);
+        assert!(!journal.append(&[Write::Session(counters)]).unwrap());
+        counters.event_seq_reserved = EventSeq(1000);
+        assert!(journal.append(&[Write::Session(counters)]).unwrap());
+        let paused = Write::Site(SiteRecord { paused: true });
+        assert!(journal.append(&[paused]).unwrap());
     }
 
     #[test]

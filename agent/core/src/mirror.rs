@@ -18,6 +18,12 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// The session's counters.
+    #[must_use]
+    pub fn session(&self) -> SessionRecord {
+        self.session
+    }
+
     /// Takes one write. Any order of writes is accepted: a journal may be damaged, and what can be read counts.
     pub fn apply(&mut self, write: &Write) {
         match write {

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::prune::{Limits, Sessions};
 use super::reader::{Walk, read_pruned};
@@ -16,7 +17,7 @@ use super::{
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) dir: PathBuf,
-    file: File,
+    file: Arc<File>,
     pub(super) number: u64,
     /// Bytes of the present segment that are in the file.
     written: u64,
@@ -69,7 +70,7 @@ impl Ledger {
             .map_err(io("opening", &path))?;
         let mut ledger = Self {
             dir: dir.to_owned(),
-            file,
+            file: Arc::new(file),
             number,
             written: good,
             total: total_before + good,
@@ -99,7 +100,7 @@ impl Ledger {
         let head = pruned.head;
         let mut ledger = Self {
             dir: dir.to_owned(),
-            file,
+            file: Arc::new(file),
             number,
             written: 0,
             total: 0,
@@ -139,22 +140,46 @@ impl Ledger {
     /// Any error means that nothing of the burst may be sent and that the process must end: after a failed sync the
     /// kernel's copy can no longer be trusted.
     pub fn sync(&mut self) -> Result<(), LedgerError> {
+        if self.write()? {
+            self.sync_file()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the burst without waiting for the disk; answers whether there was one. Nothing of it may be sent before
+    /// [`Self::file`] is synced.
+    ///
+    /// # Errors
+    /// As [`Ledger::sync`].
+    pub fn write(&mut self) -> Result<bool, LedgerError> {
         if self.buffer.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let path = segment_path(&self.dir, self.number);
-        self.file
+        (&*self.file)
             .write_all(&self.buffer)
             .map_err(io("writing to", &path))?;
-        self.file.sync_data().map_err(io("syncing", &path))?;
         let added = self.buffer.len() as u64;
         self.buffer.clear();
         self.written += added;
         self.total += added;
         if self.written >= SEGMENT_BYTES {
+            // Once in a long while: whoever syncs `file` from now on syncs the next segment only.
+            self.sync_file()?;
             self.next_segment()?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// The present segment: what was written and not synced is in it.
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    fn sync_file(&self) -> Result<(), LedgerError> {
+        let path = segment_path(&self.dir, self.number);
+        self.file.sync_data().map_err(io("syncing", &path))
     }
 
     /// The ledger's share of its limit, 0 to 100.
@@ -186,7 +211,7 @@ impl Ledger {
 
     fn next_segment(&mut self) -> Result<(), LedgerError> {
         self.number += 1;
-        self.file = create(&segment_path(&self.dir, self.number))?;
+        self.file = Arc::new(create(&segment_path(&self.dir, self.number))?);
         self.written = 0;
         // The start of a segment carries no time of its own: the first frame in it does.
         self.push_segment_start(0);

@@ -19,10 +19,11 @@ use tokio::sync::mpsc;
 use super::certificate::Certificate;
 use super::link::LinkHandle;
 use super::link_process::LinkSetup;
+use super::outgoing::Outgoing;
 use super::retention::{self, Keep, Trash};
 use super::store::AgentStore;
 use super::tasks::{Current, Tasks};
-use super::{INBOX, Options, RawLeash, Runner, keepers, local, now, wall_us};
+use super::{INBOX, Options, RawLeash, Runner, durable, keepers, local, now, wall_us};
 use crate::catalogue;
 use crate::health::Sampler;
 use crate::journal::Journal;
@@ -53,7 +54,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         .context("taking the leash over")?;
     let leash_for = |leash: &Option<Leash>| leash.as_ref().map(Leash::try_clone).transpose();
     let numbers = Shared::new(RefCell::new(Numbers::new(wall_us())));
-    let store = open_store(&state, options.keep, Rc::clone(&numbers))?;
+    let (syncs, waits) = durable::start().context("starting the thread that syncs")?;
+    let store = open_store(&state, options.keep, syncs, Rc::clone(&numbers))?;
     let (settings, life) = settings(&options, &state)?;
     let snapshot = store.snapshot();
     let trash = clean_up(&state, &snapshot);
@@ -97,7 +99,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         encoded: store.encoded(),
         store,
         tasks,
-        link,
+        outgoing: Outgoing::new(link, waits),
         current,
         sampler: Sampler::new(state.path()),
         log_percent,
@@ -108,7 +110,6 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         keep,
         identity,
         pending: vec![Event::Catalogue(rules)],
-        hangups: Vec::new(),
         life: Some((state, life.present)),
     };
     let ended = runner.run(happened, leash).await;
@@ -153,14 +154,19 @@ fn begun(snapshot: &Snapshot, settings: &Settings) -> Vec<Assign> {
         .collect()
 }
 
-fn open_store(state: &StateDir, keep: Keep, numbers: Shared) -> anyhow::Result<AgentStore> {
+fn open_store(
+    state: &StateDir,
+    keep: Keep,
+    syncs: durable::Syncs,
+    numbers: Shared,
+) -> anyhow::Result<AgentStore> {
     let journal = Journal::open(state.path())?;
     let limits = ledger::Limits {
         bytes: keep.ledger_bytes,
         keep: keep.ledger,
     };
     let ledger = Ledger::open(&state.ledger(), limits, wall_us())?;
-    Ok(AgentStore::new(journal, ledger, numbers))
+    Ok(AgentStore::new(journal, ledger, syncs, numbers))
 }
 
 /// The present life, and whether it is another than the one that the state directory remembers.

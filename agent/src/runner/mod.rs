@@ -3,11 +3,13 @@
 
 mod begin;
 mod certificate;
+mod durable;
 mod keepers;
 mod link;
 pub(crate) mod link_process;
 mod local;
 mod outcome;
+mod outgoing;
 mod retention;
 mod store;
 mod tasks;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use outpost_agent_core::Agent;
-use outpost_agent_core::event::{Down, Event, Site, Speech};
+use outpost_agent_core::event::{Event, Site, Speech};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
@@ -37,7 +39,9 @@ use crate::life::{self, Life};
 use crate::metrics::Shared;
 use crate::state_dir::{Identity, StateDir};
 use certificate::Certificate;
-use link::{LinkHandle, LinkJob};
+use durable::Synced;
+use link::LinkJob;
+use outgoing::Outgoing;
 use retention::Held;
 pub(crate) use store::wall_us;
 use store::{AgentStore, Encoded};
@@ -114,7 +118,7 @@ struct Runner {
     store: AgentStore,
     encoded: Encoded,
     tasks: Tasks,
-    link: LinkHandle,
+    outgoing: Outgoing,
     current: Current,
     sampler: Sampler,
     /// How much of what may be kept of logs is kept.
@@ -127,8 +131,6 @@ struct Runner {
     identity: Identity,
     /// What follows from speaking itself: the first events of the next turn.
     pending: Vec<Event>,
-    /// Connections that link is still to be told to end.
-    hangups: Vec<Conn>,
     /// The present life, until the state directory remembers it.
     life: Option<(StateDir, Life)>,
 }
@@ -167,8 +169,15 @@ impl Runner {
                     events.extend(self.certificate.event(false, boot_time_us(), wall_us()));
                     events.push(Event::Health(self.health()));
                 }
+                // Then the disk: what waited for it leaves at once.
+                synced = self.outgoing.synced() => {
+                    self.synced(&synced.context("syncing journal and ledger")?);
+                    if self.pending.is_empty() {
+                        continue;
+                    }
+                }
                 // Then what happened, as much of it as there is.
-                count = happened.recv_many(&mut burst, BURST) => {
+                count = happened.recv_many(&mut burst, BURST), if self.outgoing.has_room() => {
                     anyhow::ensure!(count > 0, "the runner's inbox is closed");
                 }
                 // Last the core's own timers: whatever happened may have moved them.
@@ -180,9 +189,23 @@ impl Runner {
             let done = self.turn(&events).await?;
             events.clear();
             if done {
-                return Ok(());
+                return self.last_words().await;
             }
         }
+    }
+
+    fn synced(&mut self, synced: &Synced) {
+        self.numbers.borrow_mut().synced(synced.took);
+        self.outgoing.flush(&mut self.pending);
+    }
+
+    /// What was decided last leaves before the process does.
+    async fn last_words(mut self) -> anyhow::Result<()> {
+        while !self.outgoing.is_empty() {
+            let synced = self.outgoing.synced().await;
+            self.synced(&synced.context("syncing journal and ledger")?);
+        }
+        Ok(())
     }
 
     fn happened(&mut self, happened: Happened, events: &mut Vec<Event>) {
@@ -257,30 +280,29 @@ impl Runner {
             life::remember(state.path(), &life).context("remembering which life this is")?;
         }
         let mut done = false;
-        self.hang_up();
         for said in speech {
             done |= self.speak(said);
         }
-        self.hang_up();
+        self.outgoing.flush(&mut self.pending);
         Ok(done)
     }
 
     fn speak(&mut self, speech: Speech) -> bool {
         match speech {
-            Speech::Dial { conn } => self.hand_over(conn, LinkJob::Dial(conn)),
+            Speech::Dial { conn } => self.hand_over(LinkJob::Dial(conn)),
             Speech::Send { conn, .. } => {
                 // The store put exactly these bytes into the ledger, in this order.
                 let frame = self.encoded.borrow_mut().pop_front();
                 if let Some(frame) = frame {
-                    self.hand_over(conn, LinkJob::Frame(conn, frame));
+                    self.hand_over(LinkJob::Frame(conn, frame));
                 }
             }
-            Speech::Hangup { conn } => self.hangups.push(conn),
-            Speech::MakeCsr => self.renewal_job(LinkJob::MakeCsr),
+            Speech::Hangup { conn } => self.hand_over(LinkJob::Hangup(conn)),
+            Speech::MakeCsr => self.hand_over(LinkJob::MakeCsr),
             Speech::Renew { conn, .. } => {
                 let request = self.encoded.borrow_mut().pop_front();
                 if let Some(request) = request {
-                    self.renewal_job(LinkJob::Renew(conn, request));
+                    self.hand_over(LinkJob::Renew(conn, request));
                 }
             }
             Speech::Start {
@@ -313,30 +335,9 @@ impl Runner {
         false
     }
 
-    /// Gives link something to do for a connection. One that does not take it is given up.
-    fn hand_over(&mut self, conn: Conn, job: LinkJob) {
-        if self.link.try_job(job).is_err() {
-            tracing::warn!(%conn, "link does not take what is sent; the connection is given up");
-            self.hangups.push(conn);
-            self.pending.push(Event::Closed {
-                conn,
-                why: Down::Unreachable,
-            });
-        }
-    }
-
-    /// Gives link a step of a renewal; what it does not take is tried again later.
-    fn renewal_job(&mut self, job: LinkJob) {
-        if self.link.try_job(job).is_err() {
-            self.pending.push(Event::NotRenewed);
-        }
-    }
-
-    /// Hangs up what is to be hung up, as far as link listens; the rest follows with the next turn.
-    fn hang_up(&mut self) {
-        let link = &self.link;
-        self.hangups
-            .retain(|conn| link.try_job(LinkJob::Hangup(*conn)).is_err());
+    /// Lines something up for link, behind the disk.
+    fn hand_over(&mut self, job: LinkJob) {
+        self.outgoing.push(self.store.mark(), job);
     }
 
     fn health(&mut self) -> Health {

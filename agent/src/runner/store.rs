@@ -1,10 +1,10 @@
 //! The agent's one transaction: the ledger gets the exact bytes of what is about to be sent, the journal gets what must
-//! not be forgotten, and only then is anything said.
+//! not be forgotten, and only then is anything said. What is said to others waits until all of it is on the disk.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outpost_agent_core::Agent;
@@ -14,6 +14,7 @@ use outpost_driver::{CommitError, Effects, LoadError, Store};
 use outpost_proto::message::{DownMessage, Receipt};
 use outpost_proto::wire;
 
+use super::durable::{Mark, Syncs};
 use crate::journal::Journal;
 use crate::ledger::{Kind, Ledger};
 use crate::metrics::Shared;
@@ -26,17 +27,26 @@ pub(super) struct AgentStore {
     journal: Journal,
     ledger: Ledger,
     encoded: Encoded,
+    syncs: Syncs,
+    mark: Mark,
     numbers: Shared,
 }
 
 impl AgentStore {
-    pub(super) fn new(journal: Journal, ledger: Ledger, numbers: Shared) -> Self {
+    pub(super) fn new(journal: Journal, ledger: Ledger, syncs: Syncs, numbers: Shared) -> Self {
         Self {
             journal,
             ledger,
             encoded: Encoded::default(),
+            syncs,
+            mark: Mark::default(),
             numbers,
         }
+    }
+
+    /// Everything committed so far is durable once this mark is.
+    pub(super) fn mark(&self) -> Mark {
+        self.mark
     }
 
     /// The queue that [`Store::commit`] fills.
@@ -116,19 +126,37 @@ impl AgentStore {
 
 /// A failed write may have left half a record, and after a failed sync the kernel's copy cannot be trusted: the process
 /// ends, and the next one begins from what is surely there.
+///
+/// A commit is written, and survives the end of this process, when it is answered; a task may start then, because after
+/// a power cut the boot id already answers that it may have. What leaves this host waits for [`AgentStore::mark`].
 impl Store<Agent> for AgentStore {
     async fn commit(&mut self, effects: &Effects<Write, Speech>) -> Result<(), CommitError> {
+        let fatal = |error: &dyn std::error::Error| CommitError::Fatal(chain(error));
         self.append(&effects.speech)?;
-        let began = Instant::now();
-        self.journal
-            .commit(&effects.writes)
-            .map_err(|error| CommitError::Fatal(chain(&error)))?;
-        self.ledger
-            .sync()
-            .map_err(|error| CommitError::Fatal(chain(&error)))?;
-        let mut numbers = self.numbers.borrow_mut();
-        numbers.synced(began.elapsed());
-        numbers.committed(&effects.writes);
+        let mut files = Vec::new();
+        if self
+            .journal
+            .append(&effects.writes)
+            .map_err(|error| fatal(&error))?
+        {
+            // What the site decided holds from the moment at which it is answered.
+            if effects
+                .writes
+                .iter()
+                .any(|write| matches!(write, Write::Site(_)))
+            {
+                self.journal.sync().map_err(|error| fatal(&error))?;
+            } else {
+                files.push(self.journal.file());
+            }
+        }
+        if self.ledger.write().map_err(|error| fatal(&error))? {
+            files.push(self.ledger.file());
+        }
+        if !files.is_empty() {
+            self.mark = self.syncs.sync(files).map_err(|error| fatal(&error))?;
+        }
+        self.numbers.borrow_mut().committed(&effects.writes);
         Ok(())
     }
 
