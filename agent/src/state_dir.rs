@@ -27,7 +27,7 @@ identity.json what enrolment settled: orchestrator, tenant, name
 keys/         link's own: agent.key, agent.crt, roots.crt
 journal       what must not be forgotten
 ledger/       every byte that was sent
-attempts/ID/  one attempt: claim, exit record, log.N, about.json
+attempts/ID/  one attempt: claim (what it is, its keeper, its end), log.N
 work/ID/      its working directory, while it is needed
 runs/ID/      $OUTPOST_RUN_DIR, shared by the tasks of one run
 trash/        what is being removed
@@ -406,41 +406,4 @@ fn random_u128() -> io::Result<u128> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_of_a_newer_agent_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("version"), "99").unwrap();
-        assert!(matches!(
-            StateDir::create(dir.path()),
-            Err(StateError::Newer { found: 99, .. })
-        ));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn d6_a_directory_that_others_can_write_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        StateDir::create(dir.path()).unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let error = StateDir::open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("chmod go-w"), "{error}");
-    }
-
-    #[test]
-    fn a_second_runner_is_told_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::create(dir.path()).unwrap();
-        let _lock = state.lock().unwrap();
-        assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
-    }
-
-    #[test]
-    fn the_id_is_made_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::create(dir.path()).unwrap();
-        assert_eq!(state.id().unwrap(), state.id().unwrap());
-    }
-}
+mod tests;

@@ -237,8 +237,8 @@ pub(crate) enum CatalogueCommand {
         #[arg(short, long = "param", value_name = "NAME=VALUE")]
         params: Vec<String>,
         /// The deadline that an instruction would carry; the shorter of it and the entry's timeout counts.
-        #[arg(long, value_name = "TIME")]
-        deadline: Option<String>,
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        deadline: Option<Duration>,
         /// The task's name in its run.
         #[arg(long, value_name = "NAME", default_value = "try")]
         task: String,

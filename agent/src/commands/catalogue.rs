@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use outpost_agent_keeper::exec::SelfExec;
@@ -11,7 +12,6 @@ use outpost_agent_keeper::protocol::Containment;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName};
 use outpost_proto::outcome::Outcome;
-use outpost_proto::units::duration_ms;
 
 use crate::catalogue::{self, Catalogue, Entry, Problem};
 use crate::cli::Form;
@@ -23,7 +23,7 @@ use crate::runner::trial::{self, Place, Trial, Tried};
 pub(crate) struct TryArgs {
     pub(crate) entry: String,
     pub(crate) params: Vec<String>,
-    pub(crate) deadline: Option<String>,
+    pub(crate) deadline: Option<Duration>,
     pub(crate) task: String,
     pub(crate) keep: bool,
     pub(crate) after: Option<PathBuf>,
@@ -134,7 +134,9 @@ pub(crate) fn try_entry(
         params: params(&catalogue, &entry, &args.params)?,
         catalogue: &catalogue,
         entry,
-        deadline_ms: args.deadline.as_deref().map(duration_ms).transpose()?,
+        deadline_ms: args
+            .deadline
+            .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
         exec,
         task: args.task.parse()?,
         place: match &args.after {

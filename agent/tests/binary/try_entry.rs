@@ -123,7 +123,8 @@ fn the_exit_status_tells_how_it_ended() {
     let done = tried(&home, &["killed"]);
     assert_eq!(done.code, Some(4), "{done:#?}");
     assert!(done.err.contains("ended by signal 9"), "{done:#?}");
-    script(&home, "gone.sh", "true");
+    let done = tried(&home, &["slow", "--deadline", "100ms"]);
+    assert_eq!(done.code, Some(5), "{done:#?}");
     std::fs::write(home.catalogue().join("gone.sh"), "#!/no/such/interpreter\n").unwrap();
     let done = tried(&home, &["gone"]);
     assert_eq!(done.code, Some(6), "{done:#?}");
@@ -132,7 +133,7 @@ fn the_exit_status_tells_how_it_ended() {
         "{done:#?}"
     );
     let done = tried(&home, &["fails", "--deadline", "soon"]);
-    assert_eq!(done.code, Some(1), "{done:#?}");
+    assert_eq!(done.code, Some(2), "{done:#?}");
     assert_eq!(left(&home), Vec::<std::path::PathBuf>::new());
 }
 

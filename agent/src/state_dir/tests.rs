@@ -1,0 +1,38 @@
+//! Whose a directory may be, and what is done to one that is not.
+
+use super::*;
+
+#[test]
+fn a_directory_of_a_newer_agent_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("version"), "99").unwrap();
+    assert!(matches!(
+        StateDir::create(dir.path()),
+        Err(StateError::Newer { found: 99, .. })
+    ));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn d6_a_directory_that_others_can_write_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    StateDir::create(dir.path()).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = StateDir::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("chmod go-w"), "{error}");
+}
+
+#[test]
+fn a_second_runner_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    let _lock = state.lock().unwrap();
+    assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
+}
+
+#[test]
+fn the_id_is_made_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    assert_eq!(state.id().unwrap(), state.id().unwrap());
+}
