@@ -80,8 +80,10 @@ pub(super) enum Takes {
     Needs,
     /// Parameters with their values.
     Literals,
-    /// Parameters with their values, or with `${params.NAME}`.
+    /// Parameters with their values, or with `${params.NAME}` or `${each.NAME}`.
     Arguments,
+    /// One name with a list of values.
+    Each,
     /// Parameters with their declarations.
     Params,
     /// Keys of another section.
@@ -280,9 +282,15 @@ pub(super) const TASK: Section = Section {
         )
         .like(&["[extract, clean]"]),
         key(
+            "for_each",
+            Takes::Each,
+            "Makes one task for each of the values, named after it; who needs this task needs all of them. Limits such as `max_active` hold for each."
+        )
+        .like(&["{region: [north, south]}"]),
+        key(
             "with",
             Takes::Arguments,
-            "What the entry's parameters are given: values, or `${params.NAME}` for a parameter of the run."
+            "What the entry's parameters are given: values, `${params.NAME}` for a parameter of the run, or `${each.NAME}` for the value of `for_each`."
         )
         .like(&["{top: \"${params.top}\", mode: full}"]),
         key(
@@ -348,7 +356,7 @@ pub(super) const SCHEDULE: Section = Section {
 pub(super) const fn most(takes: &Takes) -> usize {
     match takes {
         Takes::Selector => LABELS,
-        Takes::Values => VALUES,
+        Takes::Values | Takes::Each => VALUES,
         Takes::Literals | Takes::Arguments | Takes::Params => PARAMETERS,
         Takes::Needs | Takes::Tasks => TASKS,
         Takes::Name

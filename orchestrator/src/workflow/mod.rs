@@ -8,6 +8,7 @@
 
 mod canonical;
 mod diff;
+mod each;
 mod fields;
 mod file;
 mod found;

@@ -91,6 +91,7 @@ pub(super) fn word(fields: &Fields<'_>, key: &str, found: &mut Findings) -> Opti
         | Takes::Needs
         | Takes::Literals
         | Takes::Arguments
+        | Takes::Each
         | Takes::Params
         | Takes::Section(_)
         | Takes::Tasks => None,

@@ -84,6 +84,7 @@ fn property(key: &Key) -> Value {
         | Takes::Needs
         | Takes::Literals
         | Takes::Arguments
+        | Takes::Each
         | Takes::Params
         | Takes::Tasks => json!(key.about),
     };
@@ -178,6 +179,12 @@ fn takes(takes: &Takes) -> Value {
             "items": { "type": "string", "pattern": NAME },
         }),
         Takes::Literals | Takes::Arguments => named(NAME, &literal(), takes),
+        Takes::Each => json!({
+            "type": "object", "minProperties": 1, "maxProperties": 1, "propertyNames": { "pattern": NAME },
+            "additionalProperties": {
+                "type": "array", "minItems": 1, "maxItems": most(takes), "uniqueItems": true, "items": literal(),
+            },
+        }),
         Takes::Params => named(NAME, &json!({ "$ref": "#/$defs/param" }), takes),
         Takes::Section(section) => json!({ "$ref": format!("#/$defs/{}", section.name) }),
         Takes::Tasks => {

@@ -1,14 +1,14 @@
 //! The tasks: what each runs, what it is given, what it needs and how it is tried again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use outpost_orchestrator_core::spec::{Argument, ParamSpec, Retry, TASKS, TaskSpec};
-use outpost_proto::ids::TaskIndex;
 use outpost_proto::limits::PARAMETERS;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName, TaskName};
 use serde_saphyr::Location;
 
+use super::each::{self, Draft, Each};
 use super::fields::{Fields, named};
 use super::found::{Findings, join, shown};
 use super::graph;
@@ -94,7 +94,7 @@ pub(super) fn all(
     for (place, task) in written.iter().enumerate() {
         names.entry(task.name).or_insert(place);
     }
-    let mut tasks = Vec::with_capacity(written.len());
+    let mut drafts = Vec::with_capacity(written.len());
     let mut needs = Vec::with_capacity(written.len());
     for task in &written {
         let name = parsed_name(task.name, task.at, &task.path, found);
@@ -106,12 +106,16 @@ pub(super) fn all(
             defaults,
             is_listed: matches!(node.value, Value::List(_)),
         };
-        let (task, needed) = scope.task(task.node, name, found);
-        tasks.extend(task);
+        let (draft, needed) = scope.task(task.node, name, found);
+        drafts.extend(draft);
         needs.push(needed);
     }
     tell_cycles(&written, &needs, found);
-    tasks
+    if drafts.len() < written.len() {
+        // What is wrong with the others is told already.
+        return Vec::new();
+    }
+    each::expand(drafts, &written, found)
 }
 
 /// One of a task's needs: which task, and the node that names it.
@@ -159,7 +163,7 @@ impl Scope<'_> {
         node: &'n Node,
         name_of: Option<TaskName>,
         found: &mut Findings,
-    ) -> (Option<TaskSpec>, Vec<Need<'n>>) {
+    ) -> (Option<Draft>, Vec<Need<'n>>) {
         let own_name = self.is_listed.then_some(keys::TASK_NAME.name);
         let known = own_name.into_iter().chain(TASK.names());
         let Some(fields) = Fields::with(node, self.path, known, found) else {
@@ -168,9 +172,10 @@ impl Scope<'_> {
         let entry = fields.required("entry", found);
         let entry =
             entry.and_then(|node| name::<EntryName>(node, &join(self.path, "entry"), found));
-        let with = fields
+        let each = each::each(&fields, self.name, found);
+        let (with, given) = fields
             .get("with", found)
-            .map(|node| self.with(node, found))
+            .map(|node| self.with(node, each.as_ref(), found))
             .unwrap_or_default();
         let needs = fields
             .get("needs", found)
@@ -182,23 +187,22 @@ impl Scope<'_> {
         let selector = place::selector(&fields, found);
         let priority = place::priority(&fields, found);
         let max_active = place::at_once(&fields, "max_active", found);
-        let indices: BTreeSet<TaskIndex> = needs
-            .iter()
-            .filter_map(|(need, _)| u16::try_from(*need).ok())
-            .map(TaskIndex)
-            .collect();
-        let spec = name_of.zip(entry).map(|(name, entry)| TaskSpec {
-            needs: indices.into_iter().collect(),
-            with,
-            retry,
-            timeout_ms: own.timeout_ms.or(self.defaults.timeout_ms),
-            queue,
-            selector,
-            priority,
-            max_active,
-            ..TaskSpec::new(name, entry)
+        let draft = name_of.zip(entry).map(|(name, entry)| Draft {
+            spec: TaskSpec {
+                with,
+                retry,
+                timeout_ms: own.timeout_ms.or(self.defaults.timeout_ms),
+                queue,
+                selector,
+                priority,
+                max_active,
+                ..TaskSpec::new(name, entry)
+            },
+            each,
+            given,
+            needs: needs.iter().map(|(need, _)| *need).collect(),
         });
-        (spec, needs)
+        (draft, needs)
     }
 
     fn retry(&self, own: &Defaults, node: &Node, found: &mut Findings) -> Retry {
@@ -266,42 +270,75 @@ impl Scope<'_> {
         needs
     }
 
-    fn with(&self, node: &Node, found: &mut Findings) -> BTreeMap<ParamName, Argument> {
+    /// Values and parameters of the run by name, and the names that are given the value of `for_each`.
+    fn with(
+        &self,
+        node: &Node,
+        each: Option<&Each>,
+        found: &mut Findings,
+    ) -> (BTreeMap<ParamName, Argument>, Vec<ParamName>) {
         let path = join(self.path, "with");
         let mut with = BTreeMap::new();
+        let mut given = Vec::new();
         for (key, node) in named(node, &path, (PARAMETERS, "values"), found) {
             let path = join(&path, &shown(&key.value));
             let name = parsed_name(&key.value, key.referenced, &path, found);
-            if let (Some(argument), Some(name)) = (self.argument(node, &path, found), name) {
-                with.insert(name, argument);
+            match (self.argument(node, each, &path, found), name) {
+                (Some(Given::Is(argument)), Some(name)) => {
+                    with.insert(name, argument);
+                }
+                (Some(Given::Each), Some(name)) => given.push(name),
+                (None, _) | (_, None) => {}
             }
         }
-        with
+        (with, given)
     }
 
-    fn argument(&self, node: &Node, path: &str, found: &mut Findings) -> Option<Argument> {
+    fn argument(
+        &self,
+        node: &Node,
+        each: Option<&Each>,
+        path: &str,
+        found: &mut Findings,
+    ) -> Option<Given> {
         let value = literal(node, path, found)?;
         let ParamValue::Text(text) = &value else {
-            return Some(Argument::Value(value));
+            return Some(Given::Is(Argument::Value(value)));
         };
         if !text.contains("${") {
-            return Some(Argument::Value(value));
+            return Some(Given::Is(Argument::Value(value)));
         }
-        let wanted = text
-            .strip_prefix("${params.")
-            .and_then(|rest| rest.strip_suffix('}'));
-        let Some(wanted) = wanted.filter(|name| !name.contains(['$', '{', '}'])) else {
-            let message = format!(
-                "`{}` is neither a value nor exactly `${{params.NAME}}`",
-                shown(text)
-            );
-            found.add(node.referenced, path, message).help(
-                "nothing is put together from parts here; let the catalogue entry take two parameters instead",
-            );
-            return None;
-        };
+        let inner = text
+            .strip_prefix("${")
+            .and_then(|rest| rest.strip_suffix('}'))
+            .filter(|inner| !inner.contains(['$', '{', '}']));
+        if let Some(wanted) = inner.and_then(|inner| inner.strip_prefix("params.")) {
+            return self
+                .parameter(node, wanted, path, found)
+                .map(|name| Given::Is(Argument::Param(name)));
+        }
+        if let Some(wanted) = inner.and_then(|inner| inner.strip_prefix("each.")) {
+            return of_each(node, wanted, each, path, found);
+        }
+        let message = format!(
+            "`{}` is neither a value nor exactly `${{params.NAME}}` or `${{each.NAME}}`",
+            shown(text)
+        );
+        found.add(node.referenced, path, message).help(
+            "nothing is put together from parts here; let the catalogue entry take two parameters instead",
+        );
+        None
+    }
+
+    fn parameter(
+        &self,
+        node: &Node,
+        wanted: &str,
+        path: &str,
+        found: &mut Findings,
+    ) -> Option<ParamName> {
         if let Some(name) = self.params.keys().find(|name| name.as_str() == wanted) {
-            return Some(Argument::Param(name.clone()));
+            return Some(name.clone());
         }
         let message = format!("the workflow has no parameter `{}`", shown(wanted));
         if self.params.is_empty() {
@@ -314,6 +351,37 @@ impl Scope<'_> {
         }
         None
     }
+}
+
+/// What stands behind a parameter of an entry.
+enum Given {
+    Is(Argument),
+    /// The value of `for_each`.
+    Each,
+}
+
+fn of_each(
+    node: &Node,
+    wanted: &str,
+    each: Option<&Each>,
+    path: &str,
+    found: &mut Findings,
+) -> Option<Given> {
+    match each {
+        Some(each) if each.name.as_str() == wanted => return Some(Given::Each),
+        Some(each) => {
+            let message = format!("`for_each` of this task has no `{}`", shown(wanted));
+            let known = std::iter::once(each.name.as_str());
+            found.add_word(node.referenced, path, message, wanted, known);
+        }
+        None => {
+            let help = format!("add `for_each: {{{}: [...]}}`", shown(wanted));
+            found
+                .add(node.referenced, path, "this task has no `for_each`")
+                .help(help);
+        }
+    }
+    None
 }
 
 /// A text that was meant as a list, as one.
