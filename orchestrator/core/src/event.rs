@@ -130,7 +130,7 @@ pub enum Ask {
         run: RunId,
         /// These and everything that needs them; `None`: all that did not succeed.
         tasks: Option<Vec<TaskName>>,
-        /// The run as it is stored, read right before: used when it is not in memory.
+        /// The run as it was stored right before this turn: used when it is not in memory.
         stored: Option<Box<StoredRun>>,
     },
     /// Make a run.

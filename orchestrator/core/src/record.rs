@@ -166,6 +166,9 @@ pub struct TaskRecord {
     /// Attempts in a row that the site refused for now, or that were lost: bounded apart from the tries.
     #[serde(default)]
     pub requeued: u16,
+    /// Of an attempt of it nobody can say that it is over, and its entry is not `retry_safe`: it is never run again.
+    #[serde(default)]
+    pub unsure: bool,
 }
 
 /// Where a task stands. A state owns its data.

@@ -11,7 +11,7 @@ use outpost_proto::name::TaskName;
 
 use crate::event::{Answer, Denied};
 use crate::limits::RUNS;
-use crate::record::{RunState, StoredRun, TaskState};
+use crate::record::{AttemptRecord, Phase, RunState, StoredRun, TaskState};
 use crate::run::{Run, Task, Workflow, is_open};
 use crate::tenant::{Ctx, Tenant, Version};
 
@@ -26,6 +26,12 @@ impl Tenant {
         tasks: Option<&[TaskName]>,
         stored: Option<&StoredRun>,
     ) -> Result<Answer, Denied> {
+        if self.evicted.contains(&id) {
+            return Err(Denied::CannotRerun {
+                run: id,
+                why: "it is over since this very moment: ask once more".to_owned(),
+            });
+        }
         let in_memory = self.runs.contains_key(&id);
         let of_store = stored.filter(|stored| {
             !in_memory && stored.run.run == id && stored.run.tenant == self.record.tenant
@@ -43,7 +49,7 @@ impl Tenant {
         let run = run.ok_or(Denied::UnknownRun(id))?;
         self.may_rerun(run)?;
         let anew = choose(ctx, run, tasks)?;
-        self.no_end_unknown(run, &anew)?;
+        self.no_end_unknown(ctx, run, &anew)?;
         let names = names(run, &anew);
         if let Some(run) = loaded {
             self.take_in(run);
@@ -71,22 +77,43 @@ impl Tenant {
         Err(Denied::CannotRerun { run, why })
     }
 
-    fn no_end_unknown(&self, run: &Run, anew: &Anew) -> Result<(), Denied> {
-        let mut unknown = run.pending.iter().filter_map(|id| self.attempts.get(id));
-        let chosen = |task: TaskIndex| anew.binary_search_by_key(&task, |(task, _)| *task).is_ok();
-        let Some(attempt) = unknown.find(|attempt| chosen(attempt.task)) else {
-            return Ok(());
-        };
-        Err(Denied::CannotRerun {
+    /// A second attempt follows only what is surely over, or what the site called `retry_safe` and can no longer start.
+    fn no_end_unknown(&self, ctx: &Ctx<'_>, run: &Run, anew: &Anew) -> Result<(), Denied> {
+        let cannot = |why: String| Denied::CannotRerun {
             run: run.record.run,
-            why: format!(
+            why,
+        };
+        let chosen = |task: TaskIndex| anew.binary_search_by_key(&task, |(task, _)| *task).is_ok();
+        let unsure = run.tasks.iter().map(|task| &task.record);
+        let mut unsure = unsure.filter(|task| task.unsure && chosen(task.task));
+        if let Some(task) = unsure.next() {
+            return Err(cannot(format!(
+                "the agent lost what it knew of an attempt of task `{}`, which may still run: look at the site, then \
+                 trigger a new run",
+                name_of(run, task.task)
+            )));
+        }
+        let unknown = run.pending.iter().filter_map(|id| self.attempts.get(id));
+        let mut unknown = unknown.filter(|attempt| chosen(attempt.task));
+        match unknown.find(|attempt| !self.may_follow(ctx, attempt)) {
+            Some(attempt) => Err(cannot(format!(
                 "how attempt {} of task `{}` on agent `{}` ended is not known, it may still run: wait until the agent \
                  is back, or trigger a new run",
                 attempt.attempt,
                 name_of(run, attempt.task),
                 attempt.agent
-            ),
-        })
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether another attempt may be made although the end of this one is unknown.
+    fn may_follow(&self, ctx: &Ctx<'_>, attempt: &AttemptRecord) -> bool {
+        let idle = self.agents.get(&attempt.agent).is_none_or(|agent| {
+            let elsewhere = agent.record.incarnation != attempt.incarnation;
+            elsewhere || agent.surely_idle(ctx.settings, attempt.ends_alone_s) <= ctx.now
+        });
+        attempt.retry_safe && matches!(attempt.phase, Phase::Lost { .. }) && idle
     }
 
     /// A run that was over is in memory again.

@@ -7,7 +7,7 @@ use outpost_proto::ids::{RunId, TaskIndex};
 use outpost_proto::outcome::{Interruption, Outcome, Refusal, Report};
 
 use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES};
-use crate::record::{AttemptRecord, RunState, TaskRecord, TaskState};
+use crate::record::{AttemptRecord, RunState, TaskRecord, TaskState, Write};
 use crate::spec::Retry;
 use crate::tenant::{Ctx, Tenant};
 
@@ -29,12 +29,8 @@ pub(crate) fn judge(report: Report, retry_safe: bool) -> Verdict {
     match report.outcome {
         Outcome::Succeeded => Verdict::Succeeded,
         Outcome::Cancelled => Verdict::Cancelled,
-        // Nobody can say that it is over, so a second attempt might run beside it.
-        Outcome::Interrupted(Interruption::AgentStateLost)
-            if report.may_have_started && !retry_safe =>
-        {
-            Verdict::Final
-        }
+        // A second attempt might run beside it.
+        _ if is_unsure(report, retry_safe) => Verdict::Final,
         Outcome::Failed
         | Outcome::TimedOut
         | Outcome::StartFailed(_)
@@ -63,6 +59,11 @@ pub(crate) fn judge(report: Report, retry_safe: bool) -> Verdict {
     }
 }
 
+/// Whether nobody can say that an attempt is over, and a second one must not run beside it.
+fn is_unsure(report: Report, retry_safe: bool) -> bool {
+    report.outcome == UNKNOWN_END && report.may_have_started && !retry_safe
+}
+
 /// The outcome that stands for an attempt of which nobody can say what became of it.
 pub(crate) const UNKNOWN_END: Outcome = Outcome::Interrupted(Interruption::AgentStateLost);
 
@@ -74,6 +75,9 @@ impl Tenant {
         attempt: &AttemptRecord,
         report: Report,
     ) {
+        if is_unsure(report, attempt.retry_safe) {
+            self.note_unsure(ctx, attempt.run, attempt.task);
+        }
         let Some(cancelling) = self.waits_for(attempt) else {
             return;
         };
@@ -106,6 +110,15 @@ impl Tenant {
             }
         }
         self.finish_if_over(ctx, id);
+    }
+
+    fn note_unsure(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex) {
+        let run = self.runs.get_mut(&id);
+        let known = run.and_then(|run| run.tasks.get_mut(usize::from(task.0)));
+        if let Some(known) = known {
+            known.record.unsure = true;
+            ctx.write(Write::Task(known.record.clone()));
+        }
     }
 
     /// An attempt was given up. A second one follows only if its entry is `retry_safe`, and not before the first can

@@ -3,7 +3,7 @@
 //! A frame, question or timer of one tenant reaches this struct and no other: isolation is a matter of shape, not of
 //! checks. `session`, `attempt`, `run`, `place`, `ask` and `explain` add what happens to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_driver::{Effects, Micros};
@@ -99,6 +99,8 @@ pub(crate) struct Tenant {
     pub(crate) workflows: BTreeMap<WorkflowName, BTreeMap<u32, Version>>,
     pub(crate) workflow_states: BTreeMap<WorkflowName, WorkflowStateRecord>,
     pub(crate) runs: BTreeMap<RunId, Run>,
+    /// Runs let go of in this turn: what was read of them before it is not true any more.
+    pub(crate) evicted: BTreeSet<RunId>,
     /// Attempts whose end is not known.
     pub(crate) attempts: BTreeMap<AttemptId, AttemptRecord>,
     pub(crate) keys: BTreeMap<String, KeyRecord>,
@@ -117,6 +119,7 @@ impl Tenant {
             workflows: BTreeMap::new(),
             workflow_states: BTreeMap::new(),
             runs: BTreeMap::new(),
+            evicted: BTreeSet::new(),
             attempts: BTreeMap::new(),
             keys: BTreeMap::new(),
             places: Places::default(),
@@ -147,6 +150,7 @@ impl Tenant {
             }
         }
         self.place(ctx);
+        self.evicted.clear();
     }
 
     pub(crate) fn notice_task(&self, ctx: &mut Ctx<'_>, task: &TaskRecord) {
@@ -324,6 +328,7 @@ impl Tenant {
         let Some(run) = self.runs.remove(&run) else {
             return;
         };
+        self.evicted.insert(run.record.run);
         let Some(versions) = self.workflows.get_mut(&run.record.workflow) else {
             return;
         };

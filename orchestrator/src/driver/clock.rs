@@ -28,6 +28,14 @@ impl Clock {
         Micros(self.base).plus(self.started.elapsed())
     }
 
+    /// How far the wall clock is ahead of this one now, in microseconds.
+    #[must_use]
+    pub fn wall_is_ahead(&self) -> i64 {
+        let (wall, now) = (wall(), self.now().0);
+        let apart = i64::try_from(wall.abs_diff(now)).unwrap_or(i64::MAX);
+        if wall < now { -apart } else { apart }
+    }
+
     /// How long until `deadline`.
     #[must_use]
     pub fn until(&self, deadline: Micros) -> std::time::Duration {

@@ -29,16 +29,6 @@ pub(super) enum Item {
     Call(Event, Call, Reply),
 }
 
-impl Item {
-    /// Whether the driver reads the store before the core decides on it.
-    pub(super) fn reads_the_store(&self) -> bool {
-        match self {
-            Self::Call(Event::Asked { ask, .. }, _, _) => matches!(ask, Ask::Rerun { .. }),
-            Self::Call(..) | Self::Link(_) => false,
-        }
-    }
-}
-
 pub(super) type Reply = oneshot::Sender<Result<Result<Answer, Denied>, Unavailable>>;
 
 /// The transaction did not happen.

@@ -124,7 +124,7 @@ impl Driver {
         let mut items = Vec::with_capacity(BURST);
         let mut prune_at = Instant::now() + PRUNE_EVERY;
         while self.next(&mut items, &stop).await {
-            self.turns(&mut items).await?;
+            self.turn(&mut items).await?;
             if Instant::now() >= prune_at && self.failures == 0 {
                 prune_at = Instant::now() + self.prune();
             }
@@ -172,26 +172,6 @@ impl Driver {
         }
     }
 
-    /// One turn, or several: what is read from the store for an event must still be true when it is decided, so such an
-    /// event is the first of its turn.
-    async fn turns(&mut self, items: &mut Vec<Item>) -> Result<(), Fatal> {
-        loop {
-            let later = items.iter().skip(1).position(Item::reads_the_store);
-            let first = items.first().is_some_and(Item::reads_the_store);
-            let now = match later {
-                _ if first && !self.again.is_empty() => 0,
-                Some(later) => later + 1,
-                None => items.len(),
-            };
-            let rest = items.split_off(now);
-            self.turn(items).await?;
-            *items = rest;
-            if items.is_empty() || self.failures > 0 {
-                return Ok(());
-            }
-        }
-    }
-
     async fn turn(&mut self, items: &mut Vec<Item>) -> Result<(), Fatal> {
         let mut events = std::mem::take(&mut self.again);
         events.extend(self.wall.news(self.clock));
@@ -230,7 +210,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Reads what a question needs besides what the core holds.
+    /// Reads what a question needs besides what the core holds: as it is before this turn.
     fn read(&mut self, event: &mut Event) -> Result<(), StoreError> {
         if let Event::Asked {
             tenant,

@@ -51,6 +51,13 @@ pub(crate) struct Process {
     failures: u32,
 }
 
+impl Process {
+    /// Whether nothing waits for a later turn.
+    pub(crate) fn has_heard_all(&self) -> bool {
+        self.inbox.is_empty()
+    }
+}
+
 impl Center {
     /// When the process has something to do.
     pub(crate) fn wakes(&self) -> Option<At> {
@@ -68,6 +75,22 @@ impl Center {
                 .max(process.not_before),
         )
     }
+}
+
+/// The events of the next turn, reruns with what the database holds before it.
+fn next_turn(process: &mut Process, disk: &CenterDisk) -> Vec<Event> {
+    let mut events = std::mem::take(&mut process.inbox);
+    for event in &mut events {
+        if let Event::Asked {
+            tenant,
+            ask: Ask::Rerun { run, stored, .. },
+            ..
+        } = event
+        {
+            *stored = disk.mirror.stored_run(tenant, *run).map(Box::new);
+        }
+    }
+    events
 }
 
 impl World {
@@ -91,6 +114,7 @@ impl World {
             failures: 0,
         });
         note!(self, "the orchestrator starts");
+        self.center_learns_the_wall();
     }
 
     pub(crate) fn crash_center(&mut self) {
@@ -147,7 +171,7 @@ impl World {
         let Some(process) = center.process.as_mut() else {
             return Ok(());
         };
-        let events = std::mem::take(&mut process.inbox);
+        let events = next_turn(process, &center.disk);
         let now = database_time(self.now);
         center.disk.now = now;
         center.disk.wrote = false;

@@ -1,6 +1,7 @@
 //! Invariants of one turn: what a core believes durable against what is, the ledger against the network, what an agent
 //! lets go of, and, once faults have stopped, that everything ends.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use outpost_agent_core::record::Write;
@@ -12,7 +13,7 @@ use outpost_proto::ids::{Conn, RunId};
 use crate::center::database_time;
 use crate::disk::Change;
 use crate::invariants::{Checked, broken};
-use crate::records::outcome_of;
+use crate::records::{is_rerun, outcome_of};
 use crate::shop;
 use crate::world::World;
 
@@ -68,10 +69,19 @@ impl World {
 
     /// After a turn of the orchestrator.
     pub(crate) fn check_center(&mut self, spoken: bool) -> Checked {
+        let mut rerun: BTreeSet<RunId> = BTreeSet::new();
         for change in std::mem::take(&mut self.center.disk.changes) {
             match &change {
-                Change::Run(before, after) => self.run_change(before.as_ref(), after)?,
-                Change::Task(before, after) => self.task_change(before.as_ref(), after)?,
+                Change::Run(before, after) => {
+                    if is_rerun(before.as_ref(), after) {
+                        rerun.insert(after.run);
+                    }
+                    self.run_change(before.as_ref(), after)?;
+                }
+                Change::Task(before, after) => {
+                    let rerun = rerun.contains(&after.run);
+                    self.task_change(before.as_ref(), after, rerun)?;
+                }
                 Change::Attempt(before, after) => {
                     if before.is_none() {
                         self.trace.count("attempt made");
@@ -216,6 +226,7 @@ impl World {
             return Err(broken(sentence, self.what_goes_on()));
         }
         self.invariant_what_was_acknowledged_is_in_the_store(usize::MAX)?;
+        self.invariant_each_instant_makes_its_run()?;
         let open = |run: &&outpost_orchestrator_core::record::RunRecord| !Self::run_over(run.state);
         let runs: Vec<_> = self
             .center

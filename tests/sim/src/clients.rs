@@ -29,7 +29,13 @@ pub(crate) enum Want {
         refused: bool,
         /// Milliseconds after which the run is to be cancelled.
         cancel_ms: Option<u64>,
+        /// Milliseconds after which what of it did not succeed is to be run again.
+        rerun_ms: Option<u64>,
     },
+    /// Whether the workflow shall be paused.
+    Pause(WorkflowName, bool),
+    Delete(WorkflowName),
+    Rerun(RunId),
     Cancel(RunId),
     Invite(usize),
     Enrol(usize),
@@ -61,6 +67,10 @@ pub(crate) enum Fact {
     Applied(TenantName, WorkflowName, u32),
     Run(RunId),
     Cancelled(RunId),
+    Paused(TenantName, WorkflowName),
+    Deleted(TenantName, WorkflowName),
+    /// And how often it had been by then.
+    Rerun(RunId, u16),
     Invited(String),
     /// A key that was enrolled with an invitation.
     Enrolled(String, String),
@@ -76,6 +86,9 @@ impl World {
             },
             Want::Apply(_)
             | Want::Trigger { .. }
+            | Want::Pause(..)
+            | Want::Delete(_)
+            | Want::Rerun(_)
             | Want::Cancel(_)
             | Want::Invite(_)
             | Want::Enrol(_)
@@ -144,6 +157,17 @@ impl World {
                 workflow,
                 params,
                 key,
+            },
+            Want::Pause(workflow, paused) => Ask::PauseWorkflow { workflow, paused },
+            Want::Delete(workflow) => Ask::DeleteWorkflow {
+                workflow,
+                expected_version: None,
+            },
+            // What is stored is read right before it is decided on.
+            Want::Rerun(run) => Ask::Rerun {
+                run,
+                tasks: None,
+                stored: None,
             },
             Want::Cancel(run) => Ask::Cancel { run },
             Want::Invite(site) => Ask::Invite {
@@ -243,6 +267,9 @@ impl World {
             (
                 Want::Apply(_)
                 | Want::Trigger { .. }
+                | Want::Pause(..)
+                | Want::Delete(_)
+                | Want::Rerun(_)
                 | Want::Cancel(_)
                 | Want::Invite(_)
                 | Want::Enrol(_)
@@ -265,6 +292,16 @@ impl World {
             }
             (Want::Trigger { .. }, Answer::Triggered { run, .. }) => Some(Fact::Run(*run)),
             (Want::Cancel(run), Answer::Cancelled { .. }) => Some(Fact::Cancelled(*run)),
+            (Want::Pause(workflow, _), Answer::Paused { .. }) => {
+                Some(Fact::Paused(tenant.clone(), workflow.clone()))
+            }
+            (Want::Delete(workflow), Answer::Deleted) => {
+                Some(Fact::Deleted(tenant.clone(), workflow.clone()))
+            }
+            (Want::Rerun(run), Answer::Rerun { .. }) => {
+                let reruns = self.center.disk.mirror.runs.get(run);
+                Some(Fact::Rerun(*run, reruns.map_or(0, |run| run.reruns)))
+            }
             (Want::Invite(site), Answer::Invited { .. }) => Some(Fact::Invited(self.token(*site))),
             (Want::Enrol(site), Answer::Enrolled { .. }) => {
                 Some(Fact::Enrolled(self.token(*site), self.key(*site)))
@@ -273,6 +310,9 @@ impl World {
             (
                 Want::Apply(_)
                 | Want::Trigger { .. }
+                | Want::Pause(..)
+                | Want::Delete(_)
+                | Want::Rerun(_)
                 | Want::Cancel(_)
                 | Want::Invite(_)
                 | Want::Enrol(_)
@@ -292,8 +332,19 @@ impl World {
         }
         let (tenant, want) = (request.tenant.clone(), request.want.clone());
         match (want, answer) {
-            (Want::Trigger { cancel_ms, .. }, Ok(Answer::Triggered { run, .. })) => {
+            (
+                Want::Trigger {
+                    cancel_ms,
+                    rerun_ms,
+                    ..
+                },
+                Ok(Answer::Triggered { run, .. }),
+            ) => {
                 self.clients.runs.insert(run, tenant);
+                if let Some(later_ms) = rerun_ms {
+                    self.queue
+                        .put(self.now + later_ms * MS, Happening::Rerun { run });
+                }
                 if let Some(later_ms) = cancel_ms {
                     self.queue
                         .put(self.now + later_ms * MS, Happening::Cancel { run });
@@ -311,7 +362,16 @@ impl World {
                 self.want(&tenant, Want::Invite(site));
             }
             (Want::Remove(site), _) => self.removed(site),
-            (Want::Apply(_) | Want::Trigger { .. } | Want::Cancel(_) | Want::Invite(_), _) => {}
+            (
+                Want::Apply(_)
+                | Want::Trigger { .. }
+                | Want::Pause(..)
+                | Want::Delete(_)
+                | Want::Rerun(_)
+                | Want::Cancel(_)
+                | Want::Invite(_),
+                _,
+            ) => {}
         }
     }
 
@@ -336,6 +396,12 @@ impl World {
     pub(crate) fn cancel(&mut self, run: RunId) {
         if let Some(tenant) = self.clients.runs.get(&run).cloned() {
             self.want(&tenant, Want::Cancel(run));
+        }
+    }
+
+    pub(crate) fn rerun(&mut self, run: RunId) {
+        if let Some(tenant) = self.clients.runs.get(&run).cloned() {
+            self.want(&tenant, Want::Rerun(run));
         }
     }
 

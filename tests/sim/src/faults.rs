@@ -35,10 +35,11 @@ pub(crate) enum Fault {
     CenterStall,
     CenterCommitFails,
     CenterSpeechCut,
+    WallJump,
 }
 
 /// Every kind with its name and its weight.
-const FAULTS: [(Fault, &str, u64); 22] = [
+const FAULTS: [(Fault, &str, u64); 23] = [
     (Fault::Cut, "fault: cut", 10),
     (Fault::CutUnnoticed, "fault: cut, noticed late", 5),
     (Fault::BlackHoleUp, "fault: black hole upward", 5),
@@ -77,6 +78,7 @@ const FAULTS: [(Fault, &str, u64); 22] = [
         "fault: orchestrator killed in mid-speech",
         4,
     ),
+    (Fault::WallJump, "fault: wall clock set", 2),
 ];
 
 impl World {
@@ -155,6 +157,7 @@ impl World {
             }
             Fault::CenterCommitFails => self.center.disk.fault = Some(self.commit_fault()),
             Fault::CenterSpeechCut => self.center.cut_speech = true,
+            Fault::WallJump => self.wall_jumps(),
         }
     }
 
@@ -199,7 +202,8 @@ impl World {
             | Fault::CenterCrash
             | Fault::CenterStall
             | Fault::CenterCommitFails
-            | Fault::CenterSpeechCut => {}
+            | Fault::CenterSpeechCut
+            | Fault::WallJump => {}
         }
     }
 

@@ -21,6 +21,7 @@ mod network;
 mod queue;
 mod records;
 mod renewal;
+mod schedules;
 mod shop;
 mod site;
 mod trace;

@@ -44,8 +44,14 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn run_change(&self, before: Option<&RunRecord>, after: &RunRecord) -> Checked {
-        let Some(before) = before else { return Ok(()) };
+    pub(crate) fn run_change(&mut self, before: Option<&RunRecord>, after: &RunRecord) -> Checked {
+        let Some(before) = before else {
+            return self.invariant_an_instant_makes_at_most_one_run(after);
+        };
+        if is_rerun(Some(before), after) {
+            self.trace.count("run made to run again");
+            return Ok(());
+        }
         let over = World::run_over(before.state);
         let sentence = "the end of a run is final";
         holds(
@@ -55,7 +61,12 @@ impl World {
         )
     }
 
-    pub(crate) fn task_change(&self, before: Option<&TaskRecord>, after: &TaskRecord) -> Checked {
+    pub(crate) fn task_change(
+        &self,
+        before: Option<&TaskRecord>,
+        after: &TaskRecord,
+        rerun: bool,
+    ) -> Checked {
         let Some(before) = before else { return Ok(()) };
         let over = match before.state {
             TaskState::Succeeded
@@ -71,8 +82,12 @@ impl World {
             "{} of {}: {:?} after {:?}",
             after.task, after.run, after.state, before.state
         );
+        // What is run again begins with fresh tries, and its run says so.
+        let again = rerun
+            && (after.spent, after.requeued) == (0, 0)
+            && matches!(after.state, TaskState::Waiting | TaskState::Queued { .. });
         holds(
-            !over || before.state == after.state,
+            !over || again || before.state == after.state,
             "the end of a task is final",
             what,
         )
@@ -138,7 +153,7 @@ impl World {
         let held = self.center.disk.mirror.attempts.values().filter(|attempt| {
             (&attempt.tenant, &attempt.agent) == (&after.tenant, &after.agent) && active(attempt)
         });
-        let (held, most) = (held.count(), self.center.settings.capacity(site.slots));
+        let (held, most) = (held.count(), self.center.settings.most(site.slots));
         let what = format!("{} holds {held} of {most}", after.agent);
         holds(
             held <= usize::from(most),
@@ -216,7 +231,15 @@ impl World {
                 Fact::Cancelled(run) => mirror
                     .runs
                     .get(run)
-                    .is_some_and(|run| World::is_ending(run.state)),
+                    .is_some_and(|run| run.reruns > 0 || World::is_ending(run.state)),
+                Fact::Rerun(run, reruns) => mirror
+                    .runs
+                    .get(run)
+                    .is_some_and(|run| run.reruns >= (*reruns).max(1)),
+                // Others may have resumed or applied it since: that it was noted at all is what stays.
+                Fact::Paused(tenant, name) | Fact::Deleted(tenant, name) => mirror
+                    .workflow_states
+                    .contains_key(&(tenant.clone(), name.clone())),
                 Fact::Invited(token) => mirror.invites.contains_key(token),
                 Fact::Enrolled(token, key) => {
                     let bound = |invite: &outpost_orchestrator_core::record::InviteRecord| {
@@ -251,6 +274,11 @@ fn directed(directive: &Directive) -> Option<AttemptId> {
         | Directive::RenewNow
         | Directive::Reconciled => None,
     }
+}
+
+/// Whether this change of a run makes tasks of it run again.
+pub(crate) fn is_rerun(before: Option<&RunRecord>, after: &RunRecord) -> bool {
+    before.is_some_and(|before| before.reruns < after.reruns)
 }
 
 /// The outcome that was accepted for an attempt.

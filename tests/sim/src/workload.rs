@@ -94,6 +94,9 @@ impl World {
         for number in 0..self.dice.between(1, 3) {
             let name: WorkflowName = format!("flow-{number}").parse()?;
             let versions = 1 + u64::from(self.dice.percent(25));
+            if versions > 1 {
+                self.disturb(tenant, &name);
+            }
             for version in 0..versions {
                 let at = version * self.dice.between(30 * SECOND, self.plan.quiet_from);
                 let want = Want::Apply(self.workflow(&name)?);
@@ -105,6 +108,7 @@ impl World {
                     },
                 );
             }
+            self.interfere(tenant, &name);
             names.push(name);
         }
         Ok(names)
@@ -128,6 +132,7 @@ impl World {
         Ok(WorkflowSpec {
             description: format!("drawn as {:x}", self.dice.next()),
             params: BTreeMap::from([(n, ParamSpec { kind, default })]),
+            schedule: self.draw_schedule(),
             ..WorkflowSpec::new(name.clone(), tasks)
         })
     }
@@ -167,6 +172,10 @@ impl World {
                 key: self.dice.percent(75).then(|| format!("key-{number}")),
                 refused: n > 9,
                 cancel_ms: self.dice.percent(20).then(|| self.dice.span(100, 300_000)),
+                rerun_ms: self
+                    .dice
+                    .percent(40)
+                    .then(|| self.dice.span(10_000, 400_000)),
             };
             let at = self.dice.between(SECOND, self.plan.quiet_from * 3 / 4);
             self.queue.put(

@@ -14,6 +14,7 @@ use crate::invariants::{Checked, Truth, broken};
 use crate::keeper::Step;
 use crate::network::{Direction, Network, Packet};
 use crate::queue::{At, MINUTE, Queue, SECOND};
+use crate::schedules::Calendar;
 use crate::site::Site;
 use crate::trace::{Trace, note};
 
@@ -108,6 +109,9 @@ pub(crate) enum Happening {
     Cancel {
         run: RunId,
     },
+    Rerun {
+        run: RunId,
+    },
     Fault(Fault),
     Look,
 }
@@ -125,6 +129,7 @@ pub(crate) struct World {
     pub(crate) sites: Vec<Site>,
     pub(crate) clients: Clients,
     pub(crate) truth: Truth,
+    pub(crate) calendar: Calendar,
     /// Turns of the orchestrator.
     pub(crate) turns: u64,
     events: u64,
@@ -153,6 +158,7 @@ impl World {
             sites: Vec::new(),
             clients: Clients::default(),
             truth: Truth::default(),
+            calendar: Calendar::default(),
             turns: 0,
             events: 0,
             over: false,
@@ -254,6 +260,7 @@ impl World {
             Happening::AskAgain { request } => self.ask(request),
             Happening::Want { tenant, want } => self.want(&tenant, want),
             Happening::Cancel { run } => self.cancel(run),
+            Happening::Rerun { run } => self.rerun(run),
             Happening::Fault(fault) => self.fault(fault),
             Happening::Look => return self.look_whether_all_is_over(),
         }

@@ -56,6 +56,9 @@ fn every_invariant_holds_on_sixty_seeds_in_which_everything_goes_wrong() {
         "certificate renewed",
         "renewal refused",
         "stream made beside one that works",
+        "scheduled run",
+        "run made to run again",
+        "fault: wall clock set",
     ] {
         assert!(seen.contains(what), "never happened: {what}");
     }
@@ -118,6 +121,7 @@ fn an_orchestrator_that_speaks_before_its_commit_is_found_out() {
     let sentences = [
         "what was acknowledged is in the store",
         "an honest agent raises no alarm",
+        "an honest orchestrator raises no alarm",
         "only what is durably assigned to this agent, and not over, starts",
     ];
     assert_found(Hasty::Orchestrator, &sentences);

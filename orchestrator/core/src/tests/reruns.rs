@@ -330,3 +330,91 @@ fn a_rerun_survives_a_restart_and_a_failed_commit() {
     rig.play(&mut site, given, &[]);
     assert_eq!(rig.run_state(run), RunState::Succeeded);
 }
+
+#[test]
+fn an_attempt_whose_end_nobody_can_tell_stands_in_the_way_for_good() {
+    let unknown = Outcome::Interrupted(outpost_proto::outcome::Interruption::AgentStateLost);
+    for (entry, cancelled, again) in [
+        ("once", false, false),
+        ("once", true, false),
+        ("load", false, true),
+    ] {
+        let mut rig = Rig::new();
+        let mut site = rig.site("bank");
+        rig.apply(workflow("w", vec![task("a", entry, &[])]));
+        let (run, said) = rig.trigger("w");
+        let attempt = assigns(&said)[0].attempt;
+        site.tells(&mut rig, attempt, AttemptState::Running);
+        if cancelled {
+            // Given up, cancelled, and only then it is said that nobody knows.
+            site.incarnation.0 += 1;
+            site.connect(&mut rig, vec![]);
+            rig.ask(Ask::Cancel { run }).unwrap();
+        }
+        site.ends(&mut rig, attempt, unknown);
+        rig.restart();
+        site.connect(&mut rig, vec![]);
+        if again {
+            rig.rerun(run, None).unwrap();
+        } else {
+            let why = rig.cannot_rerun(run, None);
+            assert!(why.contains("may still run"), "{entry} {cancelled}: {why}");
+        }
+    }
+}
+
+#[test]
+fn what_may_run_twice_is_run_again_once_it_can_no_longer_be_started() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    rig.apply(workflow("w", vec![task("a", "load", &[])]));
+    let (run, said) = rig.trigger("w");
+    site.tells(&mut rig, assigns(&said)[0].attempt, AttemptState::Running);
+    rig.turn(&[site.close()]);
+    let mut other = rig.site("plant");
+    let mut second = Vec::new();
+    while second.is_empty() {
+        second.extend(assigns(&rig.pass_ms(5_000)));
+        second.extend(assigns(&other.beats(&mut rig)));
+    }
+    other.ends(&mut rig, second[0].attempt, Outcome::Failed);
+    assert_eq!(rig.run_state(run), RunState::Failed);
+    assert_eq!(rig.rerun(run, None).unwrap(), ["a"]);
+    assert_eq!(rig.mirror.runs[&run].agent, Some(name("plant")));
+}
+
+#[test]
+fn what_was_read_before_a_run_ended_in_the_same_turn_is_not_believed() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    rig.apply(workflow("w", vec![task("a", "load", &[])]));
+    let (run, said) = rig.trigger("w");
+    let event = site.event(
+        assigns(&said)[0].attempt,
+        AttemptState::Finished(report(Outcome::Failed)),
+    );
+    let rerun = |call: u64, rig: &Rig| Happened::Asked {
+        call: Call(call),
+        tenant: name("acme"),
+        ask: Ask::Rerun {
+            run,
+            tasks: None,
+            stored: rig.mirror.stored_run(&name("acme"), run).map(Box::new),
+        },
+    };
+    let early = rerun(900, &rig);
+    rig.turn(&[site.frame(vec![event]), early]);
+    assert_eq!(rig.run_state(run), RunState::Failed);
+    // Run again, cancelled and run again within one turn: the second time nothing is believed either.
+    let (first, second) = (rerun(901, &rig), rerun(902, &rig));
+    let cancel = Happened::Asked {
+        call: Call(903),
+        tenant: name("acme"),
+        ask: Ask::Cancel { run },
+    };
+    rig.turn(&[first, cancel, second]);
+    let record = &rig.mirror.runs[&run];
+    assert_eq!((record.state, record.reruns), (RunState::Cancelled, 1));
+    rig.rerun(run, None).unwrap();
+    assert_eq!(rig.mirror.runs[&run].reruns, 2);
+}
