@@ -81,7 +81,7 @@ enum Command {
     Init(InitArgs),
     /// Accept agents and serve the API until told to stop.
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Isolated customers.
     #[command(subcommand)]
     Tenant(TenantCommand),
@@ -405,7 +405,7 @@ fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("no threads for the runtime: {error}")))?;
     match command {
         Command::Init(args) => runtime.block_on(admin::init::run(args, output)),
-        Command::Serve(args) => runtime.block_on(serve::run(args)),
+        Command::Serve(args) => runtime.block_on(serve::run(*args)),
         Command::Tenant(command) => runtime.block_on(admin::tenant::run(command, output)),
         Command::Token(command) => runtime.block_on(admin::token::run(command, output)),
         Command::Config(ConfigCommand::Reference) => {
@@ -453,7 +453,7 @@ mod tests {
             Ok(Cli {
                 command: Command::Serve(serve),
                 ..
-            }) => Ok(serve),
+            }) => Ok(*serve),
             Ok(other) => panic!("{other:?}"),
             Err(Refused::Usage(error)) => Err(error.to_string()),
             Err(Refused::File(error)) => Err(error.to_string()),

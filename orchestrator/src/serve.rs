@@ -57,11 +57,7 @@ struct Server {
 
 impl Server {
     async fn start(args: &ServeArgs, dir: &Path) -> Result<Self, Failure> {
-        let (mut store, lock) = open(dir).await?;
-        store.retain(Retention {
-            notices: args.keep_events,
-            runs: Some(args.keep_runs).filter(|time| !time.is_zero()),
-        });
+        let (store, lock) = open(args, dir).await?;
         let authority = Arc::new(Authority::load(&dir.join(CA)).map_err(Failure::failed)?);
         let (agents_tcp, api_tcp) = (
             listen("agents", args.agents).await?,
@@ -105,7 +101,7 @@ impl Server {
             },
             draining: stop_ports.clone(),
         };
-        let plain = api.ip().is_loopback();
+        let plain = api.ip().is_loopback() && args.certificates.api_cert.is_none();
         let api_tls = (!plain).then(|| tls.api.clone());
         let fresh = tls.keep_fresh(state.handle.clone(), stop_ports.clone());
         let ports = vec![
@@ -178,7 +174,7 @@ fn result_of(ended: Result<Result<(), Fatal>, tokio::task::JoinError>) -> Result
 }
 
 /// The database first, so that a missing or newer one is said before anything else; then the lock.
-async fn open(dir: &Path) -> Result<(Sqlite, DirLock), Failure> {
+async fn open(args: &ServeArgs, dir: &Path) -> Result<(Sqlite, DirLock), Failure> {
     if !dir.join(crate::store::sqlite::FILE).exists() {
         let missing = crate::store::OpenError::Missing(dir.join(crate::store::sqlite::FILE));
         return Err(Failure::refused(missing));
@@ -187,9 +183,13 @@ async fn open(dir: &Path) -> Result<(Sqlite, DirLock), Failure> {
         config::DirError::InUse(_) | config::DirError::NoDefault => Failure::refused(error),
         config::DirError::Io { .. } | config::DirError::Content { .. } => Failure::failed(error),
     })?;
-    let store = Sqlite::open(dir)
+    let mut store = Sqlite::open(dir)
         .await
         .map_err(|error| admin::of_open(&error))?;
+    store.retain(Retention {
+        notices: args.keep_events,
+        runs: Some(args.keep_runs).filter(|time| !time.is_zero()),
+    });
     Ok((store, lock))
 }
 

@@ -397,3 +397,40 @@ fn off_loopback_the_api_speaks_tls_only() {
     assert_eq!(answer("https").unwrap(), 200);
     assert!(answer("http").is_err(), "plaintext was answered");
 }
+
+#[test]
+fn the_last_administrator_is_revoked_only_by_force() {
+    let orchestrator = Orchestrator::init();
+    let dir = &orchestrator.dir;
+    let token = std::fs::read_to_string(dir.join("admin.token")).unwrap();
+    let id = &token[4..16];
+    let (status, said) = refused(&run(dir, &["token", "revoke", id]));
+    assert_eq!(status, 2, "{said}");
+    assert!(
+        said.contains("last administrator") && said.contains("--force"),
+        "{said}"
+    );
+    assert!(
+        run(dir, &["token", "revoke", id, "--force"])
+            .status
+            .success()
+    );
+    assert_eq!(refused(&run(dir, &["token", "revoke", id, "--force"])).0, 2);
+}
+
+#[test]
+fn interface_and_configuration_describe_themselves_without_a_server() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("none");
+    let document: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&dir, &["openapi"]))).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    let reference = stdout(&run(&dir, &["config", "reference"]));
+    for key in ["agents", "api_rate", "keep_runs", "log_format"] {
+        assert!(
+            reference.contains(&format!("\n## `{key}`\n")),
+            "{reference}"
+        );
+    }
+    assert!(!dir.exists());
+}

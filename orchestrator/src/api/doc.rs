@@ -14,8 +14,9 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value};
 
 use super::Api;
+use super::code::Code;
 use super::input::By;
-use super::problem::{ApiError, Code};
+use super::problem::ApiError;
 
 /// Makes a schema, and the definitions it refers to.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;

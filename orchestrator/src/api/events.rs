@@ -17,12 +17,11 @@ use futures_util::stream::unfold;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
-use outpost_orchestrator_core::record::{NoticeKind, Phase};
+use outpost_orchestrator_core::record::NoticeKind;
 use outpost_proto::ids::{RunId, TaskIndex};
 use outpost_proto::name::{TaskName, TenantName};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
@@ -31,7 +30,7 @@ use super::doc::{AnswerDoc, Gives, Operation, Takes, schema_of};
 use super::input::{Asked, By, missing};
 use super::preconditions::LastEvent;
 use super::problem::ApiError;
-use super::{Api, schema, view};
+use super::{Api, notices, schema, view};
 use crate::auth::Caller;
 use crate::store::StoreError;
 use crate::store::bounds::Kept;
@@ -316,71 +315,16 @@ impl Feed {
     }
 
     async fn event(&mut self, numbered: &NumberedNotice) -> Result<Event, StoreError> {
-        let notice = &numbered.notice;
-        let (kind, mut data) = match &notice.what {
-            NoticeKind::Run {
-                run,
-                workflow,
-                state,
-            } => (
-                "run",
-                json!({ "run": run, "workflow": workflow, "state": view::run_state(*state) }),
-            ),
-            NoticeKind::Task { run, task, state } => {
-                let name = self.name(*run, *task).await?;
-                // A task is told to be active when its attempt is made; the attempt's own events tell the rest.
-                let word = view::task_state(*state, Some(Phase::Assigned));
-                let outcome = view::task_outcome(*state);
-                (
-                    "task",
-                    json!({ "run": run, "task": name, "index": task, "state": word, "outcome": outcome }),
-                )
+        let name = match &numbered.notice.what {
+            NoticeKind::Task { run, task, .. } | NoticeKind::Attempt { run, task, .. } => {
+                self.name(*run, *task).await?
             }
-            NoticeKind::Attempt {
-                run,
-                task,
-                attempt,
-                agent,
-                phase,
-            } => {
-                let name = self.name(*run, *task).await?;
-                let (word, outcome) = (view::phase_word(*phase), view::phase_outcome(*phase));
-                (
-                    "attempt",
-                    json!({ "run": run, "task": name, "index": task, "attempt": attempt, "agent": agent,
-                            "state": word, "outcome": outcome }),
-                )
-            }
-            NoticeKind::Workflow { workflow, change } => (
-                "workflow",
-                json!({ "workflow": workflow, "change": change }),
-            ),
-            NoticeKind::Skipped {
-                workflow,
-                from,
-                until,
-                count,
-                why,
-            } => (
-                "skipped",
-                json!({ "workflow": workflow, "from": view::time(*from), "until": view::time(*until),
-                        "count": count, "why": why }),
-            ),
-            NoticeKind::Agent { agent, presence } => (
-                "agent",
-                json!({ "agent": agent, "presence": view::presence(*presence) }),
-            ),
+            NoticeKind::Run { .. }
+            | NoticeKind::Workflow { .. }
+            | NoticeKind::Skipped { .. }
+            | NoticeKind::Agent { .. } => None,
         };
-        if let Value::Object(fields) = &mut data {
-            fields.retain(|_, value| !value.is_null());
-            fields.insert("seq".to_owned(), json!(numbered.seq));
-            fields.insert("at".to_owned(), json!(view::time(notice.at)));
-            fields.insert("kind".to_owned(), json!(kind));
-        }
-        Ok(Event::default()
-            .id(numbered.seq.to_string())
-            .event(kind)
-            .data(data.to_string()))
+        Ok(notices::event(numbered, name.as_ref()))
     }
 
     async fn name(&mut self, run: RunId, task: TaskIndex) -> Result<Option<TaskName>, StoreError> {

@@ -25,7 +25,6 @@ pub(super) struct Health {
 const OK: Found<Health> = Found(Health { status: "ok" });
 
 /// The process answers.
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn alive() -> Found<Health> {
     OK
 }

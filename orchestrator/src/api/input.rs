@@ -14,8 +14,9 @@ use schemars::JsonSchema;
 use serde::de::{self, DeserializeOwned};
 use serde::{Deserialize, Deserializer};
 
+use super::code::Code;
 use super::doc::{BodyDoc, Operation, SchemaOf, Takes, schema_of};
-use super::problem::{ApiError, Code};
+use super::problem::ApiError;
 use super::schema;
 use crate::auth::Caller;
 use crate::workflow;

@@ -9,12 +9,14 @@ mod admit;
 mod agents;
 mod answer;
 mod attempts;
+mod code;
 mod doc;
 mod events;
 mod explain;
 mod health;
 mod input;
 mod metrics;
+mod notices;
 mod openapi;
 mod preconditions;
 mod problem;
@@ -24,6 +26,7 @@ mod runs;
 mod schedules;
 mod schema;
 mod tokens;
+mod versions;
 mod view;
 mod workflows;
 
@@ -41,8 +44,8 @@ use crate::auth::Guard;
 use problem::ApiError;
 use rate::Buckets;
 
+pub use code::Code;
 pub use openapi::text as openapi;
-pub use problem::Code;
 pub use rate::Rate;
 pub use routes::{RouteInfo, table};
 

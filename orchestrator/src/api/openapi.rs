@@ -11,8 +11,9 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, json_schema};
 use serde_json::{Map, Value, json};
 
+use super::code::Code;
 use super::doc::{AnswerDoc, Gives, Operation, object, schema_of};
-use super::problem::{Code, Problem};
+use super::problem::Problem;
 use super::routes::{self, Route};
 
 /// Where the schemas are.
@@ -73,7 +74,6 @@ impl IntoResponse for Document {
 }
 
 /// `GET /api/v1/openapi.json`
-#[expect(clippy::unused_async, reason = "handlers are async")]
 pub(super) async fn serve() -> Document {
     Document
 }

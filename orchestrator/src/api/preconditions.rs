@@ -6,8 +6,9 @@ use http::header::{AsHeaderName, IF_MATCH, IF_NONE_MATCH};
 use http::request::Parts;
 use outpost_orchestrator_core::limits::KEY_LEN;
 
+use super::code::Code;
 use super::doc::{HeaderDoc, Operation, Takes, schema_of};
-use super::problem::{ApiError, Code};
+use super::problem::ApiError;
 use super::schema;
 
 const KEY: &str = "idempotency-key";

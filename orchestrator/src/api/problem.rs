@@ -3,14 +3,15 @@
 //! [`Problem::of`] is the one place where an error becomes a status.
 
 use axum::response::{IntoResponse, Response};
+use http::HeaderValue;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, StatusCode};
 use outpost_orchestrator_core::event::Denied;
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
 use tracing::error;
 
+use super::code::Code;
 use crate::auth::{AuthError, Role};
 use crate::driver::AskError;
 use crate::store::StoreError;
@@ -18,221 +19,6 @@ use crate::workflow::{self, WorkflowError};
 
 /// Seconds after which what is unavailable may be there again.
 const RETRY_AFTER_S: u32 = 1;
-
-/// Stable codes: programs decide by them, so that none ever changes its meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Code {
-    /// The request is not one: its JSON, query or a header.
-    BadRequest,
-    /// No valid token.
-    Unauthenticated,
-    /// The token was valid once.
-    TokenExpired,
-    /// The role does not allow it.
-    Forbidden,
-    /// Not there, or another tenant's.
-    NotFound,
-    /// The path does not know the method.
-    MethodNotAllowed,
-    /// The request did not arrive in time.
-    Timeout,
-    /// The run is over already.
-    RunOver,
-    /// Nothing of the run can be run again now.
-    RunLive,
-    /// The workflow has live runs.
-    WorkflowBusy,
-    /// The workflow makes no runs by itself.
-    NoSchedule,
-    /// The events after the given one are no longer kept, or never were.
-    EventsGone,
-    /// Another version is current than the request expects.
-    VersionMismatch,
-    /// Without this token nobody could manage the tenant's tokens.
-    LastAdmin,
-    /// The agent's name is taken.
-    AgentExists,
-    /// The idempotency key was used for something else.
-    KeyReused,
-    /// The body is too large.
-    TooLarge,
-    /// The body is of another type.
-    UnsupportedMediaType,
-    /// The request is meant for another host.
-    WrongHost,
-    /// The workflow file is wrong.
-    InvalidWorkflow,
-    /// No agent announces the entry.
-    UnknownEntry,
-    /// A value is missing, unknown or outside its bounds.
-    InvalidParameters,
-    /// A limit is reached.
-    TooMany,
-    /// A fault of this program.
-    Internal,
-    /// Not now; the same request may be sent again.
-    Unavailable,
-}
-
-impl Code {
-    /// All of them.
-    pub const ALL: [Self; 25] = [
-        Self::BadRequest,
-        Self::Unauthenticated,
-        Self::TokenExpired,
-        Self::Forbidden,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::Timeout,
-        Self::RunOver,
-        Self::RunLive,
-        Self::WorkflowBusy,
-        Self::NoSchedule,
-        Self::EventsGone,
-        Self::VersionMismatch,
-        Self::LastAdmin,
-        Self::AgentExists,
-        Self::KeyReused,
-        Self::TooLarge,
-        Self::UnsupportedMediaType,
-        Self::WrongHost,
-        Self::InvalidWorkflow,
-        Self::UnknownEntry,
-        Self::InvalidParameters,
-        Self::TooMany,
-        Self::Internal,
-        Self::Unavailable,
-    ];
-
-    /// Word, status and title.
-    fn told(self) -> (&'static str, StatusCode, &'static str) {
-        match self {
-            Self::BadRequest => (
-                "bad_request",
-                StatusCode::BAD_REQUEST,
-                "The request cannot be understood",
-            ),
-            Self::Unauthenticated => (
-                "unauthenticated",
-                StatusCode::UNAUTHORIZED,
-                "No valid token",
-            ),
-            Self::TokenExpired => (
-                "token_expired",
-                StatusCode::UNAUTHORIZED,
-                "The token has expired",
-            ),
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not allowed"),
-            Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
-            Self::MethodNotAllowed => (
-                "method_not_allowed",
-                StatusCode::METHOD_NOT_ALLOWED,
-                "Method not allowed",
-            ),
-            Self::Timeout => (
-                "timeout",
-                StatusCode::REQUEST_TIMEOUT,
-                "The request took too long",
-            ),
-            Self::RunOver => ("run_over", StatusCode::CONFLICT, "The run is over"),
-            Self::RunLive => (
-                "run_live",
-                StatusCode::CONFLICT,
-                "Nothing of the run can be run again now",
-            ),
-            Self::WorkflowBusy => (
-                "workflow_busy",
-                StatusCode::CONFLICT,
-                "The workflow has live runs",
-            ),
-            Self::NoSchedule => (
-                "no_schedule",
-                StatusCode::CONFLICT,
-                "The workflow has no schedule",
-            ),
-            Self::EventsGone => ("events_gone", StatusCode::GONE, "The events are not kept"),
-            Self::VersionMismatch => (
-                "version_mismatch",
-                StatusCode::PRECONDITION_FAILED,
-                "Another version is current",
-            ),
-            Self::LastAdmin => (
-                "last_admin",
-                StatusCode::CONFLICT,
-                "The tenant's last administrator",
-            ),
-            Self::AgentExists => ("agent_exists", StatusCode::CONFLICT, "The agent exists"),
-            Self::KeyReused => (
-                "key_reused",
-                StatusCode::CONFLICT,
-                "The idempotency key was used",
-            ),
-            Self::TooLarge => (
-                "too_large",
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-            ),
-            Self::UnsupportedMediaType => (
-                "unsupported_media_type",
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The body is of another type",
-            ),
-            Self::WrongHost => (
-                "wrong_host",
-                StatusCode::MISDIRECTED_REQUEST,
-                "Another host",
-            ),
-            Self::InvalidWorkflow => (
-                "invalid_workflow",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "The workflow is not valid",
-            ),
-            Self::UnknownEntry => (
-                "unknown_entry",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "Unknown catalogue entry",
-            ),
-            Self::InvalidParameters => (
-                "invalid_parameters",
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "A parameter is not valid",
-            ),
-            Self::TooMany => (
-                "too_many",
-                StatusCode::TOO_MANY_REQUESTS,
-                "A limit is reached",
-            ),
-            Self::Internal => (
-                "internal",
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "A fault of the orchestrator",
-            ),
-            Self::Unavailable => (
-                "unavailable",
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Not available at the moment",
-            ),
-        }
-    }
-
-    /// What it means, in a few words.
-    #[must_use]
-    pub fn title(self) -> &'static str {
-        self.told().2
-    }
-
-    /// As it stands in the answer.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        self.told().0
-    }
-
-    /// Its HTTP status.
-    #[must_use]
-    pub fn status(self) -> StatusCode {
-        self.told().1
-    }
-}
 
 /// Why a request is not answered with what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -366,12 +152,11 @@ impl Problem {
     /// How an error is told.
     pub(super) fn of(error: &ApiError) -> Self {
         let code = code(error);
-        let (word, status, title) = code.told();
         let mut problem = Self {
             kind: "about:blank",
-            title,
-            status: status.as_u16(),
-            code: word,
+            title: code.title(),
+            status: code.status().as_u16(),
+            code: code.word(),
             detail: error.to_string(),
             line: None,
             column: None,

@@ -7,11 +7,11 @@ use axum::handler::Handler;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Method;
 
+use super::code::Code;
 use super::doc::{Documented, Operation};
-use super::problem::Code;
 use super::{
     Api, agents, attempts, events, explain, health, metrics, openapi, runs, schedules, tokens,
-    workflows,
+    versions, workflows,
 };
 use crate::auth::Role;
 
@@ -117,9 +117,9 @@ fn of_workflows() -> Vec<Route> {
         get("/api/v1/workflows/{name}/upcoming", schedules::upcoming)
             .says("upcoming_instants", "The next instants of a schedule.")
             .fails(&[Code::NoSchedule]),
-        get("/api/v1/workflows/{name}/versions", workflows::versions)
+        get("/api/v1/workflows/{name}/versions", versions::list)
             .says("list_versions", "A workflow's versions, newest first, in pages."),
-        get("/api/v1/workflows/{name}/versions/{version}", workflows::version)
+        get("/api/v1/workflows/{name}/versions/{version}", versions::show)
             .says("show_version", "One version of a workflow with its source."),
     ]
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use axum::extract::State;
 use outpost_orchestrator_core::event::{Answer, Applied, Ask, WorkflowView};
 use outpost_orchestrator_core::record::WorkflowRecord;
-use outpost_orchestrator_core::spec::WorkflowSpec;
 use outpost_proto::ids::RunId;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{ParamName, TenantName, WorkflowName};
@@ -15,14 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 
-use super::answer::{Done, Found, Made, Tagged, Version};
-use super::input::{Asked, By, Json, Named, OfVersion, Yaml, integral, missing};
+use super::answer::{Done, Made, Tagged, Version};
+use super::input::{Asked, By, Json, Named, Yaml, integral, missing};
 use super::preconditions::{Expected, IfNoneMatch, Key, Match};
 use super::problem::ApiError;
 use super::schedules::ScheduleView;
-use super::{Api, schema, view};
-use crate::store::StoreError;
-use crate::store::read::VersionRow;
+use super::{Api, schema, versions, view};
 use crate::workflow;
 
 /// How a file is applied.
@@ -223,78 +220,13 @@ fn item(record: WorkflowRecord, live: LiveView) -> WorkflowItem {
     }
 }
 
-/// One version of a workflow.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct VersionView {
-    #[schemars(with = "schema::WorkflowName")]
-    name: WorkflowName,
-    version: u32,
-    description: String,
-    #[schemars(with = "schema::Time")]
-    applied_at: String,
-    /// The file as it was applied.
-    source: String,
-    tasks: Vec<TaskItem>,
-    /// What a run can be given, by parameter.
-    params: BTreeMap<String, view::ParamView>,
-    schedule: Option<ScheduleView>,
-}
-
-/// A task of a workflow.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct TaskItem {
-    #[schemars(with = "schema::TaskName")]
-    name: String,
-    #[schemars(with = "schema::EntryName")]
-    entry: String,
-    #[schemars(with = "Vec<schema::TaskName>")]
-    needs: Vec<String>,
-}
-
 /// A workflow.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct WorkflowDetail {
     #[serde(flatten)]
-    version: VersionView,
+    version: versions::VersionView,
     #[serde(flatten)]
     live: LiveView,
-}
-
-fn version_view(record: WorkflowRecord) -> VersionView {
-    let WorkflowRecord {
-        spec,
-        version,
-        source,
-        applied_at,
-        tenant: _,
-    } = record;
-    VersionView {
-        version,
-        applied_at: view::time(applied_at),
-        source,
-        tasks: tasks(&spec),
-        params: spec
-            .params
-            .iter()
-            .map(|(name, param)| (name.to_string(), view::param(param)))
-            .collect(),
-        schedule: spec.schedule.as_ref().map(ScheduleView::from),
-        name: spec.name,
-        description: spec.description,
-    }
-}
-
-fn tasks(spec: &WorkflowSpec) -> Vec<TaskItem> {
-    let names = |needs: &[_]| {
-        let names = view::names(spec, needs);
-        names.into_iter().map(ToString::to_string).collect()
-    };
-    let task = |task: &outpost_orchestrator_core::spec::TaskSpec| TaskItem {
-        name: task.name.to_string(),
-        entry: task.entry.to_string(),
-        needs: names(&task.needs),
-    };
-    spec.tasks.iter().map(task).collect()
 }
 
 /// `GET /api/v1/workflows/{name}`
@@ -312,7 +244,7 @@ pub(super) async fn show(
         .reader
         .workflow(&caller.tenant, &name, None)
         .await?;
-    let version = version_view(found.ok_or_else(gone)?);
+    let version = versions::view_of(found.ok_or_else(gone)?);
     Ok(Tagged {
         version: Some(version.version),
         answer: WorkflowDetail {
@@ -336,78 +268,6 @@ pub(super) async fn delete(
     };
     api.state.handle.ask(caller.tenant, ask).await?;
     Ok(Done)
-}
-
-/// A version in a list.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct VersionItem {
-    version: u32,
-    #[schemars(with = "schema::Time")]
-    applied_at: String,
-}
-
-/// A page of versions.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct VersionList {
-    items: Vec<VersionItem>,
-    #[schemars(with = "Option<schema::Cursor>")]
-    next: Option<String>,
-}
-
-/// Which page of versions.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WhichVersions {
-    #[schemars(with = "Option<schema::PageLimit>")]
-    limit: Option<u32>,
-    /// An earlier page's `next`.
-    #[schemars(with = "Option<schema::VersionNumber>")]
-    cursor: Option<u32>,
-}
-
-/// `GET /api/v1/workflows/{name}/versions`
-pub(super) async fn versions(
-    State(api): State<Arc<Api>>,
-    By(caller): By,
-    Named(name): Named<WorkflowName>,
-    Asked(which): Asked<WhichVersions>,
-) -> Result<Found<VersionList>, ApiError> {
-    let limit = view::limit(which.limit, view::ITEMS)?;
-    if which.cursor == Some(0) {
-        return Err(StoreError::BadCursor.into());
-    }
-    let cursor = which.cursor.map(|version| version.to_string());
-    let page = api
-        .state
-        .reader
-        .versions(&caller.tenant, &name, cursor.as_deref(), limit)
-        .await?;
-    if page.items.is_empty() && which.cursor.is_none() {
-        return Err(missing("workflow", name.as_str()));
-    }
-    let item = |row: VersionRow| VersionItem {
-        version: row.version,
-        applied_at: view::time(row.applied_at),
-    };
-    Ok(Found(VersionList {
-        items: page.items.into_iter().map(item).collect(),
-        next: page.next,
-    }))
-}
-
-/// `GET /api/v1/workflows/{name}/versions/{version}`
-pub(super) async fn version(
-    State(api): State<Arc<Api>>,
-    By(caller): By,
-    OfVersion(name, version): OfVersion,
-) -> Result<Found<VersionView>, ApiError> {
-    let found = api
-        .state
-        .reader
-        .workflow(&caller.tenant, &name, Some(version))
-        .await?;
-    let gone = || missing("workflow version", &format!("{name}/{version}"));
-    found.map(version_view).map(Found).ok_or_else(gone)
 }
 
 /// A run to be made.

@@ -239,7 +239,7 @@ impl TenantMetrics {
         }
         registry.register_with_unit(
             "agents_certificate_remaining_min",
-            "How long the agents' certificates hold, the one that ends first, in whole days; -1 when none is known",
+            "How long the agents' certificates hold, the one that ends first; -1 when none is known",
             Unit::Seconds,
             self.certificate.clone(),
         );
@@ -276,9 +276,14 @@ impl TenantMetrics {
             .iter()
             .filter(|agent| agent.cordoned || agent.draining);
         self.cordoned.set(count(cordoned.count()));
-        let days = beats().map(|beat| i64::from(beat.health.certificate_days_left));
+        let ends = now
+            .agents
+            .iter()
+            .filter(|agent| agent.presence != Presence::Removed);
+        let first = ends.filter_map(|agent| agent.certificate_not_after).min();
+        let left_s = |end: u64| end.saturating_sub(now.now) / 1_000_000;
         self.certificate
-            .set(days.min().map_or(-1, |days| days * 86_400));
+            .set(first.map_or(-1, |end| i64::try_from(left_s(end)).unwrap_or(i64::MAX)));
         self.workflows.set(count(now.workflows.len()));
         let paused = now.workflows.iter().filter(|workflow| workflow.paused);
         self.paused.set(count(paused.count()));

@@ -26,10 +26,13 @@ async fn all(
             .expect(200);
         let items = shown["items"].as_array().unwrap();
         assert!(items.len() <= 2);
-        found.extend(items.iter().map(|item| match &item[key] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        }));
+        let text = |item: &Value| {
+            let value = &item[key];
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        };
+        found.extend(items.iter().map(text));
         let Some(next) = shown["next"].as_str() else {
             break;
         };

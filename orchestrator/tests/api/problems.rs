@@ -215,6 +215,12 @@ async fn workflows(rig: &Rig, told: &mut Told, token: &str) {
     told.add("a run that is over", &rig.post(&cancel, token, "").await);
 
     conflicts(rig, told, token).await;
+    conditions(rig, told, token).await;
+    agents(rig, told, token).await;
+    wrong_tokens(rig, told).await;
+}
+
+async fn agents(rig: &Rig, told: &mut Told, token: &str) {
     enrol(rig, "acme", "site-1").await;
     told.add(
         "an agent that exists",
@@ -247,6 +253,9 @@ async fn workflows(rig: &Rig, told: &mut Told, token: &str) {
         )
         .await;
     assert_eq!(reply.expect(201)["warnings"].as_array().unwrap().len(), 1);
+}
+
+async fn wrong_tokens(rig: &Rig, told: &mut Told) {
     let none = format!("opt_{}_{}", "0".repeat(12), "A".repeat(43));
     for _ in 0..60 {
         let reply = rig.get("/api/v1/runs", &none).await;
@@ -281,6 +290,12 @@ async fn conflicts(rig: &Rig, told: &mut Told, token: &str) {
         "a workflow with live runs is deleted",
         &ask(Method::DELETE, "/api/v1/workflows/one", &[], "").await,
     );
+}
+
+async fn conditions(rig: &Rig, told: &mut Told, token: &str) {
+    let ask = async |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {
+        rig.ask(method, path, Some(token), headers, body).await
+    };
     told.add(
         "no schedule",
         &rig.get("/api/v1/workflows/one/upcoming", token).await,
