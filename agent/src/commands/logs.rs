@@ -113,7 +113,7 @@ fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
     let mut log = LogTail::new(dir);
     loop {
         // Looked at before the log: what is written before the end is then surely shown.
-        let over = matches!(read_exit_record(&dir), Ok(Some(_)));
+        let over = matches!(read_exit_record(dir), Ok(Some(_)));
         // A reader that went away wants nothing more.
         if !log.more(&mut |bytes| output::bytes(bytes))? || !follow || over {
             return Ok(());

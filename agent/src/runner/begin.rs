@@ -106,6 +106,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         catalogue_dir: options.catalogue,
         certificate: Certificate::default(),
         trouble: None,
+        fresh_trouble: None,
         numbers,
         keep,
         identity,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use outpost_agent_core::{Agent, View};
+use outpost_agent_core::{Agent, SessionPhase, View};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -146,7 +146,11 @@ pub(super) fn status(core: &Agent, about: &About<'_>) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         certificate_not_after_s: about.certificate_not_after_s,
-        trouble: about.trouble.clone(),
+        // A former stream that ended when its successor stood is none.
+        trouble: about
+            .trouble
+            .clone()
+            .filter(|_| view.session != Some(SessionPhase::Ready)),
         now_boot_us: super::boot_time_us(),
         catalogue: InForce {
             version: about.catalogue.version().to_string(),

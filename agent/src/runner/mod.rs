@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use outpost_agent_core::Agent;
 use outpost_agent_core::event::{Event, Site, Speech};
+use outpost_agent_core::{Agent, SessionPhase};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
@@ -126,6 +126,8 @@ struct Runner {
     catalogue_dir: PathBuf,
     certificate: Certificate,
     trouble: Option<String>,
+    /// The same, and when it was told, until it is known whether a session was lost by it.
+    fresh_trouble: Option<(u64, String)>,
     numbers: Shared,
     keep: Keep,
     identity: Identity,
@@ -187,6 +189,7 @@ impl Runner {
                 self.happened(happened, &mut events);
             }
             let done = self.turn(&events).await?;
+            self.remember_trouble(&events);
             events.clear();
             if done {
                 return self.last_words().await;
@@ -206,6 +209,17 @@ impl Runner {
             self.synced(&synced.context("syncing journal and ledger")?);
         }
         Ok(())
+    }
+
+    /// What ended a stream is remembered as trouble, unless another stream stands in its place.
+    fn remember_trouble(&mut self, events: &[Event]) {
+        let closed = events.iter().any(|e| matches!(e, Event::Closed { .. }));
+        if closed
+            && let Some((at_us, why)) = self.fresh_trouble.take()
+            && self.core.view().session != Some(SessionPhase::Ready)
+        {
+            self.numbers.borrow_mut().trouble(at_us, &why);
+        }
     }
 
     fn happened(&mut self, happened: Happened, events: &mut Vec<Event>) {
@@ -244,7 +258,7 @@ impl Runner {
                 events.push(Event::Ends { conn, at });
             }
             Happened::Trouble(why) => {
-                self.numbers.borrow_mut().trouble(wall_us(), &why);
+                self.fresh_trouble = Some((wall_us(), why.clone()));
                 self.trouble = Some(why);
             }
             Happened::Kept { bytes, attempts } => {

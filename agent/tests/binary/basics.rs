@@ -108,3 +108,16 @@ fn a_token_that_is_none_is_refused_and_makes_no_state() {
         .fails(1, "join token");
     assert!(!home.state().exists());
 }
+
+#[test]
+fn what_is_kept_has_bounds() {
+    let home = Home::new();
+    home.agent(&["run", "--keep-logs", "31d"])
+        .fails(2, "it can be 30d at most");
+    home.agent(&["run", "--keep-ledger-size", "1MiB"])
+        .fails(2, "it can be 32MiB at least");
+    home.agent(&["run", "--keep-logs-size", "10GB"])
+        .fails(2, "is not a size");
+    home.agent(&["run", "--keep-ledger", "soon"])
+        .fails(2, "is not a duration");
+}
