@@ -121,3 +121,27 @@ fn what_is_kept_has_bounds() {
     home.agent(&["run", "--keep-ledger", "soon"])
         .fails(2, "is not a duration");
 }
+
+#[test]
+fn d6_what_an_agent_of_format_1_left_is_still_shown() {
+    let home = Home::new();
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/state-1");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(fixture)
+        .arg(home.state())
+        .status();
+    assert!(copied.unwrap().success());
+    mode(&home.state(), 0o711);
+    let logs = home.agent(&["logs"]).ok();
+    assert_eq!(logs.lines().count(), 4, "{logs}");
+    assert!(
+        logs.contains("5acc3038211444306c3469fb5db2c43c  w/a  (true)"),
+        "{logs}"
+    );
+    let status = home.agent(&["status", "--output", "json"]);
+    assert_eq!(status.json()["identity"]["agent"], "site-1", "{status:#?}");
+    home.agent(&["ledger", "verify"]).ok();
+    let version = std::fs::read_to_string(home.state().join("version")).unwrap();
+    assert_eq!(version.trim(), "1", "whoever only looks changes nothing");
+}
