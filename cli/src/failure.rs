@@ -78,6 +78,9 @@ impl Problem {
             (409, "workflow_busy") => Some(
                 "wait for its runs (`outpost runs --workflow … --state running`) or cancel them with `outpost cancel`",
             ),
+            (409, "run_live") => Some(
+                "`--task NAME` runs a task again that succeeded; `outpost watch` waits for one that still runs",
+            ),
             (404, _) => {
                 Some("`outpost workflows`, `outpost runs` and `outpost agents` list what there is")
             }

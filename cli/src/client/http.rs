@@ -358,7 +358,7 @@ fn hint(https: bool, reason: &str) -> Option<&'static str> {
     if https && says(&["UnknownIssuer", "unknown issuer", "CaUsedAsEndEntity"]) {
         return Some(
             "its certificate is by an authority that is not trusted here: name its root with --ca, OUTPOST_CA or the \
-             context (`ca/root.pem` in the orchestrator's directory)",
+             context (`ca/root.crt` in the orchestrator's directory)",
         );
     }
     if https && says(&["NotValidForName", "not valid for name"]) {

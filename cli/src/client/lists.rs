@@ -12,6 +12,18 @@ use crate::output::{Column, Out, Table, clean};
 
 /// `outpost runs`
 pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
+    let table = runs_table(parse::<Items<RunItem>>(value.clone())?.items);
+    let more = value.get("next").is_some_and(|next| !next.is_null());
+    out.either(value, |out| {
+        out.table(&table);
+        if more {
+            out.note("there are older ones: --limit N or --all shows them");
+        }
+    });
+    Ok(())
+}
+
+fn runs_table(items: Vec<RunItem>) -> Table {
     let columns = [
         Column::new("RUN", 0).id(),
         Column::new("WORKFLOW", 1),
@@ -23,7 +35,7 @@ pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
         Column::new("RERUNS", 6).right(),
     ];
     let mut table = Table::new(&columns, "no runs; `outpost trigger WORKFLOW` starts one");
-    for item in parse::<Items<RunItem>>(value.clone())?.items {
+    for item in items {
         table.row(vec![
             item.run,
             item.workflow,
@@ -41,18 +53,17 @@ pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
             },
         ]);
     }
-    let more = value.get("next").is_some_and(|next| !next.is_null());
-    out.either(value, |out| {
-        out.table(&table);
-        if more {
-            out.note("there are older ones: --limit N or --all shows them");
-        }
-    });
-    Ok(())
+    table
 }
 
 /// `outpost agents`
 pub(crate) fn agents(value: &Value, out: Out) -> Result<(), Failure> {
+    let table = agents_table(parse::<Items<AgentItem>>(value.clone())?.items);
+    out.either(value, |out| out.table(&table));
+    Ok(())
+}
+
+fn agents_table(items: Vec<AgentItem>) -> Table {
     let columns = [
         Column::new("AGENT", 0),
         Column::new("PRESENCE", 0),
@@ -72,7 +83,7 @@ pub(crate) fn agents(value: &Value, out: Out) -> Result<(), Failure> {
         &columns,
         "no agents; `outpost agents invite NAME` makes a token for one",
     );
-    for item in parse::<Items<AgentItem>>(value.clone())?.items {
+    for item in items {
         let percent =
             |value: Option<u32>| value.map(|value| format!("{value} %")).unwrap_or_default();
         let count = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
@@ -105,8 +116,7 @@ pub(crate) fn agents(value: &Value, out: Out) -> Result<(), Failure> {
             queues,
         ]);
     }
-    out.either(value, |out| out.table(&table));
-    Ok(())
+    table
 }
 
 /// What the agent says of itself, and what was decided about it here.
@@ -203,4 +213,59 @@ pub(crate) fn whereabouts(value: &Value, out: Out) -> Result<(), Failure> {
         out.line(&format!("  outpost-agent logs {}", clean(&item.attempt)));
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::api::WorkflowItem;
+    use crate::client::workflows;
+
+    /// As a terminal of this width shows it.
+    fn shown(table: &Table, width: usize) -> String {
+        let lines = table.lines(Some(width));
+        let plain = lines.iter().map(|line| {
+            let line = anstream::adapter::strip_str(line).to_string();
+            assert!(line.chars().count() <= width, "{width}: {line}");
+            line + "\n"
+        });
+        format!("{width} columns\n{}", plain.collect::<String>())
+    }
+
+    fn at_widths(table: &Table) -> String {
+        [60, 80, 120].map(|width| shown(table, width)).join("\n")
+    }
+
+    #[test]
+    fn lists_fit_narrow_terminals() {
+        // Times are shown in the zone of this machine: without one they stay as they are.
+        let runs: Items<RunItem> = serde_json::from_str(
+            r#"{"items":[
+            {"run":"4f1d9c02aaaaaaaaaaaaaaaaaaaaaaaa","workflow":"nightly-database-dump","state":"failed","agent":"site-1",
+             "created_at":"yesterday at noon","duration_ms":6100,"scheduled_for":"noon"},
+            {"run":"4f1d77bbbbbbbbbbbbbbbbbbbbbbbbbb","workflow":"host-report","state":"cancelling","agent":null,
+             "created_at":"yesterday at noon","duration_ms":null}]}"#,
+        )
+        .unwrap();
+        insta::assert_snapshot!("runs_narrow", at_widths(&runs_table(runs.items)));
+        let agents: Items<AgentItem> = serde_json::from_str(
+            r#"{"items":[{"agent":"hospital-north-ward-7","presence":"live","last_heard":"a moment ago","version":"0.1.0",
+            "slots":8,"slots_free":6,"running":2,"flags":["paused"],"cpu_percent":100,"memory_percent":34,"disk_percent":56,
+            "certificate_days_left":6,"labels":{"zone":"eu","disk":"fast"},"queues":["default","big"],"cordoned":true},
+            {"agent":"b","presence":"stale","flags":[]}]}"#,
+        )
+        .unwrap();
+        insta::assert_snapshot!("agents_narrow", at_widths(&agents_table(agents.items)));
+        let listed: Items<WorkflowItem> = serde_json::from_str(
+            r#"{"items":[{"name":"nightly-database-dump","version":12,"tasks":5,"applied_at":"yesterday","paused":false,
+            "next_run_at":"tomorrow, early","active_runs":1,"schedule":{"cron":"30 2 * * *"},
+            "description":"Dumps every database, keeps seven, and verifies the newest one by restoring it"},
+            {"name":"a","version":1,"tasks":1,"applied_at":"yesterday","description":""}]}"#,
+        )
+        .unwrap();
+        insta::assert_snapshot!(
+            "workflows_narrow",
+            at_widths(&workflows::table(listed.items))
+        );
+    }
 }

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::api::{Items, RunTree};
 use super::http::{Ask, Client, parse};
 use super::tree::Pen;
-use super::{interrupted, lists, pages, params, tree, watch, workflows};
+use super::watch::watch_from;
+use super::{interrupted, lists, pages, params, tree, workflows};
 use crate::args::{CancelArgs, RerunArgs, RunsArgs, TriggerArgs};
 use crate::failure::Failure;
 use crate::output::{Out, Tone, clean};
@@ -95,7 +96,7 @@ pub(super) async fn trigger(client: &Client, args: &TriggerArgs, out: Out) -> Re
         if !out.is_json() {
             out.line(&format!("run {}", clean(&run)));
         }
-        return ended(&wait(client, &run, out).await?);
+        return ended(&wait(client, &run, None, out).await?);
     }
     out.either(&answer, |out| {
         out.line(&format!("run {}", clean(&run)));
@@ -133,13 +134,18 @@ fn short(run: &str) -> String {
 /// `outpost watch RUN`
 pub(super) async fn watch_to_end(client: &Client, given: &str, out: Out) -> Result<(), Failure> {
     let run = id(client, given).await?;
-    ended(&wait(client, &run, out).await?)
+    ended(&wait(client, &run, None, out).await?)
 }
 
 /// Watches until the run is over, and shows it.
-async fn wait(client: &Client, run: &str, out: Out) -> Result<RunTree, Failure> {
+async fn wait(
+    client: &Client,
+    run: &str,
+    known: Option<&RunTree>,
+    out: Out,
+) -> Result<RunTree, Failure> {
     let tree = tokio::select! {
-        tree = watch(client, run, out) => tree?,
+        tree = watch_from(client, run, known, out) => tree?,
         stopped = interrupted() => {
             stopped?;
             return Err(Failure::Interrupted(format!(
@@ -224,7 +230,7 @@ pub(super) async fn cancel(client: &Client, args: &CancelArgs, out: Out) -> Resu
         });
         return Ok(());
     }
-    let tree = wait(client, &run, out).await?;
+    let tree = wait(client, &run, None, out).await?;
     if tree.state == "cancelled" {
         return Ok(());
     }
@@ -237,6 +243,7 @@ pub(super) async fn cancel(client: &Client, args: &CancelArgs, out: Out) -> Resu
 /// `outpost rerun RUN`
 pub(super) async fn rerun(client: &Client, args: &RerunArgs, out: Out) -> Result<(), Failure> {
     let run = id(client, &args.run).await?;
+    let before: RunTree = client.get(&Ask::get(&["runs", &run])).await?;
     let body = if args.tasks.is_empty() {
         json!({})
     } else {
@@ -247,7 +254,7 @@ pub(super) async fn rerun(client: &Client, args: &RerunArgs, out: Out) -> Result
         .await
     {
         Ok(answer) => answer,
-        Err(failure) => return Err(meant(client, &run, &args.tasks, failure).await),
+        Err(failure) => return Err(meant(&before, &args.tasks, failure)),
     };
     let tasks: Vec<&str> = answer
         .get("tasks")
@@ -259,7 +266,7 @@ pub(super) async fn rerun(client: &Client, args: &RerunArgs, out: Out) -> Result
         if !out.is_json() {
             out.line(&line);
         }
-        return ended(&wait(client, &run, out).await?);
+        return ended(&wait(client, &run, Some(&before), out).await?);
     }
     out.either(&answer, |out| {
         out.line(&line);
@@ -269,19 +276,11 @@ pub(super) async fn rerun(client: &Client, args: &RerunArgs, out: Out) -> Result
 }
 
 /// A task that the run does not have is told with one that is meant.
-async fn meant(client: &Client, run: &str, tasks: &[String], failure: Failure) -> Failure {
-    if tasks.is_empty()
-        || !matches!(&failure, Failure::Problem(problem) if matches!(problem.status, 404 | 422))
-    {
-        return failure;
-    }
-    let Ok(tree) = client.get::<RunTree>(&Ask::get(&["runs", run])).await else {
-        return failure;
-    };
+fn meant(tree: &RunTree, tasks: &[String], failure: Failure) -> Failure {
     let names = tree.tasks.iter().map(|task| task.task.as_str());
     let wrong = tasks
         .iter()
-        .find(|task| !tree.tasks.iter().any(|it| it.task == **task));
+        .find(|task| !names.clone().any(|name| name == *task));
     let help = wrong.and_then(|task| suggest::sentence(task, names));
     failure.advised(help)
 }

@@ -126,7 +126,10 @@ impl Events {
                 }
                 Ok(Some(_)) => "an event of more than 256 KiB".to_owned(),
                 Ok(None) => "the server closed the stream".to_owned(),
-                Err(error) => crate::failure::innermost(&error).to_string(),
+                Err(error) => format!(
+                    "the connection was cut ({})",
+                    crate::failure::innermost(&error)
+                ),
             };
             self.stream = None;
             return Ok(Signal::Broken(why));

@@ -28,10 +28,24 @@ const FRAME: Duration = Duration::from_millis(100);
 /// # Errors
 /// The server says no, or is away for too long.
 pub(crate) async fn watch(client: &Client, run: &str, out: Out) -> Result<RunTree, Failure> {
+    watch_from(client, run, None, out).await
+}
+
+/// As [`watch`], of a run that is known up to here: what had happened by then is not told.
+pub(crate) async fn watch_from(
+    client: &Client,
+    run: &str,
+    known: Option<&RunTree>,
+    out: Out,
+) -> Result<RunTree, Failure> {
     // While the server is away the picture says so; waiting inside a request would freeze it.
     let client = &client.clone().patient(Duration::ZERO).quiet();
     let mut events = Following::of(client, Some(run));
     let mut view = View::new(out);
+    if let (View::Lines(_, said), Some(tree)) = (&mut view, known) {
+        said.news(tree);
+        said.goes_on(tree);
+    }
     let mut frames = interval(FRAME);
     frames.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut due: Option<Instant> = None;
@@ -218,6 +232,14 @@ impl Said {
             .collect()
     }
 
+    /// What had ended goes on: its next end is news.
+    fn goes_on(&mut self, tree: &RunTree) {
+        self.facts.remove(&(tree.run.clone(), "over"));
+        for task in &tree.tasks {
+            self.facts.remove(&(task.task.clone(), "over"));
+        }
+    }
+
     fn task(&mut self, task: &TaskNode, seen: &str) -> Vec<(String, String)> {
         let mut news = Vec::new();
         for (at, attempt) in task.attempts.iter().enumerate() {
@@ -257,7 +279,13 @@ fn ended(task: &TaskNode, attempt: &AttemptNode, at: usize, again: &str) -> Stri
         .unwrap_or_default();
     let retried =
         at + 1 < task.attempts.len() || matches!(task.state.as_str(), "backoff" | "queued");
-    let next = if retried { "; trying again" } else { "" };
+    let well = attempt.outcome.as_ref().is_some_and(|it| it == "succeeded");
+    let next = match (retried, well) {
+        (true, false) => "; trying again",
+        // A person asked for it.
+        (true, true) => "; run again",
+        (false, _) => "",
+    };
     format!("{}{again}{took}{next}", clean(&attempt.ending()))
 }
 
@@ -295,6 +323,12 @@ mod tests {
         ];
         assert_eq!(words(said.news(&first)), expected);
         assert!(said.news(&first).is_empty());
+
+        // Run again by a person: only what is new from then on.
+        let mut again = Said::default();
+        again.news(&first);
+        again.goes_on(&first);
+        assert!(again.news(&first).is_empty());
 
         let mut last = first.clone();
         last.state = "cancelled".to_owned();

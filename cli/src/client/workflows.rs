@@ -25,7 +25,14 @@ pub(super) async fn list(client: &Client, out: Out) -> Result<(), Failure> {
     show(&value, out)
 }
 
-pub(super) fn show(value: &Value, out: Out) -> Result<(), Failure> {
+fn show(value: &Value, out: Out) -> Result<(), Failure> {
+    let table = table(parse::<Items<WorkflowItem>>(value.clone())?.items);
+    out.either(value, |out| out.table(&table));
+    Ok(())
+}
+
+/// Workflows as rows.
+pub(super) fn table(items: Vec<WorkflowItem>) -> Table {
     let columns = [
         Column::new("WORKFLOW", 0),
         Column::new("VERSION", 2).right(),
@@ -37,7 +44,7 @@ pub(super) fn show(value: &Value, out: Out) -> Result<(), Failure> {
         Column::new("DESCRIPTION", 5).prose(),
     ];
     let mut table = Table::new(&columns, "no workflows yet; `outpost apply FILE` makes one");
-    for item in parse::<Items<WorkflowItem>>(value.clone())?.items {
+    for item in items {
         let scheduled = item.scheduled().to_owned();
         table.row(vec![
             item.name,
@@ -53,8 +60,7 @@ pub(super) fn show(value: &Value, out: Out) -> Result<(), Failure> {
             item.description.unwrap_or_default(),
         ]);
     }
-    out.either(value, |out| out.table(&table));
-    Ok(())
+    table
 }
 
 /// A workflow that is not there is told with one that is meant.
@@ -182,12 +188,12 @@ fn show_schedule(
     for at in upcoming {
         let there = known.as_ref().and_then(|zone| {
             let at: Timestamp = at.parse().ok()?;
-            let at = at.to_zoned(zone.clone());
-            Some(at.strftime("%a %Y-%m-%d %H:%M:%S%:z").to_string())
+            Some(at.to_zoned(zone.clone()))
         });
-        items.push(json!({ "at": at, "in_zone": there }));
+        let written = |form: &str| there.as_ref().map(|at| at.strftime(form).to_string());
+        items.push(json!({ "at": at, "in_zone": written("%Y-%m-%dT%H:%M:%S%:z") }));
         table.row(vec![
-            there.unwrap_or_default(),
+            written("%a %Y-%m-%d %H:%M:%S%:z").unwrap_or_default(),
             day_and_clock(at),
             at.clone(),
         ]);

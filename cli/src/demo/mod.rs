@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use self::ledger::Left;
+pub(crate) use self::summary::Example;
 use self::summary::Whereabouts;
 use crate::args::DemoArgs;
 use crate::client::api::{Applied, RunTree};
@@ -199,7 +200,7 @@ fn ended(killed: usize) -> Result<(), Failure> {
 async fn keep(place: &Place, server: &Server, out: Out) -> Result<(), Failure> {
     if !out.is_json() {
         out.line("");
-        summary::to_try(place, &server.ready.api, out);
+        summary::to_try(place, &server.ready.api, Example::Applied, out);
         out.line("");
         out.line("Ctrl-C ends it.");
     }
@@ -207,8 +208,8 @@ async fn keep(place: &Place, server: &Server, out: Out) -> Result<(), Failure> {
 }
 
 /// Says what `dev` offers to try.
-pub(crate) fn to_try(place: &Place, api: &str, out: Out) {
-    summary::to_try(place, api, out);
+pub(crate) fn to_try(place: &Place, api: &str, example: Example<'_>, out: Out) {
+    summary::to_try(place, api, example, out);
 }
 
 /// One line of progress.

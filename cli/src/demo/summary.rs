@@ -1,6 +1,6 @@
 //! What is said when the demo's run is over: the run, where its results are, what left the site.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -125,7 +125,7 @@ pub(crate) fn json(tree: &Value, at: &Whereabouts, left: Option<&Left>, restarts
 }
 
 /// What to try while it is left running.
-pub(crate) fn to_try(place: &Place, api: &str, out: Out) {
+pub(crate) fn to_try(place: &Place, api: &str, example: Example<'_>, out: Out) {
     title("To try", out);
     let exe = std::env::current_exe()
         .map_or_else(|_| "outpost".to_owned(), |exe| exe.display().to_string());
@@ -135,12 +135,14 @@ pub(crate) fn to_try(place: &Place, api: &str, out: Out) {
         place.token().display()
     ));
     let name = super::example::NAME;
-    for command in [
-        "agents".to_owned(),
-        "workflows".to_owned(),
-        format!("trigger {name} --param top=25 --wait"),
-        "runs".to_owned(),
-    ] {
+    let trigger = format!("trigger {name} --param top=25 --wait");
+    let example = match example {
+        Example::None => vec![],
+        Example::InFile(path) => vec![format!("apply {}", path.display()), trigger],
+        Example::Applied => vec![trigger],
+    };
+    let lists = ["agents", "workflows", "runs"].map(str::to_owned);
+    for command in example.into_iter().chain(lists) {
         out.line(&format!("  {exe} {command}"));
     }
     let agent = format!(
@@ -151,6 +153,17 @@ pub(crate) fn to_try(place: &Place, api: &str, out: Out) {
     for command in ["status", "logs", "ledger explain", "ledger verify"] {
         out.line(&format!("  {agent} {command}"));
     }
+}
+
+/// Where the example's workflow is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Example<'a> {
+    /// The catalogue is another one.
+    None,
+    /// In a file that was not applied.
+    InFile(&'a Path),
+    /// At the orchestrator.
+    Applied,
 }
 
 fn title(text: &str, out: Out) {

@@ -5,9 +5,11 @@ mod place;
 mod reset;
 mod supervisor;
 
+use serde_json::json;
+
 use crate::args::DevArgs;
 use crate::client::interrupted;
-use crate::demo::{self, example, good, step};
+use crate::demo::{self, Example, example, good, step};
 use crate::failure::Failure;
 use crate::output::Out;
 
@@ -81,15 +83,24 @@ async fn up(
         ),
     );
     let workflow = place.root().join("host-report.yaml");
-    std::fs::write(&workflow, example::WORKFLOW).map_err(Failure::file(&workflow))?;
-    good(
-        out,
-        &format!("workflow      {} (to be applied)", workflow.display()),
-    );
-    step(out, "");
-    if !out.is_json() {
-        demo::to_try(place, &server.ready.api, out);
+    let example = if args.catalogue.is_none() {
+        std::fs::write(&workflow, example::WORKFLOW).map_err(Failure::file(&workflow))?;
+        let text = format!("workflow      {} (to be applied)", workflow.display());
+        good(out, &text);
+        Example::InFile(&workflow)
+    } else {
+        Example::None
+    };
+    if out.is_json() {
+        out.json(&json!({
+            "dir": place.root(), "server": server.ready.api, "agents": server.ready.agents.to_string(),
+            "token_file": place.token(), "ca": place.orchestrator().join("ca/root.crt"), "agent": pair::AGENT,
+            "catalogue": catalogue,
+        }));
+        return Ok(());
     }
+    step(out, "");
+    demo::to_try(place, &server.ready.api, example, out);
     step(out, "");
     step(out, "Ctrl-C ends it.");
     Ok(())

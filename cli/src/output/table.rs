@@ -103,11 +103,25 @@ impl Table {
         if self.rows.is_empty() {
             return vec![self.empty.to_owned()];
         }
-        let whole: Vec<usize> = (0..self.columns.len()).collect();
-        if self.columns.iter().any(|column| column.id) && !self.fits(&whole, width) {
-            return self.cut().fitted(width);
+        let table = self.without_empty();
+        let whole: Vec<usize> = (0..table.columns.len()).collect();
+        if table.columns.iter().any(|column| column.id) && !table.fits(&whole, width) {
+            return table.cut().fitted(width);
         }
-        self.fitted(width)
+        table.fitted(width)
+    }
+
+    /// Without columns that say nothing in any row.
+    fn without_empty(&self) -> Self {
+        let says = |at: &usize| self.rows.iter().any(|row| !row[*at].is_empty());
+        let stays = |at: &usize| self.columns[*at].rank == 0 || says(at);
+        let kept: Vec<usize> = (0..self.columns.len()).filter(stays).collect();
+        let row = |row: &Vec<String>| kept.iter().map(|at| row[*at].clone()).collect();
+        Self {
+            columns: kept.iter().map(|at| self.columns[*at]).collect(),
+            rows: self.rows.iter().map(row).collect(),
+            empty: self.empty,
+        }
     }
 
     /// With ids cut to their beginnings.
@@ -134,11 +148,9 @@ impl Table {
         let mut lines = self.layout(&kept, width);
         if kept.len() < self.columns.len() {
             let gone = (0..self.columns.len()).filter(|at| !kept.contains(at));
-            let gone = gone
-                .map(|at| self.columns[at].title.to_lowercase())
-                .collect::<Vec<_>>()
-                .join(", ");
-            lines.push(Tone::Faint.paint(&format!("no room for: {gone}")));
+            let gone = gone.map(|at| self.columns[at].title.to_lowercase());
+            let gone = wrapped("no room for: ", &gone.collect::<Vec<_>>(), width);
+            lines.extend(gone.iter().map(|line| Tone::Faint.paint(line)));
         }
         lines
     }
@@ -185,7 +197,7 @@ impl Table {
         layout
             .load_style(presets::NOTHING)
             .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(u16::try_from(width + GAP).unwrap_or(u16::MAX))
+            .set_width(u16::try_from(width).unwrap_or(u16::MAX))
             .set_header(kept.iter().map(|at| self.columns[*at].title));
         for row in &self.rows {
             layout.add_row(kept.iter().map(|at| row[*at].as_str()));
@@ -216,6 +228,26 @@ impl Table {
             })
             .collect()
     }
+}
+
+/// Words behind a beginning, separated by commas, in lines of this width at most.
+fn wrapped(begin: &str, words: &[String], width: usize) -> Vec<String> {
+    let mut lines = vec![begin.to_owned()];
+    for (at, word) in words.iter().enumerate() {
+        let more = if at + 1 < words.len() { ", " } else { "" };
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        if last + word.chars().count() + 1 > width {
+            lines.push(" ".repeat(begin.len()));
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(word);
+            line.push_str(more);
+        }
+    }
+    lines
+        .iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod fake;
 mod golden;
+mod live;
 mod mistakes;
 mod offline;
 mod support;
@@ -144,7 +145,7 @@ fn what_the_demo_leaves_running_can_be_used_and_ends_with_it() {
     refused(
         &mut client(&["trigger", "host-report", "--param", "tops=1"]),
         2,
-        &["it has:", "top"],
+        &["It has:", "did you mean `top`?"],
     );
     refused(
         &mut client(&["trigger", "host-report", "--param", "top=0"]),

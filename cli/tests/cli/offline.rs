@@ -69,9 +69,9 @@ fn contexts_are_added_chosen_shown_used_and_removed() {
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), TOKEN.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
 
-    let file = home.join("outpost/config.toml");
+    let kept = home.join("outpost/config.toml");
     assert_eq!(
-        std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        std::fs::metadata(kept).unwrap().permissions().mode() & 0o777,
         0o600
     );
     let hide = |text: &str| {
@@ -96,7 +96,11 @@ fn contexts_are_added_chosen_shown_used_and_removed() {
         assert!(!shown.contains("secret"), "{shown}");
         assert_snapshot!(name, hide(&shown));
     }
+    used_and_removed(home, &one, &two, &token);
+}
 
+fn used_and_removed(home: &Path, one: &Fake, two: &Fake, token: &str) {
+    let file = home.join("outpost/config.toml");
     said(&mut at(home, &["runs"]));
     said(&mut at(home, &["runs", "--context", "two"]));
     said(at(home, &["runs"]).env("OUTPOST_CONTEXT", "two"));
@@ -133,7 +137,7 @@ fn contexts_are_added_chosen_shown_used_and_removed() {
     );
     said(&mut at(home, &["context", "remove", "two"]));
     refused(&mut at(home, &["runs"]), 4, &["error[no_token]"]);
-    assert!(Path::new(&token).exists());
+    assert!(Path::new(token).exists());
 
     std::fs::write(
         &file,

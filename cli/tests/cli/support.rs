@@ -161,6 +161,11 @@ impl Site {
         self.base.path().join("d")
     }
 
+    /// Above it, for what is not `dev`'s or `demo`'s.
+    pub(crate) fn base(&self) -> &Path {
+        self.base.path()
+    }
+
     /// Command lines of all processes that have to do with this directory: by argument or by environment.
     pub(crate) fn processes(&self) -> Vec<String> {
         self.pids()
