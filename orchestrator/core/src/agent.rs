@@ -45,6 +45,28 @@ pub(crate) struct Live {
     pub(crate) last_heard: Option<Micros>,
     /// Assigned attempts that surely did not reach it: to be sent as soon as it takes work.
     pub(crate) unsent: BTreeSet<AttemptId>,
+    pub(crate) pace: Pace,
+}
+
+/// How long its tasks took lately, on average, with what a slot needs from one to the next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    us: u64,
+}
+
+impl Default for Pace {
+    /// Long, until short ones are seen.
+    fn default() -> Self {
+        Self { us: 1_000_000 }
+    }
+}
+
+impl Pace {
+    /// One more task has taken so long: it counts for a quarter.
+    pub(crate) fn took(&mut self, duration_ms: u64) {
+        let us = duration_ms.saturating_add(1).saturating_mul(1000);
+        self.us = self.us - self.us / 4 + us / 4;
+    }
 }
 
 /// An agent's live part before a turn touched it: needed only if the turn's commit fails.
@@ -225,7 +247,7 @@ impl Agent {
         };
         match self.record.slots_limit {
             Some(limit) if limit < hello.slots => limit,
-            Some(_) | None => settings.capacity(hello.slots),
+            Some(_) | None => settings.capacity(hello.slots, self.live.pace.us),
         }
     }
 

@@ -100,6 +100,9 @@ impl Tenant {
             if over {
                 agent.held.remove(&id);
             }
+            if let Phase::Finished { report } = phase {
+                agent.live.pace.took(report.duration_ms);
+            }
         }
         ctx.write(Write::Attempt(attempt.clone()));
         Self::notice_attempt(ctx, &attempt);

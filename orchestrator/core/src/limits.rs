@@ -45,6 +45,11 @@ pub const REQUEUE_PAUSE_MS: (u64, u64) = (1_000, 5_000);
 pub const FRAME_TEXT: usize = limits::DOWN_FRAME_BYTES / 2;
 /// Bytes of one parameter's text.
 pub const PARAM_TEXT: usize = 4096;
+/// What waits at an agent beyond its slots is worth so many microseconds of work: several times what a commit at each
+/// end and the way between them take, and nothing that a person would notice when something more urgent comes.
+pub const BACKLOG_US: u64 = 50_000;
+/// And is never more than so many attempts, but for an agent of more slots.
+pub const BACKLOG_MOST: u16 = 128;
 
 const _: () = assert!(
     limits::PARAMETER_BYTES * 3 / 2 < FRAME_TEXT,
@@ -71,7 +76,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// Nothing is declared lost for this long after a start or takeover.
     pub restart_grace: Duration,
-    /// Attempts an agent is given beyond its slots; `None` means as many as slots, at least one.
+    /// Attempts an agent is given beyond its slots; `None` means as many as slots, at least one, and where tasks are so
+    /// short that a free slot would wait for the next one to arrive, what its slots do in 50 ms, at most 128.
     pub backlog: Option<u16>,
 }
 
@@ -90,10 +96,21 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Attempts that an agent of so many slots may hold at once.
+    /// Attempts that an agent of so many slots may hold at once, whatever its tasks are like.
     #[must_use]
-    pub fn capacity(&self, slots: u16) -> u16 {
-        let backlog = self.backlog.unwrap_or(slots.max(1));
+    pub fn most(&self, slots: u16) -> u16 {
+        self.with_backlog(slots, self.backlog.unwrap_or(slots.max(BACKLOG_MOST)))
+    }
+
+    /// The same where a task takes so long on average, in microseconds.
+    #[must_use]
+    pub fn capacity(&self, slots: u16, pace_us: u64) -> u16 {
+        let short = u64::from(slots).saturating_mul(BACKLOG_US) / pace_us.max(1);
+        let short = u16::try_from(short).unwrap_or(u16::MAX).min(BACKLOG_MOST);
+        self.with_backlog(slots, self.backlog.unwrap_or(short.max(slots).max(1)))
+    }
+
+    fn with_backlog(&self, slots: u16, backlog: u16) -> u16 {
         let most = u16::try_from(limits::HELD_ATTEMPTS / 2).unwrap_or(u16::MAX);
         slots.saturating_add(backlog).min(most)
     }
@@ -104,5 +121,30 @@ impl Settings {
 
     pub(crate) fn heartbeat_interval_ms(&self) -> u32 {
         u32::try_from(self.heartbeat_interval.as_millis()).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_tasks_wait_where_they_run_and_long_ones_do_not() {
+        let settings = Settings::default();
+        assert_eq!(settings.capacity(2, 1_000_000), 4);
+        assert_eq!(settings.capacity(2, 50_000), 4);
+        assert_eq!(settings.capacity(2, 1_000), 102);
+        assert_eq!(settings.capacity(64, 1_000), 192);
+        assert_eq!(settings.capacity(0, 1_000), 1);
+        let fixed = Settings {
+            backlog: Some(3),
+            ..settings
+        };
+        assert_eq!(fixed.capacity(2, 1_000), 5);
+        for (settings, slots) in [(settings, 2), (settings, 300), (fixed, 2)] {
+            for pace in [1, 1_000, 1_000_000] {
+                assert!(settings.capacity(slots, pace) <= settings.most(slots));
+            }
+        }
     }
 }

@@ -88,8 +88,13 @@ impl Load {
     /// So many live tasks of this shape, of which the agent holds what it may.
     pub(crate) fn new(shape: Shape, tasks: usize) -> Self {
         let now = Micros(1_700_000_000_000_000);
+        // As much waits at the agent whatever its tasks are like: what is compared is what waits here.
+        let settings = Settings {
+            backlog: Some(SLOTS),
+            ..Settings::default()
+        };
         let mut load = Self {
-            core: Orchestrator::new(Settings::default(), [5; 32], now, Snapshot::default()),
+            core: Orchestrator::new(settings, [5; 32], now, Snapshot::default()),
             now,
             calls: 0,
             event_seq: 0,
