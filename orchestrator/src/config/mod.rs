@@ -1,7 +1,7 @@
 //! Where things are: one directory per orchestrator, and what `init` wrote into it.
 //!
 //! `outpost.db` is the database, `ca/` the certificate authority, `server.json` the names it serves under, `lock` is
-//! held while a server runs. [`file`] is what a person configures, [`reference`] lists all that can be.
+//! held while a server runs. Module `file` is what a person configures, `reference` lists all that can be.
 
 pub mod file;
 pub mod reference;
