@@ -112,7 +112,10 @@ fn document() -> Value {
             "title": "Outpost",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Workflows on agents that dial out. Times are UTC with microseconds, durations are \
-                            milliseconds. A token belongs to one tenant and sees nothing of any other.",
+                            milliseconds. A token belongs to one tenant and sees nothing of any other. Lists come in \
+                            pages: send `next` back as `cursor` until it is null; what is added meanwhile moves \
+                            nothing. A request is answered within 30 seconds, event streams apart; how often a token \
+                            may ask stands in `RateLimit-Policy`.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
