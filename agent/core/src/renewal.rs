@@ -148,7 +148,7 @@ impl Agent {
         self.renewal.enter(Stage::Idle, now);
         self.renewal.failures = 0;
         self.certificate(life_us, until);
-        self.connector.want_successor(now);
+        self.connector.outdate(now);
     }
 
     pub(crate) fn not_renewed(&mut self, now: Micros) {
@@ -200,9 +200,11 @@ impl Agent {
         }
     }
 
-    /// On a session that works, and not while its successor is being made.
+    /// On a session that works, not while its successor is being made, and never under a certificate that has been
+    /// renewed already: the orchestrator would take that for a sign that the renewed one was never stored.
     pub(crate) fn may_renew(&self) -> bool {
-        self.connector.ready().is_some()
+        let session = self.connector.ready();
+        session.is_some_and(|session| !session.outdated)
             && !self.connector.is_succeeding()
             && self.gates.stopping.is_none()
     }

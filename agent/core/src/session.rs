@@ -53,6 +53,8 @@ pub(crate) struct Session {
     heartbeat_ms: u64,
     next_heartbeat: Option<Micros>,
     pub(crate) lease: Lease,
+    /// A newer certificate than this stream's is stored.
+    pub(crate) outdated: bool,
     /// The newest command taken on this stream.
     pub(crate) command: Option<CommandSeq>,
     /// Whether a command was taken since the last Ack.
@@ -73,6 +75,7 @@ impl Session {
             heartbeat_ms: 0,
             next_heartbeat: None,
             lease: Lease::default(),
+            outdated: false,
             command: None,
             ack_due: false,
             announce: false,
@@ -223,6 +226,14 @@ impl Connector {
     pub(crate) fn want_successor(&mut self, at: Micros) {
         if self.session.is_some() {
             self.succeed_at = Some(self.succeed_at.map_or(at, |wanted| wanted.min(at)));
+        }
+    }
+
+    /// The same, because a newer certificate is stored.
+    pub(crate) fn outdate(&mut self, now: Micros) {
+        self.want_successor(now);
+        if let Some(session) = self.session.as_mut() {
+            session.outdated = true;
         }
     }
 

@@ -54,7 +54,14 @@ pub(crate) struct ServerTls {
 /// A file as it was: device, inode, length and time of the last change.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
-type Configs = (Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>);
+type Config = Arc<rustls::ServerConfig>;
+
+/// What was made anew. The API's certificate may be one that was brought along, and unreadable.
+struct Fresh {
+    not_after: SystemTime,
+    agents: Config,
+    api: Result<Config, String>,
+}
 
 impl ServerTls {
     /// Issues the first certificate, and reads what was brought along.
@@ -68,16 +75,16 @@ impl ServerTls {
     ) -> Result<Self, String> {
         let (life, brought) = (args.server_cert_ttl, args.brought());
         let seen = brought.as_ref().map(stamps);
-        let (identity, (agents, api)) = issue(&authority, &names, life, brought.as_ref())?;
+        let fresh = issue(&authority, &names, life, brought.as_ref())?;
         Ok(Self {
             authority,
             names,
             life,
             brought,
             seen,
-            not_after: identity.not_after,
-            agents: Arc::new(ReloadingServerConfig::new(agents)),
-            api: Arc::new(ReloadingServerConfig::new(api)),
+            not_after: fresh.not_after,
+            agents: Arc::new(ReloadingServerConfig::new(fresh.agents)),
+            api: Arc::new(ReloadingServerConfig::new(fresh.api?)),
         })
     }
 
@@ -108,27 +115,27 @@ impl ServerTls {
     /// Replaces what both ports present; answers after which time it is to be done again.
     fn replace(&mut self, why: &str) -> Duration {
         self.seen = self.brought.as_ref().map(stamps);
-        match issue(
-            &self.authority,
-            &self.names,
-            self.life,
-            self.brought.as_ref(),
-        ) {
-            Ok((identity, (agents, api))) => {
-                self.agents.replace(agents);
-                self.api.replace(api);
-                self.not_after = identity.not_after;
+        let brought = self.brought.as_ref();
+        let error = match issue(&self.authority, &self.names, self.life, brought) {
+            Ok(fresh) => {
+                self.agents.replace(fresh.agents);
+                self.not_after = fresh.not_after;
                 info!(why, "the server's certificate was replaced");
-                self.life / 3
+                match fresh.api {
+                    Ok(api) => {
+                        self.api.replace(api);
+                        return self.life / 3;
+                    }
+                    Err(error) => error,
+                }
             }
-            Err(error) => {
-                error!(
-                    why,
-                    error, "the server's certificate could not be replaced; trying again"
-                );
-                RETRY.min(self.life / 10)
-            }
-        }
+            Err(error) => error,
+        };
+        error!(
+            why,
+            error, "a certificate could not be replaced; the old one stays, trying again"
+        );
+        RETRY.min(self.life / 10)
     }
 
     /// Ends when a file that was brought along is another one than when it was read.
@@ -179,7 +186,7 @@ fn issue(
     names: &[String],
     life: Duration,
     brought: Option<&Brought>,
-) -> Result<(ServerIdentity, Configs), String> {
+) -> Result<Fresh, String> {
     let identity = authority
         .issue_server(names, SystemTime::now(), life)
         .map_err(|error| error.to_string())?;
@@ -188,8 +195,94 @@ fn issue(
     let api = match brought {
         Some(brought) => ServerIdentity::load(&brought.chain, &brought.key)
             .map_err(|error| error.to_string())
-            .and_then(|own| api_server_config(&own).map_err(|error| error.to_string()))?,
-        None => api_server_config(&identity).map_err(|error| error.to_string())?,
+            .and_then(|own| api_server_config(&own).map_err(|error| error.to_string())),
+        None => api_server_config(&identity).map_err(|error| error.to_string()),
     };
-    Ok((identity, (agents, api)))
+    Ok(Fresh {
+        not_after: identity.not_after,
+        agents,
+        api,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A certificate of somebody else's authority.
+    fn bring(dir: &Path) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        // By renaming, as the tools do that renew such files.
+        let put = |name: &str, text: String| {
+            let new = dir.join("new");
+            fs::write(&new, text).unwrap();
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(new, dir.join(name)).unwrap();
+        };
+        put("chain.pem", made.cert.pem());
+        put("key.pem", made.signing_key.serialize_pem());
+    }
+
+    fn args(dir: Option<&Path>) -> CertificateArgs {
+        CertificateArgs {
+            agent_cert_ttl: HOUR,
+            server_cert_ttl: HOUR,
+            api_cert: dir.map(|dir| dir.join("chain.pem")),
+            api_key: dir.map(|dir| dir.join("key.pem")),
+        }
+    }
+
+    fn tls(dir: Option<&Path>) -> Result<ServerTls, String> {
+        let authority = Authority::create("test.internal", SystemTime::now()).unwrap();
+        ServerTls::new(
+            Arc::new(authority),
+            vec!["localhost".to_owned()],
+            &args(dir),
+        )
+    }
+
+    #[test]
+    fn both_ports_get_a_new_certificate_and_keep_the_old_one_when_there_is_none() {
+        let mut tls = tls(None).unwrap();
+        let (agents, api) = (tls.agents.current(), tls.api.current());
+        assert_eq!(tls.replace("test"), HOUR / 3);
+        assert!(!Arc::ptr_eq(&agents, &tls.agents.current()));
+        assert!(!Arc::ptr_eq(&api, &tls.api.current()));
+
+        let agents = tls.agents.current();
+        tls.names = vec!["no name".to_owned()];
+        assert_eq!(tls.replace("test"), RETRY);
+        assert!(Arc::ptr_eq(&agents, &tls.agents.current()));
+    }
+
+    #[tokio::test]
+    async fn files_that_were_brought_along_are_read_again_when_they_change() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(tls(Some(dir.path())).is_err(), "there are none yet");
+        bring(dir.path());
+        let mut tls = tls(Some(dir.path())).unwrap();
+        let api = tls.api.current();
+        assert_eq!(tls.seen, tls.brought.as_ref().map(stamps), "nothing new");
+        bring(dir.path());
+        // Ends at once: they are others than those that were read.
+        tls.files_change().await;
+        tls.replace("test");
+        assert!(!Arc::ptr_eq(&api, &tls.api.current()));
+
+        let (agents, api) = (tls.agents.current(), tls.api.current());
+        fs::write(dir.path().join("chain.pem"), "not a certificate").unwrap();
+        tls.files_change().await;
+        assert!(tls.replace("test") <= RETRY);
+        assert!(Arc::ptr_eq(&api, &tls.api.current()), "the old one stays");
+        assert!(!Arc::ptr_eq(&agents, &tls.agents.current()), "agents' own");
+        let exposed = fs::Permissions::from_mode(0o644);
+        bring(dir.path());
+        fs::set_permissions(dir.path().join("key.pem"), exposed).unwrap();
+        tls.replace("test");
+        assert!(Arc::ptr_eq(&api, &tls.api.current()), "others can read it");
+    }
 }

@@ -371,11 +371,7 @@ async fn without_a_certificate_there_is_no_stream() {
         .end()
         .await;
     assert_eq!(ended.code, UNAUTHENTICATED, "{ended:?}");
-    for path in [
-        "/outpost.identity.v1.Identity/Recover",
-        "/x/y",
-        "/",
-    ] {
+    for path in ["/outpost.identity.v1.Identity/Recover", "/x/y", "/"] {
         assert_eq!(
             client.unary(path, b"").await.unwrap_err().code,
             UNIMPLEMENTED,

@@ -226,6 +226,29 @@ fn a_renewal_that_fails_is_tried_again_and_one_without_an_answer_is_given_up() {
 }
 
 #[test]
+fn nothing_is_asked_again_on_a_stream_whose_certificate_was_renewed() {
+    let mut stage = stage();
+    let mut new = succeeding(&mut stage);
+    // No other stream can be made for longer than the renewed certificate waits for its own renewal.
+    for _ in 0..300 {
+        stage.spoken(&[Event::Closed {
+            conn: new,
+            why: Down::Unreachable,
+        }]);
+        stage.after(9 * SECOND);
+        stage.frame(vec![durable(0)]);
+        stage.spoken(&[]);
+        while let Some(said) = stage.said.pop_front() {
+            assert_ne!(said, Speech::MakeCsr);
+            if let Speech::Dial { conn } = said {
+                new = conn;
+            }
+        }
+    }
+    assert!(stage.now.0 > HOUR / 2, "well after it was due");
+}
+
+#[test]
 fn the_orchestrator_can_ask_for_a_renewal_but_not_for_one_after_the_other() {
     let mut stage = stage();
     let now = stage.order(Directive::RenewNow);
