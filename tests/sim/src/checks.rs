@@ -7,7 +7,7 @@ use std::rc::Rc;
 use outpost_agent_core::record::Write;
 use outpost_driver::Core;
 use outpost_orchestrator_core::event::{Answer, Ask, Explanation, Speech};
-use outpost_orchestrator_core::record::{Phase, RunState, TaskState};
+use outpost_orchestrator_core::record::{AttemptRecord, Phase, RunState, TaskState};
 use outpost_proto::ids::{Conn, RunId};
 
 use crate::center::database_time;
@@ -70,6 +70,7 @@ impl World {
     /// After a turn of the orchestrator.
     pub(crate) fn check_center(&mut self, spoken: bool) -> Checked {
         let mut rerun: BTreeSet<RunId> = BTreeSet::new();
+        let mut made = Vec::new();
         for change in std::mem::take(&mut self.center.disk.changes) {
             match &change {
                 Change::Run(before, after) => {
@@ -77,6 +78,7 @@ impl World {
                         rerun.insert(after.run);
                     }
                     self.run_change(before.as_ref(), after)?;
+                    self.invariant_no_run_begins_beyond_the_limit(before.as_ref(), after)?;
                 }
                 Change::Task(before, after) => {
                     let rerun = rerun.contains(&after.run);
@@ -85,6 +87,7 @@ impl World {
                 Change::Attempt(before, after) => {
                     if before.is_none() {
                         self.trace.count("attempt made");
+                        made.push(AttemptRecord::clone(after));
                     }
                     if matches!(after.phase, Phase::Lost { .. }) {
                         self.trace.count("attempt given up");
@@ -93,6 +96,7 @@ impl World {
                 }
             }
         }
+        self.invariant_no_limit_is_exceeded(&made)?;
         let now = database_time(self.now);
         let Some(process) = self.center.process.as_ref().filter(|_| spoken) else {
             return Ok(());
@@ -173,7 +177,7 @@ impl World {
                 .all(|run| Self::run_over(run.state) || self.waits_for_a_person(run.run))
     }
 
-    /// Whether an attempt of this run has an end that nobody knows, and nothing else of it goes on.
+    /// Whether an attempt of this run has an end that nobody knows, or holds it up, and nothing else of it goes on.
     fn waits_for_a_person(&self, run: RunId) -> bool {
         let tasks = self
             .center
@@ -181,10 +185,12 @@ impl World {
             .mirror
             .tasks
             .range((run, outpost_proto::ids::TaskIndex(0))..);
-        let mut unknown = false;
+        let held_up = self.is_held_up(run);
+        let mut unknown = held_up;
         for (_, task) in tasks.take_while(|((of, _), _)| *of == run) {
             match task.state {
                 TaskState::Active { attempt } if self.is_unknown(attempt) => unknown = true,
+                TaskState::Queued { .. } if held_up => {}
                 TaskState::Active { .. } | TaskState::Queued { .. } | TaskState::Backoff { .. } => {
                     return false;
                 }
@@ -199,7 +205,7 @@ impl World {
     }
 
     /// Given up, with no word of its end, and not to be run twice.
-    fn is_unknown(&self, attempt: outpost_proto::ids::AttemptId) -> bool {
+    pub(crate) fn is_unknown(&self, attempt: outpost_proto::ids::AttemptId) -> bool {
         let mirror = &self.center.disk.mirror;
         let Some(known) = mirror.attempts.get(&attempt) else {
             return false;
@@ -240,7 +246,10 @@ impl World {
         for run in runs {
             self.trace.count("run left to a person");
             let explained = self.explain(&run.tenant, run.run);
-            if !explained.iter().any(|task| task.code == "unknown_end") {
+            let says = |task: &Explanation| {
+                task.code == "unknown_end" || task.code.contains("max_active")
+            };
+            if !explained.iter().any(says) {
                 let sentence = "what waits for a person is explained";
                 return Err(broken(sentence, format!("{}: {explained:?}", run.run)));
             }

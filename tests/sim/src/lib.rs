@@ -17,6 +17,7 @@ mod driver;
 mod faults;
 mod invariants;
 mod keeper;
+mod limits;
 mod network;
 mod queue;
 mod records;

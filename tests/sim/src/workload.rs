@@ -11,6 +11,7 @@ use outpost_proto::name::{NotAName, ParamName, TenantName, WorkflowName, spiffe_
 
 use crate::clients::Want;
 use crate::disk::SiteDisk;
+use crate::limits;
 use crate::queue::{At, BootClock, SECOND};
 use crate::shop::ENTRIES;
 use crate::site::{Identity, Site};
@@ -129,12 +130,15 @@ impl World {
         let n: ParamName = "n".parse()?;
         let kind = ParamKind::Int { min: 0, max: 9 };
         let default = Some(ParamValue::Integer(3));
-        Ok(WorkflowSpec {
-            description: format!("drawn as {:x}", self.dice.next()),
+        let drawn = self.dice.next();
+        let mut spec = WorkflowSpec {
+            description: format!("drawn as {drawn:x}"),
             params: BTreeMap::from([(n, ParamSpec { kind, default })]),
             schedule: self.draw_schedule(),
             ..WorkflowSpec::new(name.clone(), tasks)
-        })
+        };
+        limits::limit(&mut spec, drawn);
+        Ok(spec)
     }
 
     fn task(&mut self, index: u64, needs: Vec<TaskIndex>) -> Result<TaskSpec, NotAName> {
