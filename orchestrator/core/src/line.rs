@@ -250,12 +250,19 @@ impl Lines {
 
     /// Makes the next placement look at what this target could take.
     pub(crate) fn wake(&mut self, target: Target) {
-        self.awake.insert(Spring::Target(target));
+        self.look_at(Spring::Target(target));
     }
 
     /// Makes the next placement look at what waits at this gate.
     pub(crate) fn opened(&mut self, gate: Gate) {
-        self.awake.insert(Spring::Gate(gate));
+        self.look_at(Spring::Gate(gate));
+    }
+
+    /// Where nothing waits, whatever comes is looked at anyway.
+    fn look_at(&mut self, spring: Spring) {
+        if self.first(&spring).is_some() {
+            self.awake.insert(spring);
+        }
     }
 
     /// Makes the next placement look at everything that waits at a limit of this workflow.
