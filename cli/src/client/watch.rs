@@ -76,7 +76,7 @@ pub(crate) async fn watch_from(
         }
         due = None;
         match look(client, run, &mut view).await? {
-            Look::Over(tree) => return Ok(tree),
+            Look::Over(tree) => return Ok(*tree),
             Look::Goes => {}
             Look::Away => due = Some(Instant::now() + AWAY),
         }
@@ -86,7 +86,7 @@ pub(crate) async fn watch_from(
 /// What a look found.
 enum Look {
     Goes,
-    Over(RunTree),
+    Over(Box<RunTree>),
     /// Nothing: the server could not answer.
     Away,
 }
@@ -104,7 +104,7 @@ async fn look(client: &Client, run: &str, view: &mut View) -> Result<Look, Failu
     };
     view.update(tree.clone());
     Ok(if tree.is_over() {
-        Look::Over(tree)
+        Look::Over(Box::new(tree))
     } else {
         Look::Goes
     })

@@ -88,8 +88,12 @@ impl Dev {
             .args(["--output", "json"])
             .output()
             .unwrap();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|_| panic!("{args:?}: {}", text(&output.stderr)))
+        assert!(
+            !output.stdout.is_empty(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     fn file(&self, name: &str, text: &str) {
