@@ -13,6 +13,10 @@ use crate::spec::WorkflowSpec;
 
 /// Everything that can happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a burst holds at most a thousand, and questions are rare among them"
+)]
 pub enum Event {
     /// A stream was accepted; tenant and agent come from its certificate and from nowhere else.
     Opened {
@@ -87,6 +91,10 @@ pub struct Call(pub u64);
 
 /// What a person or a program asks of a tenant's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per request, moved a few times and never kept in numbers"
+)]
 pub enum Ask {
     /// Make this the current version of its workflow.
     Apply {
@@ -194,6 +202,10 @@ pub struct AgentChange {
 
 /// Everything that can result, besides writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "spoken and dropped at the end of the turn"
+)]
 pub enum Speech {
     /// Frames for one agent, in order.
     Send {
@@ -261,6 +273,10 @@ pub enum Alarm {
 
 /// What was asked for was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per request, moved a few times and never kept in numbers"
+)]
 pub enum Answer {
     /// To [`Ask::Apply`].
     Applied {

@@ -28,10 +28,11 @@ impl Rig {
         let stored = self.mirror.stored_run(&name("acme"), run).map(Box::new);
         let tasks = tasks.map(|tasks| tasks.iter().copied().map(name).collect());
         let (answer, said) = self.ask_in("acme", Ask::Rerun { run, tasks, stored });
-        match answer? {
-            Answer::Rerun { tasks } => Ok((tasks.iter().map(ToString::to_string).collect(), said)),
-            other => panic!("{other:?}"),
-        }
+        let answer = answer?;
+        let Answer::Rerun { tasks } = answer else {
+            panic!("{answer:?}")
+        };
+        Ok((tasks.iter().map(ToString::to_string).collect(), said))
     }
 
     fn cannot_rerun(&mut self, run: RunId, tasks: Option<&[&str]>) -> String {

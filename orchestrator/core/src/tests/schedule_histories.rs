@@ -161,9 +161,9 @@ proptest! {
         let mut world = World::new();
         for act in &acts {
             // An interval of a second makes thousands of runs in an hour: that is tried in short.
-            match act {
-                Act::Pass(ms) if *ms > 90_000 && matches!(world.rule.when, When::Every { ms: 1000 }) => {}
-                _ => world.act(act),
+            let long = matches!(act, Act::Pass(ms) if *ms > 90_000);
+            if !(long && world.rule.when == (When::Every { ms: 1000 })) {
+                world.act(act);
             }
             world.check();
         }

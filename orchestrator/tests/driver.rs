@@ -1,0 +1,198 @@
+//! The driver on a real clock and a real database: schedules fire by themselves, a restart goes on, and a run that is
+//! over is read from the database to be run again.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use outpost_driver::Fatal;
+use outpost_orchestrator::driver::{AskError, Driver, Handle};
+use outpost_orchestrator::store::read::{Reader, RunFilter};
+use outpost_orchestrator::store::sqlite::Sqlite;
+use outpost_orchestrator_core::event::{Answer, Ask, Denied};
+use outpost_orchestrator_core::record::{RunRecord, RunState, TaskState};
+use outpost_orchestrator_core::spec::{ScheduleSpec, TaskSpec, When, WorkflowSpec};
+use outpost_orchestrator_core::{Orchestrator, Settings};
+use outpost_proto::ids::RunId;
+use outpost_proto::name::TenantName;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+fn tenant() -> TenantName {
+    "default".parse().unwrap()
+}
+
+struct Process {
+    handle: Handle,
+    reader: Reader,
+    stop: CancellationToken,
+    driver: JoinHandle<Result<(), Fatal>>,
+}
+
+impl Process {
+    async fn start(dir: &Path) -> Self {
+        let store = Sqlite::open(dir).await.unwrap();
+        let reader = store.reader();
+        let start = |now, snapshot| Orchestrator::new(Settings::default(), [7; 32], now, snapshot);
+        let (driver, handle) = Driver::new(store, start).await.unwrap();
+        let stop = CancellationToken::new();
+        let driver = tokio::spawn(driver.run(stop.clone()));
+        Self {
+            handle,
+            reader,
+            stop,
+            driver,
+        }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.driver.await.unwrap().unwrap();
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Answer, AskError> {
+        self.handle.ask(tenant(), ask).await
+    }
+
+    async fn apply(&self, schedule: Option<ScheduleSpec>) {
+        let task = TaskSpec::new("a".parse().unwrap(), "load".parse().unwrap());
+        let spec = WorkflowSpec {
+            schedule,
+            ..WorkflowSpec::new("w".parse().unwrap(), vec![task])
+        };
+        let ask = Ask::Apply {
+            spec,
+            source: String::new(),
+            allow_unknown_entries: true,
+            dry_run: false,
+            expected_version: None,
+        };
+        self.ask(ask).await.unwrap();
+    }
+
+    /// The instants that made runs, once there are so many.
+    async fn instants(&self, count: usize) -> Vec<u64> {
+        let mut news = self.handle.watch(&tenant());
+        loop {
+            let filter = RunFilter::default();
+            let page = self.reader.runs(&tenant(), &filter, None, 100).await;
+            let mut instants: Vec<u64> = page
+                .unwrap()
+                .items
+                .iter()
+                .filter_map(|run| run.scheduled_for)
+                .collect();
+            if instants.len() >= count {
+                instants.sort_unstable();
+                return instants;
+            }
+            news.changed().await.unwrap();
+        }
+    }
+
+    async fn run(&self, run: RunId) -> RunRecord {
+        let run = self.reader.run_record(&tenant(), run).await.unwrap();
+        run.unwrap()
+    }
+}
+
+async fn database() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    Sqlite::create(dir.path(), 7).await.unwrap();
+    let store = Sqlite::open(dir.path()).await.unwrap();
+    store.access().create_tenant(&tenant(), 1).await.unwrap();
+    store.close().unwrap();
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_makes_its_runs_and_goes_on_after_a_restart() {
+    let dir = database().await;
+    let process = Process::start(dir.path()).await;
+    let every = ScheduleSpec::new(When::Every { ms: 1000 });
+    let before = process.handle.now();
+    process.apply(Some(every)).await;
+    let after = process.handle.now();
+    process.instants(2).await;
+    process.end().await;
+
+    let process = Process::start(dir.path()).await;
+    let instants = process.instants(4).await;
+    let next_second = |at: u64| (at / 1_000_000 + 1) * 1_000_000;
+    assert!(
+        (next_second(before)..=next_second(after)).contains(&instants[0]),
+        "applied between {before} and {after}: {instants:?}"
+    );
+    let apart: Vec<u64> = instants.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(
+        apart.iter().all(|apart| *apart == 1_000_000),
+        "none is left out and none comes twice: {instants:?}"
+    );
+    let paused = Ask::PauseWorkflow {
+        workflow: "w".parse().unwrap(),
+        paused: true,
+    };
+    let answer = process.ask(paused).await.unwrap();
+    assert_eq!(
+        answer,
+        Answer::Paused {
+            paused: true,
+            next: None
+        }
+    );
+    process.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_over_is_read_back_and_run_again() {
+    let dir = database().await;
+    let process = Process::start(dir.path()).await;
+    process.apply(None).await;
+    let trigger = Ask::Trigger {
+        workflow: "w".parse().unwrap(),
+        params: BTreeMap::new(),
+        key: None,
+    };
+    let Ok(Answer::Triggered { run, .. }) = process.ask(trigger).await else {
+        panic!("no run was made")
+    };
+    process.ask(Ask::Cancel { run }).await.unwrap();
+    assert_eq!(process.run(run).await.state, RunState::Cancelled);
+    let rerun = Ask::Rerun {
+        run,
+        tasks: None,
+        stored: None,
+    };
+    let answer = process.ask(rerun.clone()).await.unwrap();
+    let tasks = vec!["a".parse().unwrap()];
+    assert_eq!(answer, Answer::Rerun { tasks });
+    let record = process.run(run).await;
+    assert_eq!(
+        (record.state, record.reruns, record.finished_at),
+        (RunState::Running, 1, None)
+    );
+    process.end().await;
+
+    let process = Process::start(dir.path()).await;
+    let refused = process.ask(rerun).await;
+    let denied = |answer: &Result<Answer, AskError>| {
+        matches!(answer, Err(AskError::Denied(Denied::CannotRerun { .. })))
+    };
+    assert!(denied(&refused), "{refused:?}");
+    process.ask(Ask::Cancel { run }).await.unwrap();
+    let tree = process.reader.run(&tenant(), run).await.unwrap().unwrap();
+    assert_eq!(tree.run.state, RunState::Cancelled);
+    assert_eq!(tree.tasks[0].state, TaskState::Cancelled);
+    let unknown = Ask::Rerun {
+        run: RunId(1),
+        tasks: None,
+        stored: None,
+    };
+    let answer = process.ask(unknown).await;
+    assert_eq!(answer, Err(AskError::Denied(Denied::UnknownRun(RunId(1)))));
+    process.end().await;
+}
