@@ -57,6 +57,8 @@ pub(crate) struct Load {
     heartbeat: u32,
     /// Attempts the agent was given.
     given: VecDeque<AttemptId>,
+    /// The newest command it was given.
+    command: CommandSeq,
     /// Bytes that a live task costs.
     pub(crate) bytes_per_task: f64,
 }
@@ -100,6 +102,7 @@ impl Load {
             event_seq: 0,
             heartbeat: 0,
             given: VecDeque::new(),
+            command: CommandSeq(0),
             bytes_per_task: 0.0,
         };
         load.enrol();
@@ -150,6 +153,7 @@ impl Load {
         for message in messages {
             if let DownMessage::Assign(assign) = message {
                 self.given.push_back(assign.attempt);
+                self.command = assign.command_seq;
             }
         }
     }
@@ -217,10 +221,12 @@ impl Load {
         self.beat();
     }
 
+    /// What it was given is acknowledged along with whatever it says.
     fn say(&mut self, message: UpMessage) -> Cost {
+        let ack = (self.command > CommandSeq(0)).then_some(UpMessage::Ack(self.command));
         self.turn(Happened::Frame {
             conn: CONN,
-            messages: vec![message],
+            messages: ack.into_iter().chain([message]).collect(),
         })
     }
 
@@ -248,7 +254,7 @@ impl Load {
             state: AttemptState::Finished(Report {
                 outcome: Outcome::Succeeded,
                 may_have_started: true,
-                duration_ms: 1,
+                duration_ms: 1_000,
                 exit_code: None,
                 count: None,
             }),
