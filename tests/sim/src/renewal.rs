@@ -195,7 +195,9 @@ impl World {
     }
 
     fn invariant_stale_means_silent(&self, index: usize, view: &AgentView) -> Checked {
-        let Some(heard) = self.sites[index].heard else {
+        let process = self.center.process.as_ref();
+        let all = process.is_some_and(crate::center::Process::has_heard_all);
+        let Some(heard) = self.sites[index].heard.filter(|_| all) else {
             return Ok(());
         };
         let silent = self.now.saturating_sub(heard);
