@@ -34,10 +34,12 @@ struct Process {
 }
 
 impl Process {
-    async fn start(dir: &Path) -> Self {
+    /// Each life of a process draws other ids, as in production.
+    async fn start(dir: &Path, life: u8) -> Self {
         let store = Sqlite::open(dir).await.unwrap();
         let reader = store.reader();
-        let start = |now, snapshot| Orchestrator::new(Settings::default(), [7; 32], now, snapshot);
+        let start =
+            move |now, snapshot| Orchestrator::new(Settings::default(), [life; 32], now, snapshot);
         let (driver, handle) = Driver::new(store, start).await.unwrap();
         let stop = CancellationToken::new();
         let driver = tokio::spawn(driver.run(stop.clone()));
@@ -112,7 +114,7 @@ async fn database() -> tempfile::TempDir {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_makes_its_runs_and_goes_on_after_a_restart() {
     let dir = database().await;
-    let process = Process::start(dir.path()).await;
+    let process = Process::start(dir.path(), 1).await;
     let every = ScheduleSpec::new(When::Every { ms: 1000 });
     let before = process.handle.now();
     process.apply(Some(every)).await;
@@ -120,7 +122,7 @@ async fn a_schedule_makes_its_runs_and_goes_on_after_a_restart() {
     process.instants(2).await;
     process.end().await;
 
-    let process = Process::start(dir.path()).await;
+    let process = Process::start(dir.path(), 2).await;
     let instants = process.instants(4).await;
     let next_second = |at: u64| (at / 1_000_000 + 1) * 1_000_000;
     assert!(
@@ -150,7 +152,7 @@ async fn a_schedule_makes_its_runs_and_goes_on_after_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_over_is_read_back_and_run_again() {
     let dir = database().await;
-    let process = Process::start(dir.path()).await;
+    let process = Process::start(dir.path(), 1).await;
     process.apply(None).await;
     let trigger = Ask::Trigger {
         workflow: "w".parse().unwrap(),
@@ -177,7 +179,7 @@ async fn a_run_that_is_over_is_read_back_and_run_again() {
     );
     process.end().await;
 
-    let process = Process::start(dir.path()).await;
+    let process = Process::start(dir.path(), 2).await;
     let refused = process.ask(rerun).await;
     let denied = |answer: &Result<Answer, AskError>| {
         matches!(answer, Err(AskError::Denied(Denied::CannotRerun { .. })))
