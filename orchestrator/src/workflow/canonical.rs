@@ -13,10 +13,23 @@ use outpost_proto::name::ParamName;
 use serde_json::{Map, Value, json};
 
 use super::scalar::duration_text;
+use super::schedule::LAST;
 
-/// The workflow as a JSON object, which is YAML too.
+/// The workflow as a JSON object, which is YAML too. Its tasks are a list, so that their order is kept.
 #[must_use]
 pub fn canonical(spec: &WorkflowSpec) -> Value {
+    let mut form = by_name(spec);
+    let named = |one: &TaskSpec| {
+        let mut task = task(spec, one);
+        task["name"] = json!(one.name);
+        task
+    };
+    form["tasks"] = spec.tasks.iter().map(named).collect();
+    form
+}
+
+/// Like [`canonical`], with the tasks by name.
+pub(super) fn by_name(spec: &WorkflowSpec) -> Value {
     let mut file = Map::new();
     put(&mut file, "name", Some(json!(spec.name)));
     let description = (!spec.description.is_empty()).then(|| json!(spec.description));
@@ -145,8 +158,13 @@ fn on_the_wall(at: u64, zone: &str) -> String {
     let at = i64::try_from(at)
         .ok()
         .and_then(|at| Timestamp::from_microsecond(at).ok());
-    at.map(|at| at.to_zoned(zone).datetime().to_string())
-        .unwrap_or_default()
+    let at = at.map(|at| at.to_zoned(zone).datetime());
+    match at {
+        // The end of a day that is included.
+        Some(at) if at.time() == LAST => at.date().to_string(),
+        Some(at) => at.to_string(),
+        None => String::new(),
+    }
 }
 
 fn task(workflow: &WorkflowSpec, spec: &TaskSpec) -> Value {

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::canonical::canonical;
+use super::canonical::by_name;
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +25,7 @@ pub struct Change {
 #[must_use]
 pub fn diff(old: &WorkflowSpec, new: &WorkflowSpec) -> Vec<Change> {
     let mut changes = Vec::new();
-    compare("", &canonical(old), &canonical(new), &mut changes);
+    compare("", &by_name(old), &by_name(new), &mut changes);
     let order = |spec: &WorkflowSpec| -> Vec<Value> {
         let names = spec.tasks.iter().map(|task| task.name.as_str().into());
         names.collect()

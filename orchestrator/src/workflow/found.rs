@@ -6,7 +6,7 @@ use super::suggest::hint;
 use super::{PROBLEMS, Problem};
 
 /// Words that a wrong one is compared with.
-const CANDIDATES: usize = 1000;
+const CANDIDATES: usize = 100;
 
 /// What was found wrong so far.
 #[derive(Debug, Default)]

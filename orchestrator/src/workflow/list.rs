@@ -13,7 +13,11 @@ use super::tasks::Written;
 /// The tasks in the order of the file; nothing when there are none to be read.
 pub(super) fn written<'a>(node: &'a Node, found: &mut Findings) -> Option<Vec<Written<'a>>> {
     match &node.value {
-        Value::List(items) => Some(listed(items, found)),
+        Value::List(items) => {
+            let tasks = listed(items, found);
+            // Without a single name that could be read, what is wrong was told already.
+            (!tasks.is_empty() || items.is_empty()).then_some(tasks)
+        }
         Value::Map(entries) => {
             if let Some(stray) = entries.iter().find(|entry| is_stray(entry)) {
                 misplaced(stray, entries, found);

@@ -31,8 +31,24 @@ pub(super) fn likely(text: &str, mut problem: Problem) -> Problem {
     };
     if let Some(help) = advice(line) {
         problem.help = Some(help);
+    } else if let Some(place) = text.lines().take(at + 1).position(is_glued) {
+        let help = format!("on line {} a colon has no space behind it", place + 1);
+        problem.help.get_or_insert(help);
     }
     problem
+}
+
+/// A key and its value without the space between them.
+fn is_glued(line: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || matches!(c, '_' | '-');
+    line.trim_start()
+        .split_once(':')
+        .is_some_and(|(key, value)| {
+            !key.is_empty()
+                && key.chars().all(is_word)
+                && !value.is_empty()
+                && !value.starts_with([' ', '/', '\t'])
+        })
 }
 
 /// Where a tab stands in the indentation.

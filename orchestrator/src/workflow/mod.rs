@@ -4,7 +4,8 @@
 //! and asks no agent: whether a site announces an entry is the core's question. The text is hostile until proven
 //! otherwise, so size, depth and number of nodes are bounded and neither anchors nor aliases are accepted.
 //!
-//! [`parse`] reads, [`canonical`] writes what was read in one form, [`diff`] compares two, [`schema`] is for editors.
+//! [`parse`] reads, [`canonical`] writes what was read in one form, [`diff`] compares two, [`schema`] is for
+//! editors, [`reference`] for the documentation.
 
 mod canonical;
 mod diff;
@@ -19,6 +20,7 @@ mod mistakes;
 mod node;
 mod params;
 mod place;
+mod reference;
 mod scalar;
 mod schedule;
 mod schema;
@@ -33,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 pub use canonical::canonical;
 pub use diff::{Change, diff};
+pub use reference::reference;
 pub use schema::schema;
 
 /// Bytes of one workflow file.

@@ -8,6 +8,7 @@ use serde_saphyr::Location;
 
 use super::found::{Findings, shown};
 use super::node::{Node, Value};
+use super::suggest::nearest;
 
 /// Text, as it was written.
 pub(super) fn text<'a>(node: &'a Node, path: &str, found: &mut Findings) -> Option<&'a str> {
@@ -83,7 +84,10 @@ pub(super) fn word(
     if chosen.is_none() {
         let list: Vec<String> = known.clone().map(|word| format!("`{word}`")).collect();
         let message = format!("`{}` is not one of {}", shown(given), list.join(", "));
-        found.add_word(node.referenced, path, message, given, known);
+        let told = found.add(node.referenced, path, message);
+        if let Some(near) = nearest(given, known) {
+            told.help(format!("did you mean `{near}`?"));
+        }
     }
     chosen
 }

@@ -19,6 +19,8 @@ use super::place;
 use super::scalar::{duration, number, parsed_name, text};
 
 const PATH: &str = "schedule";
+/// The last moment of a day.
+pub(super) const LAST: Time = Time::constant(23, 59, 59, 999_999_000);
 
 /// A schedule that can be kept; nothing when there is none or it cannot.
 pub(super) fn schedule(
@@ -248,8 +250,7 @@ fn civil(text: &str, is_end: bool) -> Option<DateTime> {
     }
     let day: Date = (text.len() == 10).then(|| text.parse().ok())??;
     Some(if is_end {
-        let last = Time::constant(23, 59, 59, 999_999_000);
-        day.to_datetime(last)
+        day.to_datetime(LAST)
     } else {
         day.to_datetime(Time::midnight())
     })

@@ -1,5 +1,8 @@
 //! What people read when a workflow is wrong, and what a right one becomes.
 
+use outpost_proto::message::ParamValue;
+use outpost_proto::name::ParamName;
+
 use super::*;
 
 const REPORT: &str = r#"
@@ -178,3 +181,60 @@ fn a_long_first_delay_raises_the_longest_one_unless_that_is_given() {
         told("name: x\ndefaults: {retry_max_delay: 1m}\ntasks: {a: {entry: e, retry_delay: 2h}}");
     assert!(told.contains("longer than its retry_max_delay"), "{told}");
 }
+
+#[test]
+fn a_task_for_each_value_is_as_many_tasks() {
+    let text = r#"
+name: regions
+tasks:
+  fetch: {entry: fetch}
+  count:
+    for_each: {region: [north, 7]}
+    entry: count
+    needs: [fetch]
+    with: {region: "${each.region}", fixed: 1}
+  total: {entry: total, needs: [count]}
+"#;
+    let spec = parse(text).unwrap();
+    let names: Vec<&str> = spec.tasks.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names, ["fetch", "count-north", "count-7", "total"]);
+    let needs = |place: usize| {
+        let needs = spec.tasks[place].needs.iter();
+        needs.map(|need| need.0).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (needs(1), needs(2), needs(3)),
+        (vec![0], vec![0], vec![1, 2])
+    );
+    let region: ParamName = "region".parse().unwrap();
+    let given = |place: usize| spec.tasks[place].with[&region].clone();
+    let value = |value| outpost_orchestrator_core::spec::Argument::Value(value);
+    assert_eq!(given(1), value(ParamValue::Text("north".into())));
+    assert_eq!(given(2), value(ParamValue::Integer(7)));
+}
+
+#[test]
+fn what_is_wrong_with_for_each_is_told() {
+    let text = r#"
+name: regions
+tasks:
+  none: {entry: e, for_each: {}}
+  word: {entry: e, for_each: {region: north}}
+  empty: {entry: e, for_each: {region: []}}
+  twice: {entry: e, for_each: {region: [a, a]}}
+  unfit: {entry: e, for_each: {region: ["a b"]}}
+  other: {entry: e, for_each: {region: [a]}, with: {x: "${each.regoin}"}}
+  without: {entry: e, with: {x: "${each.region}"}}
+"#;
+    insta::assert_snapshot!(told(text));
+    let twins = "name: t\ntasks:\n  a: {entry: e, for_each: {x: [b]}}\n  a-b: {entry: e}\n";
+    assert!(
+        told(twins).contains("a `for_each` makes a task `a-b` too"),
+        "{}",
+        told(twins)
+    );
+}
+
+mod mistakes;
+mod published;
+mod surface;
