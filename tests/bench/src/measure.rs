@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
-use outpost_e2e::{Agent, Api, Entry, World, site};
-use serde_json::{Value, json};
+use outpost_e2e::{Agent, Api, Entry, World, procs, site};
+use serde_json::json;
 
-use crate::figures::{Figures, quantile};
+use crate::figures::{Figures, Goal, quantile};
 use crate::machine;
 
 /// As many as the machine that figures are compared on has processors.
@@ -18,62 +19,201 @@ const SLOTS: u16 = 2;
 const RUN: u32 = 1_000;
 /// Tasks in a chain, and how many chains.
 const CHAIN: (usize, usize) = (20, 10);
+/// Keepers at once, when there are many.
+const KEEPERS: usize = 100;
+/// The account without rights: its tasks are held together without a cgroup.
+const NOBODY: u32 = 65_534;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// Everything.
-pub(crate) fn all(tasks: u32, triggers: u32) -> anyhow::Result<Figures> {
+/// How much of everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Tasks that do nothing.
+    pub(crate) tasks: u32,
+    /// Runs timed from the call to the first instruction.
+    pub(crate) triggers: u32,
+    /// How long rest is watched.
+    pub(crate) rest: Duration,
+}
+
+/// An orchestrator with an agent of two slots.
+struct Bench {
+    world: World,
+    agent: Agent,
+    api: Api,
+    stamps: PathBuf,
+}
+
+impl Bench {
+    /// `user`: the account that the agent runs under, if not the caller's.
+    fn new(user: Option<u32>) -> anyhow::Result<Self> {
+        let world = World::new();
+        let own = world.dir().join("stamp");
+        std::fs::copy(std::env::current_exe()?, &own).context("copying the task")?;
+        site::mode(&own, 0o755);
+        let stamps = world.shared("stamps");
+        let argv = [&own.to_string_lossy(), "stamp", &stamps.to_string_lossy()].map(str::to_owned);
+        let entries = [
+            Entry::program("noop", &["/bin/true"]),
+            Entry::program("stamp", &argv.each_ref().map(String::as_str)),
+            Entry::program("rest", &["/bin/sleep", "600"]).with("grace = \"1s\""),
+        ];
+        let api = world.api();
+        let token = world.token_file(&api, "site-1");
+        let mut agent = world.stranger("site-1", &entries);
+        if let Some(user) = user {
+            let home = agent.state.parent().context("a state directory's home")?;
+            std::os::unix::fs::chown(home, Some(user), Some(user))?;
+            std::os::unix::fs::chown(&token, Some(user), Some(user))?;
+        }
+        agent.user = user;
+        agent.slots = SLOTS;
+        let _ = agent
+            .command(&["enrol", "--token-file", &token.to_string_lossy()])
+            .ok();
+        agent.start();
+        agent.live(&api);
+        Ok(Self {
+            world,
+            agent,
+            api,
+            stamps,
+        })
+    }
+}
+
+/// Everything once. What is left of it on disk goes into `worlds`.
+pub(crate) fn all(plan: &Plan, worlds: &mut Vec<World>) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let limit = machine::spawn_limit(tasks.min(10_000))?;
-    figures.add("posix_spawn + wait, 2 threads", limit, "1/s", None);
-
-    let world = World::new();
-    let own = world.dir().join("stamp");
-    std::fs::copy(std::env::current_exe()?, &own).context("copying the task")?;
-    site::mode(&own, 0o755);
-    let stamps = world.shared("stamps");
-    let argv = [&own.to_string_lossy(), "stamp", &stamps.to_string_lossy()].map(str::to_owned);
-    let entries = [
-        Entry::program("noop", &["/bin/true"]),
-        Entry::program("stamp", &argv.each_ref().map(String::as_str)),
-        Entry::program("rest", &["/bin/sleep", "600"]).with("grace = \"1s\""),
-    ];
-    let mut agent = world.agent("site-1", &entries);
-    agent.kill_runner();
-    agent.slots = SLOTS;
-    agent.start();
-    let api = world.api();
-    agent.live(&api);
-
-    resting(&mut figures, &agent, &api)?;
-    first_instruction(&mut figures, &api, &stamps, triggers)?;
-    hops(&mut figures, &api, &stamps)?;
-    many(&mut figures, &agent, &api, tasks, limit)?;
+    let spawn = machine::spawn_limit(plan.tasks.min(10_000))?;
+    figures.add("posix_spawn + wait, 2 threads", spawn, "1/s", Goal::None);
+    let xargs = machine::xargs_limit(plan.tasks.min(10_000))?;
+    figures.beside("xargs -P2", xargs, "1/s", spawn, Goal::None);
+    let root = std::fs::metadata("/proc/self")?.uid() == 0;
+    // Without root there is one containment, the account's own; with it there are two.
+    let mut plain = Bench::new(root.then_some(NOBODY))?;
+    let name = "no-ops, 2 slots, subreaper";
+    many(&mut figures, &plain, plan.tasks, name, spawn, 0.60)?;
+    let rate = figures.value(name);
+    figures.beside(
+        "no-ops beside xargs -P2",
+        rate,
+        "1/s",
+        xargs,
+        Goal::Ratio(1.0),
+    );
+    resting(&mut figures, &plain, plan.rest)?;
+    first_instruction(&mut figures, &plain.api, &plain.stamps, plan.triggers)?;
+    hops(&mut figures, &plain.api, &plain.stamps)?;
+    keepers(&mut figures, &mut plain)?;
+    worlds.push(plain.ended());
+    if root {
+        let own = Bench::new(None)?;
+        let name = "no-ops, 2 slots, the host's best containment";
+        many(&mut figures, &own, plan.tasks, name, spawn, 0.45)?;
+        worlds.push(own.ended());
+    }
     Ok(figures)
 }
 
-/// Memory of the agent's processes while nothing happens, and of a keeper whose task sleeps.
-fn resting(figures: &mut Figures, agent: &Agent, api: &Api) -> anyhow::Result<()> {
-    let _ = api.apply("name: rest\ntasks:\n  t: {entry: rest}\n").ok();
-    let run = api.trigger("rest", &json!({}));
-    let attempt = api.attempt_in(&run, "t", "running");
-    let (keeper, _) = agent.keeper_and_task(&attempt);
+impl Bench {
+    /// Ends its processes; its files stay.
+    fn ended(mut self) -> World {
+        self.agent.kill_runner();
+        self.world.orchestrator.kill();
+        self.world
+    }
+}
+
+/// Memory, processor time and bytes of an agent to which nothing happens.
+fn resting(figures: &mut Figures, bench: &Bench, rest: Duration) -> anyhow::Result<()> {
+    let agent = &bench.agent;
+    // Keepers that wait for another attempt are let go.
+    std::thread::sleep(Duration::from_secs(25).min(rest));
     let parts = [
         ("runner", agent.runner().pid),
         ("link", agent.link().pid),
         ("spawner", agent.spawner().pid),
-        ("keeper", keeper.pid),
     ];
+    let mut sum = 0.0;
     for (name, pid) in parts {
-        let (resident, proportional) =
-            machine::memory(pid).with_context(|| format!("memory of {name}"))?;
-        figures.add(&format!("{name}: resident"), resident, "MiB", None);
-        figures.add(&format!("{name}: proportional"), proportional, "MiB", None);
+        let kib = machine::memory(pid).with_context(|| format!("memory of {name}"))?;
+        sum += kib;
+        figures.add(&format!("idle {name}: PSS"), kib, "KiB", Goal::None);
     }
-    let _ = api
-        .post(&format!("/api/v1/runs/{run}/cancel"), &json!({}))
+    figures.add("idle agent: PSS", sum / 1024.0, "MiB", Goal::AtMost(12.0));
+    let cpu = || {
+        parts
+            .iter()
+            .map(|(_, pid)| machine::cpu(*pid))
+            .sum::<Duration>()
+    };
+    let port = bench.world.orchestrator.agents_port().port();
+    let (before, sent) = (cpu(), machine::wire(port));
+    let begun = Instant::now();
+    std::thread::sleep(rest);
+    let seconds = begun.elapsed().as_secs_f64();
+    let used = (cpu() - before).as_secs_f64() / seconds * 100.0;
+    figures.add("idle agent: processor", used, "% of one", Goal::AtMost(0.1));
+    if let (Some(before), Some(after)) = (sent, machine::wire(port)) {
+        let bytes = (after - before) / seconds * 60.0;
+        figures.add(
+            "idle agent: both ways",
+            bytes,
+            "B/min",
+            Goal::AtMost(1500.0),
+        );
+    }
+    Ok(())
+}
+
+/// Memory of one keeper, and of each of a hundred, whose tasks sleep.
+fn keepers(figures: &mut Figures, bench: &mut Bench) -> anyhow::Result<()> {
+    let mut yaml = "name: rest\ntasks:\n".to_owned();
+    for task in 0..KEEPERS {
+        writeln!(yaml, "  t{task}: {{entry: rest}}")?;
+    }
+    let _ = bench
+        .api
+        .apply("name: lone\ntasks:\n  t: {entry: rest}\n")
         .ok();
-    let _ = api.finished(&run);
+    let _ = bench.api.apply(&yaml).ok();
+    bench.agent.kill_runner();
+    bench.agent.slots = u16::try_from(KEEPERS)?;
+    bench.agent.start();
+    bench.agent.live(&bench.api);
+    for (workflow, count) in [("lone", 1), ("rest", KEEPERS)] {
+        let run = bench.api.trigger(workflow, &json!({}));
+        let spawner = bench.agent.spawner().pid;
+        let until = Instant::now() + PATIENCE;
+        // The keepers are those with a task: an idle one is about to end.
+        let found = loop {
+            let everybody = procs::all();
+            let keepers = everybody
+                .iter()
+                .filter(|process| process.parent == spawner)
+                .filter(|keeper| everybody.iter().any(|other| other.parent == keeper.pid))
+                .map(|keeper| keeper.pid)
+                .collect::<Vec<_>>();
+            if keepers.len() == count {
+                break keepers;
+            }
+            ensure!(
+                Instant::now() < until,
+                "{} of {count} keepers",
+                keepers.len()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let sizes = found.iter().map(|pid| machine::memory(*pid));
+        let sizes = sizes.collect::<anyhow::Result<Vec<_>>>()?;
+        let name = format!("keeper: PSS, one of {count}");
+        figures.add(&name, quantile(&sizes, 0.5), "KiB", Goal::AtMost(300.0));
+        let path = format!("/api/v1/runs/{run}/cancel");
+        let _ = bench.api.post(&path, &json!({})).ok();
+        let _ = bench.api.finished(&run);
+    }
     Ok(())
 }
 
@@ -94,19 +234,12 @@ fn first_instruction(
         let started = told.last().copied().unwrap_or(asked);
         starts.push((started - asked) / 1000.0);
     }
-    for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
-        figures.add(
-            &format!("API call → answer, {name}"),
-            quantile(&answers, share),
-            "ms",
-            None,
-        );
-        figures.add(
-            &format!("API call → first instruction, {name}"),
-            quantile(&starts, share),
-            "ms",
-            None,
-        );
+    for (name, share, goal) in [("p50", 0.5, 2.0), ("p99", 0.99, 5.0)] {
+        let (answer, start) = (quantile(&answers, share), quantile(&starts, share));
+        let text = format!("API call → answer, {name}");
+        figures.add(&text, answer, "ms", Goal::None);
+        let text = format!("API call → first instruction, {name}");
+        figures.add(&text, start, "ms", Goal::AtMost(goal));
     }
     Ok(())
 }
@@ -131,42 +264,66 @@ fn hops(figures: &mut Figures, api: &Api, stamps: &Path) -> anyhow::Result<()> {
         );
         let _ = api.succeeded(&run);
     }
-    for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
-        figures.add(
-            &format!("chain: task → next task, {name}"),
-            quantile(&hops, share),
-            "ms",
-            None,
-        );
-    }
+    figures.add(
+        "chain hop, p50",
+        quantile(&hops, 0.5),
+        "ms",
+        Goal::AtMost(2.0),
+    );
+    figures.add("chain hop, p99", quantile(&hops, 0.99), "ms", Goal::None);
     Ok(())
 }
 
-/// Tasks that do nothing, as fast as they go.
+/// Tasks that do nothing, as fast as they go, and what each of them costs the orchestrator and the wire.
 fn many(
     figures: &mut Figures,
-    agent: &Agent,
-    api: &Api,
+    bench: &Bench,
     tasks: u32,
+    name: &str,
     limit: f64,
+    goal: f64,
 ) -> anyhow::Result<()> {
+    let (agent, api) = (&bench.agent, &bench.api);
     let mut yaml = "name: many\ntasks:\n".to_owned();
     for task in 0..RUN {
         writeln!(yaml, "  t{task}: {{entry: noop}}")?;
     }
     let _ = api.apply(&yaml).ok();
-    let ledger = |agent: &Agent| -> anyhow::Result<f64> {
-        let verified = agent
-            .command(&["ledger", "verify", "--output", "json"])
-            .ok();
-        let summary: Value = serde_json::from_str(&verified)?;
-        summary["frame_bytes"].as_f64().context("the ledger's size")
-    };
-    let (runs, before) = (tasks / RUN, ledger(agent)?);
+    let runs = tasks / RUN;
+    let done = f64::from(runs * RUN);
+    let port = bench.world.orchestrator.agents_port().port();
+    let parts = [
+        ("orchestrator", bench.world.orchestrator.process().pid),
+        ("runner", agent.runner().pid),
+        ("link", agent.link().pid),
+    ];
+    let before = parts.map(|(_, pid)| machine::cpu(pid));
+    let sent = machine::wire(port);
     let begun = Instant::now();
     let wanted = (0..runs)
         .map(|_| api.trigger("many", &json!({})))
         .collect::<Vec<_>>();
+    until_over(api, &wanted, begun)?;
+    let rate = done / begun.elapsed().as_secs_f64();
+    figures.beside(name, rate, "1/s", limit, Goal::Ratio(goal));
+    for ((part, pid), before) in parts.into_iter().zip(before) {
+        let us = (machine::cpu(pid) - before).as_secs_f64() * 1e6 / done;
+        let goal = if part == "orchestrator" {
+            Goal::AtMost(150.0)
+        } else {
+            Goal::None
+        };
+        figures.add(&format!("  {part}: processor, {name}"), us, "us/task", goal);
+    }
+    if let (Some(before), Some(after)) = (sent, machine::wire(port)) {
+        let bytes = (after - before) / done;
+        let text = format!("  both ways, {name}");
+        figures.add(&text, bytes, "B/task", Goal::AtMost(600.0));
+    }
+    Ok(())
+}
+
+fn until_over(api: &Api, wanted: &[String], begun: Instant) -> anyhow::Result<()> {
     loop {
         let list = api.get("/api/v1/runs?workflow=many&limit=200").ok();
         let items = list["items"].as_array().cloned().unwrap_or_default();
@@ -182,26 +339,14 @@ fn many(
             "a run failed"
         );
         if states.iter().filter(|state| *state == "succeeded").count() == wanted.len() {
-            break;
+            return Ok(());
         }
         ensure!(
             begun.elapsed() < PATIENCE,
-            "{tasks} tasks took longer than {PATIENCE:?}"
+            "the tasks took longer than {PATIENCE:?}"
         );
         std::thread::sleep(Duration::from_millis(50));
     }
-    let done = f64::from(runs * RUN);
-    let rate = done / begun.elapsed().as_secs_f64();
-    figures.add("tasks that do nothing, 2 slots", rate, "1/s", Some(limit));
-    figures.add(
-        "sent by the agent",
-        (ledger(agent)? - before) / done,
-        "B/task",
-        None,
-    );
-    let (resident, _) = machine::memory(agent.runner().pid).context("memory of the runner")?;
-    figures.add("runner: resident after all tasks", resident, "MiB", None);
-    Ok(())
 }
 
 fn now_us() -> f64 {

@@ -1,7 +1,8 @@
 //! An agent's processes: enrolled by the real command, started by `run`, found again from outside.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::rc::Weak;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Agent {
     pub log: PathBuf,
     /// How many tasks run at once.
     pub slots: u16,
+    /// The account it runs under, if not the caller's.
+    pub user: Option<u32>,
     pub(crate) leash: Weak<Leash>,
     pub(crate) child: Option<Child>,
 }
@@ -40,9 +43,17 @@ impl Agent {
     #[track_caller]
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Done {
-        let mut command = command(Binary::Agent.path());
+        let mut command = self.binary();
         command.args(args).arg("--state").arg(&self.state);
         run(command)
+    }
+
+    fn binary(&self) -> Command {
+        let mut command = command(Binary::Agent.path());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
     }
 
     /// The same with the catalogue named.
@@ -63,7 +74,7 @@ impl Agent {
     /// When it runs already.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        let mut command = command(Binary::Agent.path());
+        let mut command = self.binary();
         command.arg("run").arg("--state").arg(&self.state);
         command.arg("--catalogue").arg(self.site.catalogue());
         command.arg("--slots").arg(self.slots.to_string());

@@ -134,7 +134,7 @@ fn with_descendants(everybody: &[Proc], mut family: BTreeSet<i32>) -> BTreeSet<i
 pub fn keeper_and_task(attempt_dir: &Path) -> (Option<Proc>, Option<Proc>) {
     let text = std::fs::read_to_string(attempt_dir.join("claim")).unwrap_or_default();
     let lines = text.lines().filter(|line| !line.is_empty());
-    let records = lines.map(|line| serde_json::from_str::<serde_json::Value>(line));
+    let records = lines.map(serde_json::from_str::<serde_json::Value>);
     let records = records
         .flatten()
         .map(|line| line["record"].clone())

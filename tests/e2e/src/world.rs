@@ -184,6 +184,7 @@ impl World {
             site,
             log: home.join("agent.log"),
             slots: 4,
+            user: None,
             leash: self.leash.as_ref().map(Rc::downgrade).unwrap_or_default(),
             child: None,
         }
