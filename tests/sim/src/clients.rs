@@ -20,7 +20,7 @@ const TRIES: u32 = 200;
 /// What somebody wants.
 #[derive(Debug, Clone)]
 pub(crate) enum Want {
-    Apply(WorkflowSpec),
+    Apply(Box<WorkflowSpec>),
     Trigger {
         workflow: WorkflowName,
         params: BTreeMap<ParamName, ParamValue>,
@@ -143,7 +143,7 @@ impl World {
         let ask = match want {
             Want::Apply(spec) => Ask::Apply {
                 source: spec.description.clone(),
-                spec,
+                spec: *spec,
                 allow_unknown_entries: true,
                 dry_run: false,
                 expected_version: None,

@@ -100,7 +100,7 @@ impl World {
             }
             for version in 0..versions {
                 let at = version * self.dice.between(30 * SECOND, self.plan.quiet_from);
-                let want = Want::Apply(self.workflow(&name)?);
+                let want = Want::Apply(Box::new(self.workflow(&name)?));
                 self.queue.put(
                     at,
                     Happening::Want {
