@@ -7,6 +7,7 @@
 )]
 
 mod commands;
+mod examples;
 mod happy;
 mod identity;
 mod kills;
