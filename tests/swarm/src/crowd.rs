@@ -21,6 +21,9 @@ use crate::stream::{Connection, Credentials, tls};
 const ENROL: &str = "/outpost.identity.v1.Identity/Enrol";
 /// Enrolments on their way at once.
 const ENROLLING: usize = 16;
+/// How often a request for a certificate is made, and the pause between.
+const TRIES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(50);
 /// Between two looks at the numbers.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -137,8 +140,18 @@ async fn enrol_one(
         token: secret,
         csr: params.serialize_request(&key)?.der().to_vec(),
     };
-    let mut connection = Connection::establish(address, plain).await?;
-    let issued = connection.unary(ENROL, &request.encode()?).await?;
+    let request = request.encode()?;
+    let mut tries = 0;
+    let issued = loop {
+        let mut connection = Connection::establish(address, Arc::clone(&plain)).await?;
+        match connection.unary(ENROL, &request).await {
+            Ok(issued) => break issued,
+            // The orchestrator bounds how many it issues at once; the same key may ask again.
+            Err(error) if tries == TRIES => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+        tries += 1;
+    };
     let issued = Issued::decode(&issued)?;
     let credentials = Credentials {
         chain: issued.chain,

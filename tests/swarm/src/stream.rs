@@ -163,6 +163,23 @@ impl Connection {
         if let Some(first) = first {
             send.send(Ok(framed(first))).await?;
         }
+        Ok((send, self.call(path, queue).await?))
+    }
+
+    /// One message each way.
+    pub(crate) async fn unary(&mut self, path: &str, message: &[u8]) -> anyhow::Result<Bytes> {
+        let (send, queue) = mpsc::channel(1);
+        send.send(Ok(framed(message))).await?;
+        // The answer comes when the request is whole.
+        drop(send);
+        self.call(path, queue).await?.next().await
+    }
+
+    async fn call(
+        &mut self,
+        path: &str,
+        queue: mpsc::Receiver<Result<Frame<Bytes>, Infallible>>,
+    ) -> anyhow::Result<Incomings> {
         let request = http::Request::post(format!("https://orchestrator{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
@@ -172,18 +189,10 @@ impl Connection {
             let why = response.headers().get("grpc-message");
             anyhow::bail!("refused with gRPC status {status:?}: {why:?}");
         }
-        let incomings = Incomings {
+        Ok(Incomings {
             body: response.into_body(),
             buffer: BytesMut::new(),
-        };
-        Ok((send, incomings))
-    }
-
-    /// One message each way.
-    pub(crate) async fn unary(&mut self, path: &str, message: &[u8]) -> anyhow::Result<Bytes> {
-        let (send, mut incomings) = self.open(path, Some(message)).await?;
-        drop(send);
-        incomings.next().await
+        })
     }
 }
 
