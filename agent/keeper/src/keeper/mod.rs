@@ -349,6 +349,8 @@ impl<'a> Keeper<'a> {
             pid: process.pid,
             start_time: process.start_time,
         });
+        // From here on it mostly waits.
+        sys::memory::let_go();
     }
 }
 

@@ -163,6 +163,8 @@ fn try_serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) ->
     rustix::process::chdir(c"/")?;
     let _ = rustix::thread::set_name(c"outpost-spawner");
     sys::default_signals();
+    // Before anything is forked: what a keeper costs beside this process.
+    sys::memory::share_tables();
     sys::ignore(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT]);
     let null = File::open("/dev/null")?;
     sys::put(null.as_fd(), 0)?;
