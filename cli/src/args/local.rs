@@ -34,6 +34,7 @@ Examples:
 
 const REFERENCE: &str = "\
 Examples:
+  outpost reference workflow > workflow.md
   outpost reference cli > cli.md
   outpost reference exit-codes > exit-codes.md";
 
@@ -71,7 +72,7 @@ pub(crate) enum LocalCommand {
     /// Say what each exit status means.
     #[command(after_help = EXIT_CODES, long_about = crate::exit::table())]
     ExitCodes,
-    /// Print the reference of this command line as Markdown.
+    /// Print a reference as Markdown, as it is in the documentation.
     #[command(hide = true, after_help = REFERENCE)]
     Reference {
         /// Of what.
@@ -83,6 +84,8 @@ pub(crate) enum LocalCommand {
 /// What is referred to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ReferenceKind {
+    /// Every key of a workflow file.
+    Workflow,
     /// Every command with its options and examples.
     Cli,
     /// What each exit status means.

@@ -40,6 +40,7 @@ pub(crate) fn run(command: LocalCommand, out: Out) -> Result<(), Failure> {
         }
         LocalCommand::Reference { kind } => {
             let text = match kind {
+                ReferenceKind::Workflow => outpost_orchestrator::workflow::reference(),
                 ReferenceKind::Cli => reference::markdown(args::command()),
                 ReferenceKind::ExitCodes => exit::markdown(),
             };
