@@ -32,7 +32,7 @@ const RECORD_START: &str = "\",\"record\":";
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Line {
     /// Who keeps the attempt: the first line.
-    Keeper(KeeperRecord),
+    Keeper(Box<KeeperRecord>),
     /// The task's first process; a task that ends within moments has no such line.
     Task(ProcessRef),
     /// How it ended: the last line.
@@ -60,7 +60,7 @@ impl Draft {
     pub(crate) fn write(dir: BorrowedFd<'_>, record: KeeperRecord) -> io::Result<Self> {
         // Two keepers of one attempt, which a restarted spawner may make, must not share a draft.
         let name = format!("{CLAIM}.{}", record.keeper.pid);
-        let mut bytes = encode(&Line::Keeper(record))?;
+        let mut bytes = encode(&Line::Keeper(Box::new(record)))?;
         let used = bytes.len() as u64;
         bytes.resize(bytes.len().max(FILE_BYTES), b'\n');
         let flags =

@@ -131,7 +131,10 @@ fn kept(bytes: &[u8]) -> Result<Kept, String> {
             }
         }
     }
-    Ok(Kept { keeper, exit })
+    Ok(Kept {
+        keeper: *keeper,
+        exit,
+    })
 }
 
 /// How the attempt ended; `None` when it has not.
