@@ -281,8 +281,8 @@ impl ServerIdentity {
             |source| StoreError::Pem { path, source }
         };
         let file = File::open(chain_path).map_err(io_error("read", chain_path))?;
-        let chain = pem::certificates(&read_bounded(file, chain_path)?)
-            .map_err(pem_error(chain_path))?;
+        let chain =
+            pem::certificates(&read_bounded(file, chain_path)?).map_err(pem_error(chain_path))?;
         let leaf = chain.first().and_then(|leaf| parse_certificate(leaf));
         let leaf = leaf.ok_or_else(|| StoreError::Mismatch {
             path: chain_path.to_owned(),

@@ -2,7 +2,6 @@
 //! over is read from the database to be run again.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a test fails by panicking"
 )]
 

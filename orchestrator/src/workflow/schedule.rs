@@ -169,9 +169,10 @@ fn zone(fields: &Fields<'_>, found: &mut Findings) -> Option<(String, TimeZone)>
     let Some(node) = fields.raw("timezone") else {
         return Some(("UTC".to_owned(), TimeZone::UTC));
     };
-    let node = match node.value {
-        Value::Null => fields.get("timezone", found)?,
-        _ => node,
+    let node = if node.value == Value::Null {
+        fields.get("timezone", found)?
+    } else {
+        node
     };
     let path = fields.path_of("timezone");
     let given = text(node, &path, found)?;

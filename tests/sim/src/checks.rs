@@ -246,9 +246,8 @@ impl World {
         for run in runs {
             self.trace.count("run left to a person");
             let explained = self.explain(&run.tenant, run.run);
-            let says = |task: &Explanation| {
-                task.code == "unknown_end" || task.code.contains("max_active")
-            };
+            let says =
+                |task: &Explanation| task.code == "unknown_end" || task.code.contains("max_active");
             if !explained.iter().any(says) {
                 let sentence = "what waits for a person is explained";
                 return Err(broken(sentence, format!("{}: {explained:?}", run.run)));
