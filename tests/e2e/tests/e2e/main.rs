@@ -7,6 +7,7 @@
 )]
 
 mod commands;
+mod documents;
 mod examples;
 mod happy;
 mod identity;
