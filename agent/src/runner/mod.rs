@@ -170,6 +170,7 @@ impl Runner {
                 _ = sample.tick() => {
                     events.extend(self.certificate.event(false, boot_time_us(), wall_us()));
                     events.push(Event::Health(self.health()));
+                    self.tasks.let_go();
                 }
                 // Then the disk: what waited for it leaves at once.
                 synced = self.outgoing.synced() => {

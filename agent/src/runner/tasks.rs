@@ -209,9 +209,14 @@ impl Tasks {
         self.tell(attempt, ToKeeper::Cancel);
     }
 
-    /// Pushes every dead-man timer; comes with every heartbeat's answer.
-    pub(super) fn in_touch(&self) {
+    /// Lets keepers go that have waited long enough for another attempt, in touch or not.
+    pub(super) fn let_go(&self) {
         self.idle.let_go();
+    }
+
+    /// Pushes every dead-man timer.
+    pub(super) fn in_touch(&self) {
+        self.let_go();
         let attempts = self.keepers.borrow().keys().copied().collect::<Vec<_>>();
         attempts
             .into_iter()
