@@ -177,20 +177,20 @@ impl World {
                 .all(|run| Self::run_over(run.state) || self.waits_for_a_person(run.run))
     }
 
-    /// Whether an attempt of this run has an end that nobody knows, or holds it up, and nothing else of it goes on.
-    fn waits_for_a_person(&self, run: RunId) -> bool {
+    /// Whether an attempt of this run has an end that nobody knows, or a limit that only a person can free holds it up,
+    /// and nothing else of it goes on.
+    pub(crate) fn waits_for_a_person(&self, run: RunId) -> bool {
         let tasks = self
             .center
             .disk
             .mirror
             .tasks
             .range((run, outpost_proto::ids::TaskIndex(0))..);
-        let held_up = self.is_held_up(run);
-        let mut unknown = held_up;
+        let mut waits = false;
         for (_, task) in tasks.take_while(|((of, _), _)| *of == run) {
             match task.state {
-                TaskState::Active { attempt } if self.is_unknown(attempt) => unknown = true,
-                TaskState::Queued { .. } if held_up => {}
+                TaskState::Active { attempt } if self.is_unknown(attempt) => waits = true,
+                TaskState::Queued { .. } if self.is_held_up(task) => waits = true,
                 TaskState::Active { .. } | TaskState::Queued { .. } | TaskState::Backoff { .. } => {
                     return false;
                 }
@@ -201,7 +201,7 @@ impl World {
                 | TaskState::Cancelled => {}
             }
         }
-        unknown
+        waits
     }
 
     /// Given up, with no word of its end, and not to be run twice.

@@ -292,7 +292,8 @@ impl World {
             }
             (Want::Trigger { .. }, Answer::Triggered { run, .. }) => Some(Fact::Run(*run)),
             (Want::Cancel(run), Answer::Cancelled { .. }) => Some(Fact::Cancelled(*run)),
-            (Want::Pause(workflow, _), Answer::Paused { .. }) => {
+            // Resuming what was never paused notes nothing.
+            (Want::Pause(workflow, true), Answer::Paused { .. }) => {
                 Some(Fact::Paused(tenant.clone(), workflow.clone()))
             }
             (Want::Delete(workflow), Answer::Deleted) => {

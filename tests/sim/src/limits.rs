@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use outpost_orchestrator_core::record::{AttemptRecord, RunRecord, TaskRecord, TaskState};
 use outpost_orchestrator_core::spec::{Affinity, WorkflowSpec};
-use outpost_proto::ids::{RunId, TaskIndex};
+use outpost_proto::ids::TaskIndex;
 use outpost_proto::name::{TenantName, WorkflowName};
 
 use crate::invariants::{Checked, holds};
@@ -102,17 +102,40 @@ impl World {
         )
     }
 
-    /// Whether what is queued of this run may wait for ever: its workflow has limits, and an attempt whose end nobody
-    /// knows takes up one.
-    pub(crate) fn is_held_up(&self, run: RunId) -> bool {
-        let Some(run) = self.center.disk.mirror.runs.get(&run) else {
+    /// Whether this queued task waits until a person decides: a limit of its workflow is reached by attempts whose ends
+    /// nobody knows, or by runs that wait for a person themselves.
+    pub(crate) fn is_held_up(&self, task: &TaskRecord) -> bool {
+        let Some(run) = self.center.disk.mirror.runs.get(&task.run) else {
             return false;
         };
         let spec = self.newest(&run.tenant, &run.workflow);
-        spec.is_some_and(is_limited)
-            && self.tasks_of(&run.tenant, &run.workflow).any(|(task, _)| {
-                matches!(task.state, TaskState::Active { attempt } if self.is_unknown(attempt))
-            })
+        let Some(spec) = spec.filter(|spec| is_limited(spec)) else {
+            return false;
+        };
+        let unknown = |task: &TaskRecord| matches!(task.state, TaskState::Active { attempt } if self.is_unknown(attempt));
+        let stuck: Vec<TaskIndex> = self
+            .tasks_of(&run.tenant, &run.workflow)
+            .filter(|(task, _)| unknown(task))
+            .map(|(task, _)| task.task)
+            .collect();
+        let firsts = stuck.iter().filter(|task| **task == TaskIndex(0)).count();
+        let first = spec.tasks.first().and_then(|task| task.max_active);
+        let reached = |most: Option<u32>, now: usize| most.is_some_and(|most| now >= most as usize);
+        reached(spec.max_active_tasks, stuck.len())
+            || (task.task == TaskIndex(0) && reached(first, firsts))
+            || (run.started_at.is_none()
+                && reached(spec.max_active_runs, self.begun_and_stuck(run)))
+    }
+
+    /// Runs of the same workflow that have begun and wait for a person.
+    fn begun_and_stuck(&self, run: &RunRecord) -> usize {
+        let runs = self.center.disk.mirror.runs.values().filter(|other| {
+            (&other.tenant, &other.workflow) == (&run.tenant, &run.workflow)
+                && other.started_at.is_some()
+                && !Self::run_over(other.state)
+                && self.waits_for_a_person(other.run)
+        });
+        runs.count()
     }
 
     fn newest(&self, tenant: &TenantName, workflow: &WorkflowName) -> Option<&WorkflowSpec> {
