@@ -112,6 +112,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         identity,
         pending: vec![Event::Catalogue(rules)],
         life: Some((state, life.present)),
+        asked: Vec::new(),
     };
     let ended = runner.run(happened, leash).await;
     drop(lock);

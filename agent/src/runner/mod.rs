@@ -135,6 +135,8 @@ struct Runner {
     pending: Vec<Event>,
     /// The present life, until the state directory remembers it.
     life: Option<(StateDir, Life)>,
+    /// Who asked in this turn: they are told what is so after it.
+    asked: Vec<oneshot::Sender<Status>>,
 }
 
 impl Runner {
@@ -190,6 +192,7 @@ impl Runner {
                 self.happened(happened, &mut events);
             }
             let done = self.turn(&events).await?;
+            self.answer();
             self.remember_trouble(&events);
             events.clear();
             if done {
@@ -201,6 +204,13 @@ impl Runner {
     fn synced(&mut self, synced: &Synced) {
         self.numbers.borrow_mut().synced(synced.took);
         self.outgoing.flush(&mut self.pending);
+    }
+
+    /// A caller that went away needs no answer.
+    fn answer(&mut self) {
+        for asked in std::mem::take(&mut self.asked) {
+            drop(asked.send(self.status()));
+        }
     }
 
     /// What was decided last leaves before the process does.
@@ -276,8 +286,7 @@ impl Runner {
                     Ask::Drain => events.push(Event::Site(Site::Drain)),
                     Ask::Reload => self.reload(events),
                 }
-                // A caller that went away needs no answer.
-                let _ = answer.send(self.status());
+                self.asked.push(answer);
             }
         }
     }

@@ -80,3 +80,13 @@ fn when_the_orchestrator_is_down_agent_and_client_say_so() {
         so(agent.status()?["trouble"].is_null())
     });
 }
+
+#[test]
+fn what_pause_and_resume_answer_is_so_afterwards() {
+    let world = World::new();
+    let agent = world.agent("site-1", &[Entry::script("quick", "true")]);
+    let paused = agent.command(&["pause"]).ok();
+    assert!(paused.contains("because: paused"), "{paused}");
+    let resumed = agent.command(&["resume"]).ok();
+    assert!(!resumed.contains("because: paused"), "{resumed}");
+}
