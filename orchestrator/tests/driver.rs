@@ -1,9 +1,6 @@
 //! The driver on a real clock and a real database: schedules fire by themselves, a restart goes on, and a run that is
 //! over is read from the database to be run again.
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -262,6 +262,7 @@ impl World {
                 self.trace.count("stream ended by the orchestrator");
                 note!(self, "link {conn} is closed: {why:?}");
                 self.invariant_an_agent_that_renews_is_never_locked_out(conn, why)?;
+                self.nothing_counts_as_heard(conn);
                 let down = match why {
                     CloseReason::Replaced => Down::Ended,
                     CloseReason::Removed | CloseReason::OtherKey | CloseReason::Cloned => {

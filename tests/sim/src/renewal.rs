@@ -194,6 +194,16 @@ impl World {
         Ok(())
     }
 
+    /// The orchestrator ends a stream: what arrived on it last may have been shown to a core that had let go of it after
+    /// a failed commit, and counts as nothing heard.
+    pub(crate) fn nothing_counts_as_heard(&mut self, conn: Conn) {
+        let site = self.network.links.get(&conn.0).map(|link| link.site);
+        let site = site.and_then(|site| self.sites.get_mut(site));
+        if let Some(site) = site.filter(|site| site.newest == conn.0) {
+            site.heard = None;
+        }
+    }
+
     fn invariant_stale_means_silent(&self, index: usize, view: &AgentView) -> Checked {
         let process = self.center.process.as_ref();
         let all = process.is_some_and(crate::center::Process::has_heard_all);

@@ -75,6 +75,8 @@ fn seeds_that_once_broke_an_invariant_hold() {
     assert_holds(748);
     // A workflow that was never paused is resumed: nothing is noted of it.
     assert_holds(663);
+    // A frame of a stream that a failed commit had ended counted as heard.
+    assert_holds(7809);
 }
 
 #[test]
