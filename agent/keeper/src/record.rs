@@ -1,6 +1,6 @@
 //! What a keeper's files say of an attempt: who the keeper is, what it runs, how that ended.
 //!
-//! Read by the spawner, by the runner (through [`crate::adopt`]) and by people's commands; written in [`crate::claim`].
+//! Read by the spawner, by the runner (through [`crate::adopt`]) and by people's commands; written in `claim`.
 //! Attempts that an older build's keeper holds have three files instead of one; they are read here too, so that an
 //! upgrade finds its tasks.
 

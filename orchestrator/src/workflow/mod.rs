@@ -5,7 +5,7 @@
 //! otherwise, so size, depth and number of nodes are bounded and neither anchors nor aliases are accepted.
 //!
 //! [`parse`] reads, [`canonical`] writes what was read in one form, [`diff`] compares two, [`schema`] is for
-//! editors, [`reference`] for the documentation.
+//! editors, [`reference()`] for the documentation.
 
 mod canonical;
 mod diff;
