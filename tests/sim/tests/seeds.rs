@@ -70,6 +70,8 @@ fn seeds_that_once_broke_an_invariant_hold() {
     assert_holds(1040);
     // A start that only the journal's unsynced end knew of was reported as never made after a power cut.
     assert_holds(58355);
+    // A certificate was asked for again under one that had been renewed, and its agent was locked out.
+    assert_holds(148);
     // The simulation took a run that would go on for one that waits for a person behind a limit.
     assert_holds(492);
     assert_holds(748);
