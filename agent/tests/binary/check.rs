@@ -60,7 +60,8 @@ fn said(out: &str) -> Vec<(String, String)> {
 
 /// An address where nobody listens.
 fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Of an address that no other test listens on: the port is free again at once.
+    let listener = TcpListener::bind("127.99.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 

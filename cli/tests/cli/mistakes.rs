@@ -10,7 +10,7 @@ const TOKEN: &str = "opt_0123456789ab_secret";
 
 #[test]
 fn a_server_that_is_away_is_said_with_what_to_check() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.99.0.1:0").unwrap();
     let server = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let mut command = outpost();
