@@ -43,8 +43,6 @@ pub const REQUEUE_PAUSE_MS: (u64, u64) = (1_000, 5_000);
 /// Bytes of text in one frame of commands, as estimated before encoding: half of the wire's limit, so that the
 /// estimate need not be exact.
 pub const FRAME_TEXT: usize = limits::DOWN_FRAME_BYTES / 2;
-/// Bytes of one parameter's text.
-pub const PARAM_TEXT: usize = 4096;
 /// What waits at an agent beyond its slots is worth so many microseconds of work: several times what a commit at each
 /// end and the way between them take, and nothing that a person would notice when something more urgent comes.
 pub const BACKLOG_US: u64 = 50_000;

@@ -335,7 +335,7 @@ fn a_tenant_cannot_reach_another() {
 #[test]
 fn the_calendar_has_its_days() {
     for date in ["2024-02-29", "2000-02-29", "2023-12-31", "0001-01-01"] {
-        assert!(crate::params::is_date(date), "{date}");
+        assert!(outpost_proto::units::is_date(date), "{date}");
     }
     for date in [
         "2023-02-29",
@@ -349,6 +349,6 @@ fn the_calendar_has_its_days() {
         "2023-01-00",
         "２０２３-01",
     ] {
-        assert!(!crate::params::is_date(date), "{date}");
+        assert!(!outpost_proto::units::is_date(date), "{date}");
     }
 }
