@@ -124,6 +124,7 @@ pub(super) fn act() -> impl Strategy<Value = Act> {
 
 pub(super) struct World {
     rig: Rig,
+    settings: Settings,
     sites: Vec<Site>,
     /// What each site was given and has not ended.
     held: Vec<BTreeMap<AttemptId, (Assign, AttemptState)>>,
@@ -177,7 +178,16 @@ fn able() -> AgentChange {
 
 impl World {
     pub(super) fn new() -> Self {
-        let mut rig = Rig::new();
+        Self::with_backlog(None)
+    }
+
+    /// `None`: as many attempts wait at a site as its last tasks were short.
+    fn with_backlog(backlog: Option<u16>) -> Self {
+        let settings = Settings {
+            backlog,
+            ..Settings::default()
+        };
+        let mut rig = Rig::with(settings);
         let sites: Vec<Site> = ["bank", "plant"]
             .iter()
             .map(|agent| rig.site(agent))
@@ -188,6 +198,7 @@ impl World {
         let held = vec![BTreeMap::new(), BTreeMap::new()];
         Self {
             rig,
+            settings,
             sites,
             held,
             runs: Vec::new(),
@@ -448,8 +459,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_keeps_the_invariants(acts in prop::collection::vec(act(), 1..80)) {
-        let mut world = World::new();
+    fn any_history_keeps_the_invariants(
+        backlog in prop::option::of(0..4u16),
+        acts in prop::collection::vec(act(), 1..80),
+    ) {
+        let mut world = World::with_backlog(backlog);
         for act in &acts {
             world.act(act);
             world.check();

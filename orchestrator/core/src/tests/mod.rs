@@ -78,6 +78,7 @@ fn applying(spec: WorkflowSpec) -> Ask {
 
 /// The core, its store and the time.
 struct Rig {
+    settings: Settings,
     core: Orchestrator,
     mirror: Mirror,
     now: Micros,
@@ -97,6 +98,7 @@ impl Rig {
         let mirror = Mirror::default();
         let core = Orchestrator::new(settings, [3; 32], T0, mirror.snapshot(T0));
         Self {
+            settings,
             core,
             mirror,
             now: T0,
@@ -155,7 +157,7 @@ impl Rig {
     fn restart(&mut self) {
         self.lives += 1;
         self.core = Orchestrator::new(
-            Settings::default(),
+            self.settings,
             [self.lives; 32],
             self.now,
             self.mirror.snapshot(self.now),

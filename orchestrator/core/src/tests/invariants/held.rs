@@ -54,7 +54,8 @@ impl World {
                 self.rig.mirror.attempts.values().filter(|attempt| {
                     attempt.agent == site.agent && crate::tenant::is_active(attempt)
                 });
-            assert!(active.count() <= usize::from(site.slots) * 2);
+            let most = self.settings.most(site.slots);
+            assert!(active.count() <= usize::from(most));
         }
     }
 
