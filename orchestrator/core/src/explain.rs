@@ -5,6 +5,7 @@
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, RunId};
 use outpost_proto::name::AgentName;
+use outpost_proto::outcome::{Outcome, Refusal};
 
 use crate::event::{Answer, Denied, Explanation};
 use crate::record::{AttemptRecord, Phase, TaskState};
@@ -54,17 +55,7 @@ impl Tenant {
                 self.queued(ctx, run, task.record.task, Micros(since)),
             ),
             TaskState::Backoff { until, last } => {
-                let tries = run
-                    .workflow
-                    .task(task.record.task)
-                    .map_or(0, |spec| spec.retry.retries);
-                let reason = format!(
-                    "The last attempt ended as {last}; the next one may be made in {} ({} of {} attempts that count are used up).",
-                    span(Micros(until).since(ctx.now)),
-                    task.record.spent,
-                    u32::from(tries) + 1,
-                );
-                ("backoff", why("backoff", reason))
+                ("backoff", pausing(ctx, run, task, Micros(until), last))
             }
             TaskState::Active { attempt } => ("active", self.active(ctx, attempt)),
             TaskState::Succeeded => ("succeeded", why("succeeded", "It succeeded.".to_owned())),
@@ -188,6 +179,61 @@ impl Tenant {
             Some(at) => format!("it was last heard {} ago", span(ctx.now.since(at))),
             None => "it has not been heard since the orchestrator started".to_owned(),
         }
+    }
+}
+
+/// Why it waits between two attempts.
+fn pausing(ctx: &Ctx<'_>, run: &Run, task: &Task, until: Micros, last: Outcome) -> Why {
+    let left = span(until.since(ctx.now));
+    if let Outcome::Refused(refusal) = last
+        && let Some((code, what)) = takes_nothing(refusal)
+    {
+        let agent = match &run.record.agent {
+            Some(agent) => format!("Agent `{agent}`"),
+            None => "Its agent".to_owned(),
+        };
+        let reason = format!(
+            "{agent} sent it back unstarted: {what} It is placed again in {left}, without using up a try."
+        );
+        return why(code, reason);
+    }
+    let spec = run.workflow.task(task.record.task);
+    let tries = spec.map_or(0, |spec| spec.retry.retries);
+    let reason = format!(
+        "The last attempt ended as {last}; the next one may be made in {left} ({} of {} attempts that count are used up).",
+        task.record.spent,
+        u32::from(tries) + 1,
+    );
+    why("backoff", reason)
+}
+
+/// Code and sentence of a refusal that says that an agent takes no work at all, or not now: it is told before the
+/// agent's next heartbeat tells the same.
+fn takes_nothing(refusal: Refusal) -> Option<(&'static str, &'static str)> {
+    match refusal {
+        Refusal::Paused => Some((
+            "paused",
+            "its site has paused it. Only the site can resume it.",
+        )),
+        Refusal::Draining => Some((
+            "agent_draining",
+            "its site drains it: it finishes what runs and takes nothing new.",
+        )),
+        Refusal::Observe => Some(("observe", "it only observes and runs nothing.")),
+        Refusal::Hold => Some((
+            "hold",
+            "it holds back all work, because it saw a newer state of this orchestrator's database than there is now.",
+        )),
+        Refusal::UnknownEntry
+        | Refusal::BadParameters
+        | Refusal::NotApproved
+        | Refusal::Unsupported
+        | Refusal::CatalogueVersion
+        | Refusal::NoLease
+        | Refusal::Full
+        | Refusal::Rate
+        | Refusal::TimeWindow
+        | Refusal::Disk => None,
     }
 }
 

@@ -17,6 +17,8 @@ use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::spec::{ScheduleSpec, When};
 
+mod fields;
+
 /// Shortest and longest interval, in milliseconds: a second and a leap year.
 pub const EVERY_MS: (u64, u64) = (1_000, 366 * 24 * 3_600_000);
 /// Most runs that `all` makes after an outage.
@@ -320,12 +322,17 @@ fn parse(expression: &str) -> Result<Cron, ScheduleError> {
             "it has {fields} fields, not the five minute, hour, day of month, month, day of week{hint}"
         )));
     }
+    cron(full).ok_or_else(|| bad(fields::at_fault(full)))
+}
+
+/// As the parser has it; what it says of a mistake is for nobody who writes an expression.
+fn cron(expression: &str) -> Option<Cron> {
     CronParser::builder()
         .seconds(Seconds::Disallowed)
         .year(Year::Disallowed)
         .build()
-        .parse(full)
-        .map_err(|error| bad(shown(&error.to_string())))
+        .parse(expression)
+        .ok()
 }
 
 fn zone(name: &str) -> Result<TimeZone, ScheduleError> {

@@ -2,15 +2,18 @@
 
 use outpost_driver::Micros;
 use outpost_proto::ids::TaskIndex;
-use outpost_proto::name::{EntryName, WorkflowName};
+use outpost_proto::name::{EntryName, TaskName, WorkflowName};
 
 use super::{Why, count, span, why};
 use crate::agent::{Agent, Obstacle};
 use crate::line::{Gate, Limit, Source, Target};
 use crate::needs::Needs;
 use crate::run::Run;
-use crate::spec::Affinity;
+use crate::spec::{Affinity, TaskSpec};
 use crate::tenant::{Ctx, Tenant};
+
+/// Why what one task asks for holds up another.
+const TOGETHER: &str = "with affinity `run` all tasks of a run go to one agent";
 
 impl Tenant {
     pub(super) fn queued(&self, ctx: &Ctx<'_>, run: &Run, task: TaskIndex, since: Micros) -> Why {
@@ -162,16 +165,16 @@ impl Tenant {
         let together = run.workflow.record.spec.affinity == Affinity::Run;
         let serving = only(&agents, |agent| needs.served_by(agent));
         if serving.is_empty() {
-            return no_agent_serves(needs, &agents, together);
+            return no_agent_serves(run, task, needs, &agents, together);
         }
         let labelled = only(&serving, |agent| needs.labelled(agent));
         if labelled.is_empty() {
-            return no_agent_labelled(needs, serving.len());
+            return no_agent_labelled(run, task, needs, &serving);
         }
         let announces = |agent: &Agent| self.places.pools.offers_all(&agent.record.agent, needs);
         let offering = only(&labelled, announces);
         if offering.is_empty() {
-            return self.no_agent_announces(needs, &labelled);
+            return self.no_agent_announces(run, task, needs, &labelled);
         }
         let full = offering
             .iter()
@@ -201,7 +204,13 @@ impl Tenant {
         })
     }
 
-    fn no_agent_announces(&self, needs: &Needs, asked: &[&Agent]) -> Why {
+    fn no_agent_announces(
+        &self,
+        run: &Run,
+        task: TaskIndex,
+        needs: &Needs,
+        asked: &[&Agent],
+    ) -> Why {
         let nobody = |entry: &&EntryName| {
             !asked
                 .iter()
@@ -209,10 +218,17 @@ impl Tenant {
         };
         let asked_of = count(asked.len(), "agent");
         let reason = match needs.entries.iter().find(nobody) {
-            Some(entry) => format!(
-                "No agent{} announces the catalogue entry `{entry}` ({asked_of} asked). It runs once a site adds it.",
-                narrowed(needs)
-            ),
+            Some(entry) => {
+                let other = asked_by_another(run, task, |needs| needs.entries.contains(entry));
+                let of = other.map_or_else(String::new, |other| {
+                    format!(" of task `{other}`, and {TOGETHER}")
+                });
+                format!(
+                    "No agent{} announces the catalogue entry `{entry}`{of} ({asked_of} asked). It runs once a site adds \
+                     it.",
+                    narrowed(needs)
+                )
+            }
             None => format!(
                 "Every entry of this workflow is announced somewhere, but no agent announces all of them ({asked_of} \
                  asked), and with affinity `run` a run stays on one agent."
@@ -226,7 +242,28 @@ fn only<'a>(agents: &[&'a Agent], test: impl Fn(&Agent) -> bool) -> Vec<&'a Agen
     agents.iter().filter(|agent| test(agent)).copied().collect()
 }
 
-fn no_agent_serves(needs: &Needs, agents: &[&Agent], together: bool) -> Why {
+/// The task of this run that asks for what this one does not: with affinity `run` it holds up this one too.
+fn asked_by_another(
+    run: &Run,
+    task: TaskIndex,
+    asks: impl Fn(&Needs) -> bool,
+) -> Option<&TaskName> {
+    let spec = &run.workflow.record.spec;
+    let asks = |task: &TaskSpec| asks(&Needs::of_task(spec, task));
+    if run.workflow.task(task).is_none_or(asks) {
+        return None;
+    }
+    let other = spec.tasks.iter().find(|task| asks(task));
+    other.map(|task| &task.name)
+}
+
+fn no_agent_serves(
+    run: &Run,
+    task: TaskIndex,
+    needs: &Needs,
+    agents: &[&Agent],
+    together: bool,
+) -> Why {
     let asked = count(agents.len(), "agent");
     let nobody = needs.queues.iter().find(|queue| {
         !agents
@@ -234,10 +271,16 @@ fn no_agent_serves(needs: &Needs, agents: &[&Agent], together: bool) -> Why {
             .any(|agent| agent.record.queues.contains(*queue))
     });
     let reason = match nobody {
-        Some(queue) => format!(
-            "No agent of this tenant serves the queue `{queue}` ({asked} asked). It runs once an agent does: `outpost \
-             agents queues` sets which."
-        ),
+        Some(queue) => {
+            let other = asked_by_another(run, task, |needs| needs.queues.contains(queue));
+            let of = other.map_or_else(String::new, |other| {
+                format!(" that task `{other}` waits in, and {TOGETHER}")
+            });
+            format!(
+                "No agent of this tenant serves the queue `{queue}`{of} ({asked} asked). It runs once an agent does: \
+                 `outpost agents queues` sets which."
+            )
+        }
         None => {
             let all: Vec<String> = needs
                 .queues
@@ -258,16 +301,21 @@ fn no_agent_serves(needs: &Needs, agents: &[&Agent], together: bool) -> Why {
     why("no_agent_serves_queue", reason)
 }
 
-fn no_agent_labelled(needs: &Needs, asked: usize) -> Why {
+fn no_agent_labelled(run: &Run, task: TaskIndex, needs: &Needs, asked: &[&Agent]) -> Why {
     let labels = needs.labels.iter();
     let labels: Vec<String> = labels
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
+    let nobody = |needs: &Needs| !asked.iter().any(|agent| needs.labelled(agent));
+    let other = asked_by_another(run, task, nobody);
+    let of = other.map_or_else(String::new, |other| {
+        format!(" that task `{other}` asks for, and {TOGETHER}")
+    });
     let reason = format!(
-        "No agent that serves its queue has the labels {} ({} asked). It runs once an agent has them: `outpost agents \
+        "No agent that serves its queue has the labels {}{of} ({} asked). It runs once an agent has them: `outpost agents \
          label` sets them.",
         labels.join(", "),
-        count(asked, "agent")
+        count(asked.len(), "agent")
     );
     why("no_agent_with_labels", reason)
 }

@@ -1,6 +1,8 @@
 //! Every reason there is, as people read it.
 
 use super::*;
+use outpost_proto::outcome::Refusal;
+
 use crate::event::AgentChange;
 
 fn explained(rig: &mut Rig, run: RunId) -> String {
@@ -231,4 +233,48 @@ fn when_only_affinity_keeps_it_from_an_agent() {
     let first = assigns(&said).remove(0);
     site.ends(&mut rig, first.attempt, Outcome::Succeeded);
     insta::assert_snapshot!(explained(&mut rig, run));
+}
+
+#[test]
+fn when_its_agent_sent_it_back() {
+    let mut told = Vec::new();
+    let refusals = [
+        Refusal::Paused,
+        Refusal::Draining,
+        Refusal::Observe,
+        Refusal::Hold,
+        Refusal::Rate,
+    ];
+    for refusal in refusals {
+        let mut rig = Rig::new();
+        let mut site = rig.site("bank");
+        rig.apply(workflow("w", vec![task("a", "load", &[])]));
+        let (run, said) = rig.trigger("w");
+        let given = assigns(&said);
+        site.ends(&mut rig, given[0].attempt, Outcome::Refused(refusal));
+        told.push(explained(&mut rig, run));
+    }
+    insta::assert_snapshot!(told.join("\n\n"));
+}
+
+#[test]
+fn when_another_task_of_its_run_asks_too_much() {
+    let mut rig = Rig::new();
+    let _bank = rig.site("bank");
+    let mut told = Vec::new();
+    let mut spec = workflow("w", vec![task("a", "load", &[]), task("b", "once", &[])]);
+    spec.tasks[0].queue = Some(name("big"));
+    let mut runs = vec![spec.clone()];
+    spec.tasks[0].queue = None;
+    spec.tasks[0].selector.0 = [(name("zone"), name("eu"))].into();
+    runs.push(spec.clone());
+    spec.tasks[0].selector = Default::default();
+    spec.tasks[0].entry = name("unheard-of");
+    runs.push(spec);
+    for spec in runs {
+        rig.apply(spec);
+        let (run, _) = rig.trigger("w");
+        told.push(explained(&mut rig, run));
+    }
+    insta::assert_snapshot!(told.join("\n\n"));
 }
