@@ -187,16 +187,15 @@ pub(crate) fn unwrap(line: &[u8]) -> Result<&[u8], &'static str> {
     Ok(body)
 }
 
-/// Every line of a claim.
-pub(crate) fn lines(bytes: &[u8]) -> Result<Vec<Line>, String> {
-    let bytes = bytes
-        .strip_suffix(b"\n")
-        .ok_or("it does not end as a record does")?;
-    let lines = bytes.split(|byte| *byte == b'\n');
-    lines
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_slice(unwrap(line)?).map_err(|error| error.to_string()))
-        .collect()
+/// Every line of a claim, each as it was written or what is wrong with it.
+pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line, String>> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    lines.filter(|line| *line != b"\n").map(|line| {
+        let line = line
+            .strip_suffix(b"\n")
+            .ok_or("it does not end as a record does")?;
+        serde_json::from_slice(unwrap(line)?).map_err(|error| error.to_string())
+    })
 }
 
 /// Makes the claim in a keeper's place; `false` when somebody has made it before.

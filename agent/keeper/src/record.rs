@@ -92,7 +92,8 @@ enum Claimed {
 
 struct Kept {
     keeper: KeeperRecord,
-    exit: Option<ExitRecord>,
+    /// What follows the keeper's own line may be damaged, and says nothing then; who keeps the attempt is known.
+    exit: Result<Option<ExitRecord>, String>,
 }
 
 fn read_claim(dir: &Path) -> Result<Claimed, RecordError> {
@@ -106,23 +107,39 @@ fn read_claim(dir: &Path) -> Result<Claimed, RecordError> {
             return Ok(Claimed::Elsewhere);
         }
         reads += 1;
-        match kept(&bytes) {
-            Ok(kept) => return Ok(Claimed::Here(Box::new(kept))),
-            Err(_) if reads < READS => std::thread::sleep(READ_AGAIN),
-            Err(what) => return Err(RecordError::Damaged { path, what }),
+        let kept = kept(&bytes);
+        let is_whole = kept.as_ref().is_ok_and(|kept| kept.exit.is_ok());
+        if !is_whole && reads < READS {
+            std::thread::sleep(READ_AGAIN);
+            continue;
         }
+        return match kept {
+            Ok(kept) => Ok(Claimed::Here(Box::new(kept))),
+            Err(what) => Err(RecordError::Damaged { path, what }),
+        };
     }
 }
 
 fn kept(bytes: &[u8]) -> Result<Kept, String> {
-    let mut lines = claim::lines(bytes)?.into_iter();
-    let Some(Line::Keeper(mut keeper)) = lines.next() else {
+    let mut lines = claim::lines(bytes);
+    let Some(Line::Keeper(mut keeper)) = lines.next().transpose()? else {
         return Err("it does not begin with its keeper".to_owned());
     };
     check_version(keeper.version)?;
+    let exit = exit_in(lines, &mut keeper);
+    Ok(Kept {
+        keeper: *keeper,
+        exit,
+    })
+}
+
+fn exit_in(
+    lines: impl Iterator<Item = Result<Line, String>>,
+    keeper: &mut KeeperRecord,
+) -> Result<Option<ExitRecord>, String> {
     let mut exit = None;
     for line in lines {
-        match line {
+        match line? {
             Line::Keeper(_) => return Err("it names two keepers".to_owned()),
             Line::Task(process) => keeper.task = Some(process),
             Line::Exit(record) => {
@@ -131,10 +148,7 @@ fn kept(bytes: &[u8]) -> Result<Kept, String> {
             }
         }
     }
-    Ok(Kept {
-        keeper: *keeper,
-        exit,
-    })
+    Ok(exit)
 }
 
 /// How the attempt ended; `None` when it has not.
@@ -143,7 +157,10 @@ fn kept(bytes: &[u8]) -> Result<Kept, String> {
 /// `Damaged` when a single bit of it is not what the keeper wrote.
 pub fn read_exit_record(dir: &Path) -> Result<Option<ExitRecord>, RecordError> {
     match read_claim(dir)? {
-        Claimed::Here(kept) => Ok(kept.exit),
+        Claimed::Here(kept) => kept.exit.map_err(|what| RecordError::Damaged {
+            path: dir.join(CLAIM),
+            what,
+        }),
         Claimed::Not | Claimed::Elsewhere => read_v1(&dir.join(EXIT_V1), |bytes| {
             let line = bytes
                 .strip_suffix(b"\n")
@@ -158,7 +175,7 @@ pub fn read_exit_record(dir: &Path) -> Result<Option<ExitRecord>, RecordError> {
 /// Who keeps, or kept, the attempt; `None` when no keeper has spoken for it.
 ///
 /// # Errors
-/// `Damaged` when it is no such record.
+/// `Damaged` when it is no such record. Damage behind the keeper's own line does not matter here.
 pub fn read_keeper_record(dir: &Path) -> Result<Option<KeeperRecord>, RecordError> {
     match read_claim(dir)? {
         Claimed::Here(kept) => Ok(Some(kept.keeper)),

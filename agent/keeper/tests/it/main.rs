@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod damage;
 mod dead;
 mod ends;
 mod life;
@@ -17,3 +18,4 @@ mod output;
 mod role;
 mod site;
 mod trees;
+mod versions;
