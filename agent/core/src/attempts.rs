@@ -143,6 +143,18 @@ impl Attempts {
         }
     }
 
+    /// Whether there is a state to be reported.
+    pub(crate) fn has_unsaid(&mut self) -> bool {
+        while let Some(attempt) = self.unsaid.front() {
+            let held = self.held.get(attempt);
+            if held.is_some_and(|held| held.unsaid && !held.forgotten) {
+                return true;
+            }
+            self.unsaid.pop_front();
+        }
+        false
+    }
+
     /// The next attempt whose state is to be reported.
     pub(crate) fn next_unsaid(&mut self) -> Option<AttemptId> {
         while let Some(attempt) = self.unsaid.pop_front() {

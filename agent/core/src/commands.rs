@@ -280,23 +280,11 @@ impl Agent {
     /// Keeps the memory of an attempt that is over and lets everything else of it go.
     pub(crate) fn settle_attempt(&mut self, now: Micros, attempt: AttemptId, out: &mut Out) {
         let settled_at_s = self.wall_s(now);
-        let Some(AttemptState::Finished(report)) =
-            self.attempts.get(attempt).map(|held| held.record.state)
-        else {
+        let held = self.attempts.get(attempt);
+        let Some(memory) = held.and_then(|held| held.record.memory(settled_at_s)) else {
             return;
         };
-        let Some(record) = self.attempts.remove(attempt) else {
-            return;
-        };
-        let assign = record.assign;
-        let memory = Memory {
-            attempt,
-            run: assign.run,
-            task: assign.task,
-            fence: assign.fence,
-            report,
-            settled_at_s,
-        };
+        self.attempts.remove(attempt);
         self.memories.insert(memory);
         self.turn.discards.push(attempt);
         out.writes.push(Write::Settled(memory));

@@ -24,13 +24,23 @@ impl Mirror {
         self.session
     }
 
+    /// An attempt that is held.
+    #[must_use]
+    pub fn attempt(&self, attempt: AttemptId) -> Option<&AttemptRecord> {
+        self.attempts.get(&attempt)
+    }
+
     /// Takes one write. Any order of writes is accepted: a journal may be damaged, and what can be read counts.
     pub fn apply(&mut self, write: &Write) {
         match write {
-            Write::Attempt(record) => {
-                self.attempts
-                    .insert(record.assign.attempt, (**record).clone());
-            }
+            Write::Attempt(record) => match self.attempts.get_mut(&record.assign.attempt) {
+                // Most writes move an attempt and leave what was assigned as it was.
+                Some(held) if held.is_step_to(record) => held.step_to(record),
+                Some(_) | None => {
+                    let attempt = record.assign.attempt;
+                    self.attempts.insert(attempt, (**record).clone());
+                }
+            },
             Write::Settled(memory) => {
                 self.attempts.remove(&memory.attempt);
                 self.memories.insert(memory.attempt, *memory);

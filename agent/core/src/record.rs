@@ -1,8 +1,7 @@
 //! What the agent must not forget: its journal is these records.
 
-use outpost_proto::ids::AttemptId;
 use outpost_proto::ids::{
-    CommandSeq, EventSeq, Fence, Incarnation, Nonce, RecoveryEpoch, RunId, TaskIndex,
+    AttemptId, CommandSeq, EventSeq, Fence, Incarnation, Nonce, RecoveryEpoch, RunId, TaskIndex,
 };
 use outpost_proto::message::{Assign, AttemptState, OnDisconnect};
 use serde::{Deserialize, Serialize};
@@ -25,12 +24,14 @@ pub enum Write {
 
 impl Write {
     /// Whether this must survive a power cut, and not only the end of the process: counters and nonces are used only
-    /// once they do, and an outcome is reported only once it does. A start needs no sync of its own, because after a
+    /// once they do, and an outcome is reported, under its number, only once it does. A start needs no sync of its own, because after a
     /// power cut the boot id already answers "may have started".
     #[must_use]
     pub fn needs_sync(&self) -> bool {
         match self {
-            Self::Attempt(record) => matches!(record.state, AttemptState::Finished(_)),
+            Self::Attempt(record) => {
+                matches!(record.state, AttemptState::Finished(_)) && record.event_seq != EventSeq(0)
+            }
             Self::Settled(_) | Self::Forgotten(_) => false,
             Self::Session(_) | Self::Site(_) => true,
         }
@@ -52,6 +53,37 @@ pub struct AttemptRecord {
     pub event_seq: EventSeq,
     /// Whether it was asked to end.
     pub cancel_requested: bool,
+}
+
+impl AttemptRecord {
+    /// Whether `next` is this attempt, assigned as it was, and only stands elsewhere.
+    #[must_use]
+    pub fn is_step_to(&self, next: &Self) -> bool {
+        (self.incarnation, self.on_disconnect) == (next.incarnation, next.on_disconnect)
+            && self.assign == next.assign
+    }
+
+    pub(crate) fn step_to(&mut self, next: &Self) {
+        self.state = next.state;
+        self.event_seq = next.event_seq;
+        self.cancel_requested = next.cancel_requested;
+    }
+
+    /// What is remembered of it once its outcome was acknowledged; `None` while it is not over.
+    #[must_use]
+    pub fn memory(&self, settled_at_s: u64) -> Option<Memory> {
+        let AttemptState::Finished(report) = self.state else {
+            return None;
+        };
+        Some(Memory {
+            attempt: self.assign.attempt,
+            run: self.assign.run,
+            task: self.assign.task,
+            fence: self.assign.fence,
+            report,
+            settled_at_s,
+        })
+    }
 }
 
 /// What is remembered of an attempt for thirty days after its outcome was acknowledged.

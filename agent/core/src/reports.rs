@@ -111,11 +111,14 @@ impl Agent {
         let conn = session.conn;
         let ready = session.phase == Phase::Ready;
         let heartbeat_due = session.heartbeat_due(now);
-        let mut messages = self.answers();
         // A strict site lets nobody measure its tasks by the moment of an event.
         let on_grid = self.settings.reporting == Reporting::Normal
             || heartbeat_due
             || self.gates.stopping.is_some();
+        if ready && !heartbeat_due && self.may_collect(now, on_grid) {
+            return;
+        }
+        let mut messages = self.answers();
         if ready && on_grid {
             self.events(heartbeat_due, &mut messages);
         }
@@ -128,12 +131,32 @@ impl Agent {
         out.speech.extend(sends);
     }
 
+    /// Whether nothing of what there is to say is waited for, and none of it has waited for long. That a command was
+    /// taken is said with what becomes of it; the end of an attempt makes no slot free that upstream could fill as long
+    /// as others wait for it here. What collects is one frame, one sync at both ends and one transaction.
+    fn may_collect(&mut self, now: Micros, on_grid: bool) -> bool {
+        let events = on_grid && self.attempts.has_unsaid();
+        let slot_waits = self.attempts.index.waiting == 0;
+        let leaving = self.gates.stopping.is_some() || self.gates.draining.is_some();
+        let by = now.plus(self.settings.report_within);
+        let Some(session) = self.connector.session.as_mut() else {
+            return false;
+        };
+        let awaited =
+            leaving || session.announce || !session.pending.is_empty() || events && slot_waits;
+        if awaited || !(events || session.ack_due) {
+            return false;
+        }
+        now < *session.report_by.get_or_insert(by)
+    }
+
     /// What is said whether or not anything happened to an attempt.
     fn answers(&mut self) -> Vec<UpMessage> {
         let Some(session) = self.connector.session.as_mut() else {
             return Vec::new();
         };
         let mut messages = Vec::new();
+        session.report_by = None;
         if std::mem::take(&mut session.ack_due) {
             messages.extend(session.command.map(UpMessage::Ack));
         }

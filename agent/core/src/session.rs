@@ -59,6 +59,8 @@ pub(crate) struct Session {
     pub(crate) command: Option<CommandSeq>,
     /// Whether a command was taken since the last Ack.
     pub(crate) ack_due: bool,
+    /// When what may collect is said at the latest; `None` while there is nothing.
+    pub(crate) report_by: Option<Micros>,
     /// Whether the catalogue is to be announced again.
     pub(crate) announce: bool,
     /// What goes out at the end of this turn, in order.
@@ -78,6 +80,7 @@ impl Session {
             outdated: false,
             command: None,
             ack_due: false,
+            report_by: None,
             announce: false,
             pending: Vec::new(),
         }
@@ -125,7 +128,10 @@ impl Session {
         let heartbeat = self
             .next_heartbeat
             .filter(|_| self.phase >= Phase::Reconciling);
-        heartbeat.map_or(self.patience_ends(), |at| at.min(self.patience_ends()))
+        [heartbeat, self.report_by]
+            .into_iter()
+            .flatten()
+            .fold(self.patience_ends(), Micros::min)
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Settings {
     pub observe: bool,
     /// How many attempts may wait for a slot; more are refused as full.
     pub backlog: usize,
+    /// How long what nobody waits for may collect before it is said: acknowledgements, and ends while other attempts
+    /// wait for a slot here.
+    pub report_within: Duration,
     /// Between tries after the network failed or the orchestrator went away in good order.
     pub reconnect: Backoff,
     /// Between tries after the identity was refused or the protocol broken: a person has to act.
@@ -59,6 +62,7 @@ impl Settings {
             reporting: Reporting::Normal,
             observe: false,
             backlog: 1024,
+            report_within: Duration::from_millis(5),
             reconnect: Backoff {
                 base: Duration::from_millis(200),
                 cap: Duration::from_secs(30),

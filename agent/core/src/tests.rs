@@ -5,6 +5,7 @@ mod harness;
 mod history;
 mod life;
 mod order;
+mod pace;
 mod renewal;
 mod restart;
 mod world;

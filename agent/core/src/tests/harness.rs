@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use outpost_driver::{CommitError, Core, Effects, LoadError, Micros, Store, Turn, turn};
 use outpost_proto::ids::*;
@@ -102,6 +103,8 @@ pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
 pub(super) fn settings() -> Settings {
     Settings {
         wall_offset_s: 1_700_000_000,
+        // Tests of what is said see it in the turn in which it happens.
+        report_within: Duration::ZERO,
         ..Settings::new(Incarnation(5), 2)
     }
 }
