@@ -1,8 +1,9 @@
 //! The agent's journal: the records it must not forget, one line per committed burst.
 //!
-//! A line is a CRC-32 in hex, a space, and a JSON array of writes: a burst is there as a whole or not at all. Replay
-//! stops at a torn last line, which a crash leaves and nothing was ever said about; damage before the end is reported,
-//! never skipped. Once the file has grown well past what it describes, it is written anew from a snapshot.
+//! A line is a CRC-32 in hex, a space, and a JSON array of writes ([`line`]): a burst is there as a whole or not at
+//! all. Replay stops at a torn last line, which a crash leaves and nothing was ever said about; damage before the end is reported,
+//! never skipped. Once the file has grown well past what it describes, it is written anew from a snapshot; so is one of
+//! an older format when it is opened.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write as _};
@@ -14,8 +15,12 @@ use outpost_agent_core::mirror::Mirror;
 use outpost_agent_core::record::{SessionRecord, Snapshot, Write};
 use serde::{Deserialize, Serialize};
 
+mod line;
+
+use line::{Read, Told};
+
 /// Version of the format; an agent refuses a journal of a newer one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes below which a journal is never written anew.
 const COMPACT_FROM_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes of one line: a burst of 1,024 events, each with an assignment of full size, stays below.
@@ -95,7 +100,7 @@ impl Journal {
             .open(&path)
             .map_err(io("opening", &path))?;
         let mut mirror = Mirror::default();
-        let good = replay(&path, &file, &mut mirror)?;
+        let Replayed { good, version } = replay(&path, &file, &mut mirror)?;
         let size = file.metadata().map_err(io("reading", &path))?.len();
         if size > good {
             file.set_len(good)
@@ -118,6 +123,8 @@ impl Journal {
             });
             journal.write_line()?;
             journal.sync()?;
+        } else if version < VERSION {
+            journal.compact()?;
         }
         Ok(journal)
     }
@@ -149,9 +156,8 @@ impl Journal {
             return Ok(false);
         }
         let is_due = writes.iter().any(|write| self.needs_sync(write));
-        self.push_line(&writes);
+        self.push_writes(writes);
         self.write_line()?;
-        writes.iter().for_each(|write| self.mirror.apply(write));
         if self.bytes > COMPACT_FROM_BYTES && self.bytes > 2 * self.base_bytes {
             self.compact()?;
         }
@@ -188,12 +194,32 @@ impl Journal {
         }
     }
 
+    /// Each write is told beside everything before it, the burst's own included.
+    fn push_writes(&mut self, writes: &[Write]) {
+        self.begin_line();
+        let mut before = b'[';
+        for write in writes {
+            self.line.push(before);
+            before = b',';
+            push_json(&mut self.line, &Told::of(write, &self.mirror));
+            self.mirror.apply(write);
+        }
+        self.line.push(b']');
+        self.end_line();
+    }
+
     fn push_line<T: Serialize>(&mut self, value: &T) {
+        self.begin_line();
+        push_json(&mut self.line, value);
+        self.end_line();
+    }
+
+    fn begin_line(&mut self) {
         self.line.clear();
         self.line.extend_from_slice(b"00000000 ");
-        // Our own records are plain data: serialising them into memory cannot fail.
-        let written = serde_json::to_writer(&mut self.line, value);
-        debug_assert!(written.is_ok(), "records are plain data");
+    }
+
+    fn end_line(&mut self) {
         let checksum = format!("{:08x}", crc32fast::hash(&self.line[9..]));
         self.line[..8].copy_from_slice(checksum.as_bytes());
         self.line.push(b'\n');
@@ -261,10 +287,25 @@ pub fn peek(dir: &Path) -> Result<Snapshot, JournalError> {
     Ok(mirror.snapshot())
 }
 
-/// Applies every good line; answers how many bytes they are.
-fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<u64, JournalError> {
+/// Our own records are plain data: serialising them into memory cannot fail.
+fn push_json<T: Serialize>(line: &mut Vec<u8>, value: &T) {
+    let written = serde_json::to_writer(line, value);
+    debug_assert!(written.is_ok(), "records are plain data");
+}
+
+/// What a replay found.
+struct Replayed {
+    /// Bytes of all good lines.
+    good: u64,
+    /// Of the file's format.
+    version: u32,
+}
+
+/// Applies every good line.
+fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<Replayed, JournalError> {
     let mut reader = BufReader::new(file);
     let mut good = 0;
+    let mut version = VERSION;
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -272,7 +313,7 @@ fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<u64, JournalE
             .read_until(b'\n', &mut line)
             .map_err(io("reading", path))? as u64;
         if read == 0 {
-            return Ok(good);
+            return Ok(Replayed { good, version });
         }
         let Some(json) = checked(&line) else {
             let behind = reader.fill_buf().map_err(io("reading", path))?;
@@ -281,7 +322,7 @@ fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<u64, JournalE
             let unwritten = line.contains(&0) || !line.ends_with(b"\n");
             let torn = unwritten && behind.iter().all(|byte| *byte == 0);
             return if torn {
-                Ok(good)
+                Ok(Replayed { good, version })
             } else {
                 Err(JournalError::Damaged {
                     path: path.to_owned(),
@@ -301,9 +342,13 @@ fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<u64, JournalE
                     found: header.outpost_journal,
                 });
             }
+            version = header.outpost_journal;
         } else {
-            let writes = serde_json::from_slice::<Vec<Write>>(json).map_err(|_| damaged())?;
-            writes.iter().for_each(|write| mirror.apply(write));
+            let reads = serde_json::from_slice::<Vec<Read>>(json).map_err(|_| damaged())?;
+            for read in reads {
+                let write = read.write(mirror).ok_or_else(damaged)?;
+                mirror.apply(&write);
+            }
         }
         good += read;
     }
@@ -428,7 +473,7 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         assert!(matches!(
             Journal::open(dir.path()),
-            Err(JournalError::Newer { found: 2, .. })
+            Err(JournalError::Newer { found: 3, .. })
         ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
