@@ -1,4 +1,5 @@
-//! Waiting for the disk beside the loop: a thread that syncs what the loop has written, and tells how far.
+//! Waiting for the disk beside the loop: a thread that syncs what the loop has written, and tells how far. A second one
+//! helps it where two files are to be synced: both then take the time of one.
 //!
 //! The loop writes journal and ledger itself, in order, and goes on; what must not leave before it would survive a
 //! power cut waits for its number. While one sync runs, everything written meanwhile collects for the next: one sync
@@ -51,9 +52,10 @@ pub(super) fn start() -> io::Result<(Syncs, Waits)> {
     let (jobs, receive) = mpsc::channel();
     // Not bounded itself: an answer per job, and jobs are bounded by what the loop lets wait.
     let (tell, done) = wakes::unbounded_channel();
+    let helper = Helper::start()?;
     std::thread::Builder::new()
         .name("outpost-sync".to_owned())
-        .spawn(move || serve(&receive, &tell))?;
+        .spawn(move || serve(&receive, &helper, &tell))?;
     let syncs = Syncs {
         jobs,
         last: Mark::default(),
@@ -86,7 +88,50 @@ impl Waits {
     }
 }
 
-fn serve(jobs: &mpsc::Receiver<Job>, tell: &wakes::UnboundedSender<io::Result<Synced>>) {
+/// A thread that syncs one file at a time; it ends with this.
+struct Helper {
+    files: mpsc::Sender<Arc<File>>,
+    done: mpsc::Receiver<io::Result<()>>,
+}
+
+impl Helper {
+    fn start() -> io::Result<Self> {
+        let (files, receive) = mpsc::channel::<Arc<File>>();
+        let (tell, done) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("outpost-sync-2".to_owned())
+            .spawn(move || {
+                while let Ok(file) = receive.recv()
+                    && tell.send(file.sync_data()).is_ok()
+                {}
+            })?;
+        Ok(Self { files, done })
+    }
+
+    /// Syncs all of them, the last one on the caller's thread.
+    fn sync(&self, files: &[Arc<File>]) -> io::Result<()> {
+        let gone = || io::Error::other("the thread that helps to sync is gone");
+        let Some((own, others)) = files.split_last() else {
+            return Ok(());
+        };
+        for file in others {
+            let given = self.files.send(Arc::clone(file));
+            given.map_err(|_| gone())?;
+        }
+        let mut synced = own.sync_data();
+        for _ in others {
+            let other = self.done.recv().map_err(|_| gone())?;
+            synced = synced.and(other);
+        }
+        synced
+    }
+}
+
+fn serve(
+    jobs: &mpsc::Receiver<Job>,
+    helper: &Helper,
+    tell: &wakes::UnboundedSender<io::Result<Synced>>,
+) {
     while let Ok(Job {
         mut mark,
         mut files,
@@ -101,7 +146,7 @@ fn serve(jobs: &mpsc::Receiver<Job>, tell: &wakes::UnboundedSender<io::Result<Sy
             }
         }
         let began = Instant::now();
-        let synced = files.iter().try_for_each(|file| file.sync_data());
+        let synced = helper.sync(&files);
         let failed = synced.is_err();
         let said = synced.map(|()| Synced {
             mark,

@@ -303,8 +303,12 @@ impl Runner {
         } else if let Some((state, life)) = self.life.take() {
             life::remember(state.path(), &life).context("remembering which life this is")?;
         }
+        // Starts first: a free slot waits for nothing else of this turn.
+        let (starts, others): (Vec<_>, Vec<_>) = speech
+            .into_iter()
+            .partition(|said| matches!(said, Speech::Start { .. }));
         let mut done = false;
-        for said in speech {
+        for said in starts.into_iter().chain(others) {
             done |= self.speak(said);
         }
         self.outgoing.flush(&mut self.pending);

@@ -109,11 +109,14 @@ impl Trash {
         name.push("-");
         name.push(path.file_name().unwrap_or_default());
         let to = trash.join(name);
-        match DirBuilder::new().mode(0o700).create(&trash) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
         match std::fs::rename(path, &to) {
+            // Either it is gone, which most working directories are by then, or there is no trash yet.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() =>
+            {
+                DirBuilder::new().mode(0o700).create(&trash)?;
+                self.try_throw(path)
+            }
             // A directory that its owner made unwritable cannot be moved, only by root.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
