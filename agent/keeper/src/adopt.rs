@@ -12,17 +12,26 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 use crate::containment::Remains;
 use crate::exec::{Leash, SelfExec};
 use crate::packets::{PacketError, Packets};
 use crate::process;
-use crate::protocol::{FromKeeper, FromSpawner, StartSpec, ToKeeper, ToSpawner};
-use crate::{claim, record, spawner};
+use crate::protocol::{FromKeeper, FromSpawner, PROTOCOL_VERSION, StartSpec, ToKeeper, ToSpawner};
+use crate::{claim, keeper, record, spawner};
 
 pub use crate::record::{KeeperRecord, RecordError, read_exit_record, read_keeper_record};
 
 /// How often a spawner is tried to be started: one may be ending while it is connected to.
 const STARTS: u32 = 5;
+/// How long a spawner may take to say which version it is.
+const ANSWERS: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+/// Keepers from this version on make the attempt's and the working directory themselves.
+const MAKES_DIRECTORIES: u8 = 2;
 /// How long `end_tree` tries.
 const END_TREE: Duration = Duration::from_secs(5);
 /// Time between two rounds of it.
@@ -52,6 +61,8 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub struct SpawnerClient {
     packets: Packets,
+    /// Version of the protocol that the spawner and its keepers write: they may be of the build before an upgrade.
+    version: u8,
 }
 
 impl SpawnerClient {
@@ -66,14 +77,15 @@ impl SpawnerClient {
     ) -> Result<Self, ConnectError> {
         let mut last = None;
         for _ in 0..STARTS {
-            match Self::connect(state_dir) {
+            match Self::connect(state_dir).and_then(Self::greeted) {
                 Ok(client) => return Ok(client),
                 Err(error) => last = Some(error),
             }
             start_spawner(state_dir, exec, leash)?;
         }
         let source = last.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
-        Self::connect(state_dir).map_err(|_| ConnectError::Unreachable {
+        let connected = Self::connect(state_dir).and_then(Self::greeted);
+        connected.map_err(|_| ConnectError::Unreachable {
             dir: state_dir.to_owned(),
             source,
         })
@@ -86,7 +98,24 @@ impl SpawnerClient {
     pub fn connect(state_dir: &Path) -> io::Result<Self> {
         Ok(Self {
             packets: crate::socket::connect(state_dir, spawner::SOCKET)?,
+            version: PROTOCOL_VERSION,
         })
+    }
+
+    /// Finds out which version the spawner writes. One that does not answer at once (it may be stopped) counts as of this
+    /// version; its answer comes before the others.
+    fn greeted(mut self) -> io::Result<Self> {
+        self.ask_status().map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.packets, PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&ANSWERS))? == 0 {
+            return Ok(self);
+        }
+        let answer = self.packets.recv_of_version::<FromSpawner>();
+        let (version, _, _) = answer
+            .map_err(io::Error::other)?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.version = version;
+        Ok(self)
     }
 
     /// Asks for a keeper. The spawner answers `Started` or `StartFailed` through [`Self::recv`]; the keeper itself
@@ -95,6 +124,9 @@ impl SpawnerClient {
     /// # Errors
     /// When the spawner is gone or does not read; nothing was started then.
     pub fn start(&self, spec: Box<StartSpec>) -> Result<KeeperClient, PacketError> {
+        if self.version < MAKES_DIRECTORIES {
+            keeper::make_directories(&spec).map_err(PacketError::Io)?;
+        }
         let (own, keepers) = Packets::pair().map_err(PacketError::Io)?;
         self.packets
             .send(&ToSpawner::Start(spec), &[keepers.as_fd()])?;

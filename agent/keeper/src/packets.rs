@@ -132,6 +132,14 @@ impl Packets {
     /// # Errors
     /// `WouldBlock` when there is nothing; otherwise the connection is to be closed.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<Option<(T, Vec<OwnedFd>)>, PacketError> {
+        let received = self.recv_of_version()?;
+        Ok(received.map(|(_, message, fds)| (message, fds)))
+    }
+
+    /// The same, with the version that the other side writes.
+    pub(crate) fn recv_of_version<T: DeserializeOwned>(
+        &self,
+    ) -> Result<Option<(u8, T, Vec<OwnedFd>)>, PacketError> {
         let Some((bytes, fds)) = self.recv_bytes()? else {
             return Ok(None);
         };
@@ -139,10 +147,8 @@ impl Packets {
         if !(OLDEST_READ..=NEWEST_READ).contains(version) {
             return Err(PacketError::Version(*version));
         }
-        Ok(Some((
-            serde_json::from_slice(body).map_err(PacketError::Parse)?,
-            fds,
-        )))
+        let message = serde_json::from_slice(body).map_err(PacketError::Parse)?;
+        Ok(Some((*version, message, fds)))
     }
 
     fn recv_bytes(&self) -> Result<Option<Received>, PacketError> {

@@ -47,6 +47,12 @@ pub(crate) struct Handover<'a> {
     pub(crate) board: BoardPlace,
 }
 
+/// Makes what a keeper of this build makes itself, for one of an older build that expects it to be there.
+pub(crate) fn make_directories(spec: &StartSpec) -> std::io::Result<()> {
+    workdir::make_attempt(&spec.dir)?;
+    Workdir::default().make(spec)
+}
+
 /// A keeper's life; called in the forked child.
 pub(crate) fn run(handover: Handover<'_>) -> ! {
     // Whatever happens in here, nothing of the spawner may run in this process afterwards.

@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use outpost_agent_keeper::adopt::{
-    Claim, KeeperState, end_tree, keeper_state, read_exit_record, read_keeper_record, try_claim,
+    Claim, KeeperState, SpawnerClient, end_tree, keeper_state, read_exit_record,
+    read_keeper_record, try_claim,
 };
 use outpost_agent_keeper::process;
 use outpost_agent_keeper::protocol::{
@@ -130,6 +131,44 @@ fn c9_the_packets_of_version_1_are_understood() {
         not_started(received(1, "from-keeper.not_started")),
         NotStarted::NotFound
     );
+}
+
+#[test]
+fn c9_a_spawner_of_version_1_finds_the_directories_that_its_keepers_do_not_make() {
+    let site = Site::new();
+    let listener = rustix::net::socket_with(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let address = rustix::net::SocketAddrUnix::new(site.path("spawner.sock")).unwrap();
+    rustix::net::bind(&listener, &address).unwrap();
+    rustix::net::listen(&listener, 1).unwrap();
+    let old = std::thread::spawn(move || {
+        let connection = Packets::from_fd(rustix::net::accept(&listener).unwrap());
+        assert!(matches!(
+            connection.recv::<ToSpawner>().unwrap().unwrap().0,
+            ToSpawner::Status
+        ));
+        let status = fixtures(1).join("packets/from-spawner.status");
+        let status = std::fs::read(status).unwrap();
+        rustix::net::send(&connection, &status, rustix::net::SendFlags::NOSIGNAL).unwrap();
+        let started = connection.recv::<ToSpawner>().unwrap().unwrap().0;
+        let ToSpawner::Start(spec) = started else {
+            panic!("{started:?}");
+        };
+        (spec.dir.is_dir(), spec.cwd.is_dir())
+    });
+    let mut spec = site.spec(&["/bin/true"]);
+    std::fs::remove_dir(&spec.dir).unwrap();
+    spec.cwd = site.path("work");
+    spec.make_cwd = true;
+    let spawner = SpawnerClient::connect_or_start(site.dir.path(), &exec(), None).unwrap();
+    let _keeper = spawner.start(spec).unwrap();
+    assert_eq!(old.join().unwrap(), (true, true));
+    std::fs::remove_file(site.path("spawner.sock")).unwrap();
 }
 
 #[test]
