@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::failpoint;
 use crate::process::ProcessRef;
 use crate::protocol::ExitRecord;
 use crate::record::{CLAIM, KeeperRecord};
@@ -201,10 +202,13 @@ pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line, String>> 
 /// Makes the claim in a keeper's place; `false` when somebody has made it before.
 pub(crate) fn by_runner(dir: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    failpoint::reach("runner-claiming");
     match rustix::fs::openat(dir, CLAIM, flags, Mode::RUSR | Mode::WUSR) {
         // The name is what counts; who made it is said for later runners and for people.
         Ok(file) => {
+            failpoint::reach("runner-named");
             File::from(file).write_all(BY_RUNNER.as_bytes())?;
+            failpoint::reach("runner-claimed");
             Ok(true)
         }
         Err(Errno::EXIST) => Ok(false),

@@ -11,6 +11,7 @@
 pub mod adopt;
 pub mod containment;
 pub mod exec;
+pub mod failpoint;
 pub mod process;
 pub mod protocol;
 pub mod record;

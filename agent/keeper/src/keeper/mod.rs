@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::claim::{self, Claim, Draft};
 use crate::containment::{Leaf, Placement, Tree};
 use crate::exec::Leash;
+use crate::failpoint;
 use crate::packets::Packets;
 use crate::process::{self, ProcessRef};
 use crate::protocol::{
@@ -212,6 +213,7 @@ impl<'a> Keeper<'a> {
         };
         // First of all: if this keeper dies, whatever it has made by then is looked for under this attempt.
         self.means.board.hold(&spec.attempt);
+        failpoint::reach("keeper-begun");
         if let Err(failure) = self.try_begin(spec) {
             self.never_started(failure);
         }
@@ -244,6 +246,7 @@ impl<'a> Keeper<'a> {
         };
         let draft = Draft::write(dir.as_fd(), record)
             .map_err(fail("the keeper's record cannot be written"))?;
+        failpoint::reach("keeper-drafted");
         if process::boot_time_us() >= spec.lease_until_boot_us {
             draft.discard(dir.as_fd());
             return Err(NoStart {
@@ -251,14 +254,17 @@ impl<'a> Keeper<'a> {
                 text: "the lease was over".to_owned(),
             });
         }
+        failpoint::reach("keeper-leased");
         let made = draft
             .make(dir.as_fd())
             .map_err(fail("the claim cannot be made"))?;
         self.attempt.claim = Some(made.ok_or_else(NoStart::claim_lost)?);
+        failpoint::reach("keeper-claimed");
         let dir = self.attempt.dir.insert(Rc::new(dir));
         let log = Log::new(Rc::clone(dir), spec.log_max_bytes, spec.log_files);
         let started_us = process::boot_time_us();
         let started = start::start(spec, place, &self.means)?;
+        failpoint::reach("keeper-started");
         self.quiet_until_us = Some(started_us.saturating_add(WORTH_SAYING_US));
         self.task = Some(Task::new(spec, started, log, started_us));
         Ok(())
@@ -321,7 +327,9 @@ impl<'a> Keeper<'a> {
     fn be_over(&mut self, state: FromKeeper) {
         self.over_since_us = Some(process::boot_time_us());
         self.quiet_until_us = None;
+        failpoint::reach("keeper-ended");
         self.write_exit();
+        failpoint::reach("keeper-recorded");
         self.change(state);
     }
 
