@@ -103,13 +103,20 @@ impl Entry {
             .map_err(|error| vec![Wrong::new("", error.to_string())])?;
         let mut params = BTreeMap::new();
         for (param, raw) in raw.param {
-            let parsed = param
-                .parse::<ParamName>()
-                .map_err(|error| error.to_string());
-            match parsed.and_then(|name| Param::new(raw).map(|param| (name, param))) {
-                Ok((name, param)) => drop(params.insert(name, param)),
-                Err(why) => wrong.push(Wrong::new(format!("param.{param}"), why)),
-            }
+            let mut say = |why| wrong.push(Wrong::new(format!("param.{param}"), why));
+            let name = match param.parse::<ParamName>() {
+                Ok(name) => name,
+                Err(error) => {
+                    say(error.to_string());
+                    continue;
+                }
+            };
+            // What refers to a parameter with a mistake is right: one mistake is told once.
+            let param = Param::new(raw).unwrap_or_else(|why| {
+                say(why);
+                Param::STAND_IN
+            });
+            params.insert(name, param);
         }
         let argv =
             argv(raw.argv, &params).unwrap_or_else(|why| note(&mut wrong, "argv", why, Vec::new()));

@@ -51,6 +51,12 @@ pub enum Kind {
 }
 
 impl Param {
+    /// Instead of one with a mistake, so that the rest of its entry can be looked at.
+    pub(super) const STAND_IN: Self = Self {
+        kind: Kind::Flag,
+        default: None,
+    };
+
     /// From the file, or what is wrong with it.
     pub(super) fn new(raw: RawParam) -> Result<Self, String> {
         let kind = kind_of(&raw)?;

@@ -320,6 +320,22 @@ fn mistyped_names_get_the_likely_one() {
 }
 
 #[test]
+fn one_mistake_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[entry.a]\n{}argv = [\"/bin/ls\", \"{{param.dir}}\"]\nenv_params = {{ DIR = \"dir\" }}\n\
+         param.dir = {{ kind = \"path\" }}\n",
+        user()
+    );
+    write(dir.path(), "a.toml", &text);
+    let problems = load(dir.path(), "s").unwrap_err().problems;
+    let [problem] = problems.as_slice() else {
+        panic!("{problems:?}");
+    };
+    assert!(problem.what.contains("`path` is no kind"), "{problem}");
+}
+
+#[test]
 fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), "job.sh", "#!/no/such/interpreter -x\n");
@@ -365,4 +381,26 @@ fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
     );
     said(&survey.remarks, "e", "it waives argv: `sh -c` takes code");
     assert_eq!(survey.broken.len(), 4);
+}
+
+#[test]
+fn parameters_that_reach_nothing_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let user = user();
+    let text = format!(
+        "[entry.a]\n{user}argv = [\"/bin/ls\", \"-{{param.used}}\"]\nenv = {{ DAY = \"{{param.day}}\", HOST = \"db\" }}\n\
+         env_params = {{ LIMIT = \"limit\" }}\nparam.used = {{ kind = \"int\", min = 1, max = 2 }}\n\
+         param.limit = {{ kind = \"int\", min = 1, max = 2 }}\nparam.day = {{ kind = \"date\" }}\n"
+    );
+    write(dir.path(), "a.toml", &text);
+    let survey = survey(dir.path(), "");
+    assert!(survey.catalogue.is_some(), "{:?}", survey.problems);
+    let said: Vec<&str> = survey.broken.iter().map(|p| p.what.as_str()).collect();
+    assert_eq!(
+        said,
+        [
+            "env.DAY: `{param.day}` stays as it stands in `env`; `env_params = { DAY = \"day\" }` hands the parameter over",
+            "param.day: nothing takes it: put `{param.day}` into `argv`, or name it in `env_params`",
+        ]
+    );
 }
