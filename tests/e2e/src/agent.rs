@@ -31,6 +31,10 @@ pub struct Agent {
     pub slots: u16,
     /// The account it runs under, if not the caller's.
     pub user: Option<u32>,
+    /// What its processes find in their environment besides the usual.
+    pub env: Vec<(String, String)>,
+    /// Another executable than the one that was built, such as a copy of it.
+    pub program: Option<PathBuf>,
     pub(crate) leash: Weak<Leash>,
     pub(crate) child: Option<Child>,
 }
@@ -49,7 +53,9 @@ impl Agent {
     }
 
     fn binary(&self) -> Command {
-        let mut command = command(Binary::Agent.path());
+        let built = || Binary::Agent.path();
+        let mut command = command(self.program.as_deref().unwrap_or_else(built));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
@@ -115,6 +121,22 @@ impl Agent {
         wait(&mut child, limit).expect("the runner was to end")
     }
 
+    /// Whether it was started and did not end by itself.
+    pub fn is_running(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Waits until the runner has ended by itself; its status, `None` when a signal ended it.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    #[track_caller]
+    pub fn ended_within(&mut self, limit: Duration) -> Option<i32> {
+        let mut child = self.child.take().expect("it was started");
+        wait(&mut child, limit).expect("the runner was to end")
+    }
+
     /// The runner.
     ///
     /// # Panics
@@ -133,12 +155,28 @@ impl Agent {
     #[must_use]
     #[track_caller]
     pub fn link(&self) -> Proc {
-        let runner = self.runner().pid;
-        eventually("there is a link", || {
-            procs::all()
-                .into_iter()
-                .find(|process| process.parent == runner && process.is_role("link"))
-        })
+        eventually("there is a link", || self.find_link())
+    }
+
+    /// The link of the runner, if there is one.
+    #[must_use]
+    pub fn find_link(&self) -> Option<Proc> {
+        let runner = i32::try_from(self.child.as_ref()?.id()).ok()?;
+        procs::all()
+            .into_iter()
+            .find(|process| process.parent == runner && process.is_role("link"))
+    }
+
+    /// The keepers that keep something now, in no order.
+    #[must_use]
+    pub fn find_keepers(&self) -> Vec<Proc> {
+        procs::attempts(&self.state)
+            .iter()
+            .filter_map(|dir| match procs::keeper_and_task(dir) {
+                (Some(keeper), Some(_)) => Some(keeper),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The spawner, once there is one.

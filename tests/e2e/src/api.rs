@@ -183,10 +183,16 @@ impl Api {
     #[track_caller]
     #[must_use]
     pub fn trigger_once(&self, workflow: &str, key: &str) -> Reply {
+        self.try_trigger_once(workflow, key)
+            .expect("the orchestrator answers")
+    }
+
+    /// The same; `None` when there is no answer.
+    #[must_use]
+    pub fn try_trigger_once(&self, workflow: &str, key: &str) -> Option<Reply> {
         let path = format!("/api/v1/workflows/{workflow}/runs");
         let request = self.client.post(self.url(&path)).json(&json!({}));
         self.send(request.header("idempotency-key", key))
-            .expect("the orchestrator answers")
     }
 
     /// A run's tree; `None` when there is no good answer.

@@ -26,6 +26,8 @@ pub struct Orchestrator {
     child: Option<Child>,
     /// What else `serve` is told.
     more: Vec<String>,
+    /// What it finds in its environment besides the usual.
+    pub env: Vec<(String, String)>,
 }
 
 impl Orchestrator {
@@ -45,6 +47,7 @@ impl Orchestrator {
             api: any,
             child: None,
             more: more.iter().map(|&arg| arg.to_owned()).collect(),
+            env: Vec::new(),
         };
         let _ = new.command(&["init"]).ok();
         new.start();
@@ -97,6 +100,7 @@ impl Orchestrator {
         command.arg("serve").arg("--dir").arg(&self.dir);
         // Tests look as often as they can; the limit has tests of its own.
         command.env("OUTPOST_ORCHESTRATOR_API_RATE", "0");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(leash) = self.leash.upgrade() {
             leash.pass(&mut command);
         }
@@ -150,6 +154,12 @@ impl Orchestrator {
     pub fn kill_and_restart(&mut self) {
         self.kill();
         self.start();
+    }
+
+    /// Whether it was started and did not end by itself.
+    pub fn is_running(&mut self) -> bool {
+        let child = self.child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Its process.

@@ -69,6 +69,11 @@ impl World {
         self.dir.path()
     }
 
+    /// Leaves the directory where it is once everything has ended.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
+    }
+
     /// A file in the directory that all tasks can write to.
     #[must_use]
     pub fn shared(&self, name: &str) -> PathBuf {
@@ -185,6 +190,8 @@ impl World {
             log: home.join("agent.log"),
             slots: 4,
             user: None,
+            env: Vec::new(),
+            program: None,
             leash: self.leash.as_ref().map(Rc::downgrade).unwrap_or_default(),
             child: None,
         }

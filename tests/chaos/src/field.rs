@@ -1,0 +1,85 @@
+//! The field: one orchestrator, a fault proxy before it, and many agents that dial through the proxy.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use outpost_e2e::{Agent, Api, Entry, World};
+use outpost_faults::proxy::Proxy;
+
+use crate::work::{self, WORKFLOWS};
+
+/// Everything under test. Agents go before the world that they are in.
+#[derive(Debug)]
+pub struct Field {
+    /// In the order of their numbers: `site-01`, ….
+    pub agents: Vec<Agent>,
+    /// Between all agents and the orchestrator.
+    pub proxy: Proxy,
+    /// May do everything in the one tenant.
+    pub api: Api,
+    /// The orchestrator, and the directory of all.
+    pub world: World,
+}
+
+impl Field {
+    /// So many agents with the catalogue of [`work::entries`], all enrolled and live, and all workflows applied.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    #[must_use]
+    pub fn new(agents: usize) -> Self {
+        let mut field = Self::with_entries(agents, &work::entries());
+        for (_, _, yaml) in WORKFLOWS {
+            let _ = field.api.apply(yaml).ok();
+        }
+        field.agents.iter_mut().for_each(|agent| agent.slots = 4);
+        field
+    }
+
+    /// The same with another catalogue, and no workflow.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    #[must_use]
+    pub fn with_entries(agents: usize, entries: &[Entry]) -> Self {
+        let proxy = Proxy::listen(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a port of loopback");
+        let world = World::serving(&["--public-agents", &proxy.address().to_string()]);
+        proxy.forward_to(world.orchestrator.agents_port());
+        let api = world.api();
+        let enrolled = (1..=agents).map(|number| {
+            let name = format!("site-{number:02}");
+            let token = world.token_file(&api, &name);
+            world.enrolled(&name, &token, entries)
+        });
+        let mut agents = enrolled.collect::<Vec<_>>();
+        agents.iter_mut().for_each(Agent::start);
+        agents.iter().for_each(|agent| agent.live(&api));
+        Self {
+            agents,
+            proxy,
+            api,
+            world,
+        }
+    }
+
+    /// Starts everything that does not run, lets everything pass, and wakes everybody.
+    ///
+    /// # Panics
+    /// When the orchestrator does not come up.
+    pub fn mend(&mut self) {
+        use rustix::process::Signal;
+        self.proxy.heal();
+        for process in outpost_e2e::procs::belonging_to(self.world.dir()) {
+            process.signal(Signal::CONT);
+        }
+        if !self.world.orchestrator.is_running() {
+            self.world.orchestrator.kill();
+            self.world.orchestrator.start();
+        }
+        for agent in &mut self.agents {
+            if !agent.is_running() {
+                agent.kill_runner();
+                agent.start();
+            }
+        }
+    }
+}
