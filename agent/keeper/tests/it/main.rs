@@ -15,6 +15,7 @@ mod dead;
 mod ends;
 mod life;
 mod output;
+mod races;
 mod role;
 mod site;
 mod trees;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use outpost_agent_keeper::adopt::SpawnerClient;
+use outpost_agent_keeper::adopt::{SpawnerClient, try_claim};
 use outpost_agent_keeper::protocol::StartSpec;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketType};
 
@@ -33,6 +33,7 @@ extern "C" fn as_role() {
         Some("spawner") => outpost_agent_keeper::spawner::main(rest),
         Some("runner") => runner(&rest),
         Some("peer") => peer(Path::new(&rest[0])),
+        Some("claimer") => claimer(Path::new(&rest[0])),
         _ => ExitCode::from(2),
     };
     std::process::exit(i32::from(code != ExitCode::SUCCESS));
@@ -48,6 +49,12 @@ fn runner(args: &[OsString]) -> ExitCode {
     loop {
         std::thread::park();
     }
+}
+
+/// A runner that makes the claim in a keeper's place and says who has it: `role claimer DIR`.
+fn claimer(dir: &Path) -> ExitCode {
+    println!("{:?}", try_claim(dir).unwrap());
+    ExitCode::SUCCESS
 }
 
 /// Somebody who connects to a socket and asks for an answer: `role peer SOCKET`.
