@@ -5,6 +5,8 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use outpost_proto::name::ParamName;
+
 use super::entry::Entry;
 use super::lint;
 use super::param::Kind;
@@ -23,7 +25,37 @@ pub(super) fn broken(entry: &Entry, dir: &Path) -> Vec<(String, String)> {
         let what = format!("{} is no directory on this host", workdir.display());
         found.push(("workdir".to_owned(), what));
     }
+    found.extend(constants(entry));
+    found.extend(unused(entry));
     found
+}
+
+/// Constants that look as if a parameter were put into them.
+fn constants(entry: &Entry) -> impl Iterator<Item = (String, String)> {
+    entry.env.iter().filter_map(|(variable, value)| {
+        let (_, rest) = value.split_once("{param.")?;
+        let (name, _) = rest.split_once('}')?;
+        let what = format!(
+            "`{{param.{name}}}` stays as it stands in `env`; `env_params = {{ {variable} = \"{name}\" }}` hands the \
+             parameter over"
+        );
+        Some((format!("env.{variable}"), what))
+    })
+}
+
+/// Parameters that nothing is told of.
+fn unused(entry: &Entry) -> impl Iterator<Item = (String, String)> {
+    let is_used = |name: &ParamName| {
+        entry.argv.iter().any(|element| element.names(name))
+            || entry.env_params.values().any(|used| used == name)
+    };
+    let unused = entry.params.keys().filter(move |name| !is_used(name));
+    unused.map(|name| {
+        let what = format!(
+            "nothing takes it: put `{{param.{name}}}` into `argv`, or name it in `env_params`"
+        );
+        (format!("param.{name}"), what)
+    })
 }
 
 /// What works and is wider than it need be: under which key, and one sentence.

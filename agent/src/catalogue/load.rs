@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::entry::{Entry, Wrong};
 use super::file::File;
-use super::{Catalogue, advice, lines, lint, paths, suggest};
+use super::{Catalogue, advice, lines, lint, parsing, paths};
 
 /// Bytes of one catalogue file.
 const FILE_BYTES: u64 = 1 << 20;
@@ -247,9 +247,9 @@ impl Loading {
         let file = match toml::from_str::<File>(&text) {
             Ok(file) => file,
             Err(error) => {
-                let line = error.span().map(|span| lines::of_offset(&text, span.start));
-                let message = error.message();
-                let what = suggest::unknown_key(message).unwrap_or_else(|| message.to_owned());
+                let offset = error.span().map(|span| span.start);
+                let line = offset.map(|offset| lines::of_offset(&text, offset));
+                let what = parsing::told(&text, offset, error.message());
                 return self.problem(path, line, None, what);
             }
         };

@@ -13,6 +13,7 @@ mod lines;
 mod lint;
 mod load;
 mod param;
+mod parsing;
 mod paths;
 mod plan;
 mod schema;

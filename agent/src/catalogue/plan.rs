@@ -81,6 +81,12 @@ impl Template {
     pub(super) fn is_catalogue_file(&self) -> bool {
         matches!(self.0.first(), Some(Part::CatalogueDir))
     }
+
+    /// Whether this parameter's value is filled in.
+    pub(super) fn names(&self, param: &ParamName) -> bool {
+        let mut parts = self.0.iter();
+        parts.any(|part| matches!(part, Part::Param(name) if name == param))
+    }
 }
 
 fn place(name: &str, params: &BTreeMap<ParamName, Param>) -> Result<Part, String> {

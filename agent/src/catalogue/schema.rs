@@ -62,12 +62,38 @@ pub fn reference() -> String {
         of("Parameter"),
     );
     text.push_str(UNITS);
+    text.push_str(SURROUNDINGS);
     text
 }
 
 const UNITS: &str = "\n## Units\n\n\
 Durations are a whole number and `ms`, `s`, `m`, `h` or `d`: `90s`. Sizes are a whole number and `B`, `KiB`, `MiB` or\n\
 `GiB`: `16MiB`. A value of kind `date` is `YYYY-MM-DD`.\n";
+
+const SURROUNDINGS: &str = "
+## What a program finds
+
+Its environment is what `env`, `env_params` and `inherit_env` of the entry say, and these:
+
+| variable | value |
+|---|---|
+| `OUTPOST_RUN_DIR` | A directory that all tasks of a run share. It stays for as long as logs do. |
+| `OUTPOST_OUT` | A file for lines `key=value` that later tasks read; empty at first. It is `$OUTPOST_RUN_DIR/out/TASK.env`. |
+| `OUTPOST_WORKFLOW`, `OUTPOST_TASK`, `OUTPOST_ENTRY` | Names. |
+| `OUTPOST_RUN`, `OUTPOST_ATTEMPT` | Ids of 32 hex digits; another try of a task is another attempt of the same run. |
+| `OUTPOST_FENCE` | A number that is higher for each later attempt of the task: a store that refuses lower ones is safe from an attempt that was given up and still runs. |
+| `HOME` | Where it starts: `workdir`, or an empty directory of its own. |
+| `PATH` | `/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin` |
+
+A task `clean` that needs `extract` reads what that wrote as `rows=10` into its `$OUTPOST_OUT`:
+
+```sh
+rows=$(sed -n 's/^rows=//p' \"$OUTPOST_RUN_DIR/out/extract.env\")
+```
+
+What it writes to standard output and standard error is its log. Exit status 0 is success. Nothing of all this leaves the
+site but what `report_exit_code` and `report_count` allow.
+";
 
 fn section(text: &mut String, title: &str, of: &Value) {
     let empty = Map::new();

@@ -126,7 +126,7 @@ pub(crate) enum Command {
     Status,
     /// Show an attempt's output, or list the newest attempts.
     Logs {
-        /// The attempt's id, or its first digits; without it the newest attempts are listed.
+        /// The attempt's id, or its first digits; a run's lists its attempts, none the newest ones.
         attempt: Option<String>,
         /// Go on showing what is added, until the attempt is over.
         #[arg(short, long, requires = "attempt")]

@@ -34,9 +34,24 @@ pub(crate) fn list(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
     let catalogue = catalogue::load(dir, "")?;
     match form {
         Form::Json => output::json(&catalogue.entries().map(row).collect::<Vec<_>>()),
+        Form::Table if catalogue.entries().next().is_none() => output::note(empty(dir)),
         Form::Table => catalogue.entries().for_each(describe),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to do about a directory without entries.
+fn empty(dir: &Path) -> String {
+    format!(
+        "nothing may run here: write what may into a file {}/NAME.toml, each as [entry.NAME]",
+        dir.display()
+    )
+}
+
+/// `1 error`, `2 errors`.
+fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn row(entry: &Entry) -> serde_json::Value {
@@ -93,17 +108,19 @@ pub(crate) fn lint(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
         Form::Table => {
             say("error", &survey.problems);
             say("warning", &warnings);
-            let warnings = warnings.len();
+            let warnings = count(warnings.len(), "warning");
             let dir = survey.dir.display();
             output::line(match entries {
-                Some(entries) => {
-                    format!("accepted: {entries} entries in {dir}, {warnings} warnings")
+                Some(1) => format!("accepted: 1 entry in {dir}, {warnings}"),
+                Some(entries) => format!("accepted: {entries} entries in {dir}, {warnings}"),
+                None => {
+                    let errors = count(survey.problems.len(), "error");
+                    format!("not accepted: {errors}, {warnings} in {dir}")
                 }
-                None => format!(
-                    "not accepted: {} errors, {warnings} warnings in {dir}",
-                    survey.problems.len()
-                ),
             });
+            if entries == Some(0) {
+                output::note(empty(&survey.dir));
+            }
         }
     }
     Ok(if entries.is_some() {

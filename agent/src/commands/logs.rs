@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use outpost_agent_keeper::protocol::{About, is_attempt_id};
+use outpost_agent_keeper::protocol::{About, Cause, Ended, is_attempt_id};
 use outpost_agent_keeper::record::{read_exit_record, read_keeper_record};
 
+use super::words::at;
 use crate::cli::Form;
 use crate::log_tail::LogTail;
 use crate::output;
@@ -15,6 +16,8 @@ use crate::state_dir::StateDir;
 
 /// Attempts listed at most.
 const LISTED: usize = 50;
+/// Digits of a run's id in a list: enough to ask for it.
+const RUN_DIGITS: usize = 12;
 /// Between two looks at a log that is followed: files of a mode that no notification needs.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -25,39 +28,81 @@ pub(crate) fn logs(
     form: Form,
 ) -> anyhow::Result<ExitCode> {
     let state = StateDir::open(state)?;
-    let Some(attempt) = attempt else {
-        return list(&state, form);
+    let Some(given) = attempt else {
+        list(known(&state, "")?, form);
+        return Ok(ExitCode::SUCCESS);
     };
-    let dir = find(&state, attempt)?;
-    show(&dir, follow)?;
+    match find(&state, given)? {
+        Found::Attempt(dir) => show(&dir, follow)?,
+        Found::Run(_) if follow => {
+            bail!(
+                "`{given}` begins the id of a run: name one of its attempts, which `outpost-agent logs {given}` lists"
+            )
+        }
+        Found::Run(attempts) => list(attempts, form),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The newest attempts, newest last.
-fn list(state: &StateDir, form: Form) -> anyhow::Result<ExitCode> {
+/// An attempt of which more is known than its id.
+struct Known {
+    id: String,
+    dir: PathBuf,
+    about: About,
+}
+
+/// The attempts of runs that begin like this, the newest last.
+fn known(state: &StateDir, run: &str) -> anyhow::Result<Vec<Known>> {
     let mut attempts = Vec::new();
     for (id, dir) in all(state)? {
-        let about = about(&dir);
-        attempts.extend(about.map(|about| (about.begun_us, id, about)));
+        let about = about(&dir).filter(|about| about.run.starts_with(run));
+        attempts.extend(about.map(|about| Known { id, dir, about }));
     }
-    attempts.sort_by_key(|(begun, ..)| *begun);
+    attempts.sort_by_key(|attempt| attempt.about.begun_us);
+    Ok(attempts)
+}
+
+/// The newest of them, with when each began and how it ended.
+fn list(attempts: Vec<Known>, form: Form) {
     let newest = &attempts[attempts.len().saturating_sub(LISTED)..];
     match form {
         Form::Json => {
-            let rows = newest
-                .iter()
-                .map(|(_, id, about)| serde_json::json!({ "attempt": id, "about": about }));
+            let rows = newest.iter().map(|Known { id, dir, about }| {
+                serde_json::json!({ "attempt": id, "about": about, "end": end(dir) })
+            });
             output::json(&rows.collect::<Vec<_>>());
         }
         Form::Table if newest.is_empty() => output::note("no attempt has run here yet"),
-        Form::Table => newest.iter().for_each(|(_, id, about)| {
+        Form::Table => newest.iter().for_each(|Known { id, dir, about }| {
+            let run: String = about.run.chars().take(RUN_DIGITS).collect();
             output::line(format_args!(
-                "{id}  {}/{}  ({})",
-                about.workflow, about.task, about.entry
+                "{id}  {}  {:11}  {}/{}  run {run}",
+                at(about.begun_us),
+                end(dir),
+                about.workflow,
+                about.task,
             ));
         }),
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// How an attempt ended, as its keeper saw it.
+fn end(dir: &Path) -> String {
+    let record = match read_exit_record(dir) {
+        Ok(Some(record)) => record,
+        Ok(None) => return "not over".to_owned(),
+        Err(_) => return "unknown".to_owned(),
+    };
+    match (record.cause, record.ended) {
+        (Cause::TimedOut, _) => "timed out".to_owned(),
+        (Cause::Cancelled, _) => "cancelled".to_owned(),
+        (Cause::DeadMan, _) => "cut off".to_owned(),
+        (Cause::Oom, _) => "no memory".to_owned(),
+        (Cause::Leash, _) => "stopped".to_owned(),
+        (Cause::Own, Ended::Exited(code)) => format!("exit {code}"),
+        (Cause::Own, Ended::Signalled(signal)) => format!("signal {signal}"),
+        (Cause::Own, Ended::NotStarted(_)) => "not started".to_owned(),
+    }
 }
 
 /// What an attempt is: its keeper has it in its record. An older build's runner wrote it beside that.
@@ -83,14 +128,20 @@ fn all(state: &StateDir) -> anyhow::Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-fn find(state: &StateDir, prefix: &str) -> anyhow::Result<PathBuf> {
+/// What the beginning of an id belongs to.
+enum Found {
+    Attempt(PathBuf),
+    Run(Vec<Known>),
+}
+
+fn find(state: &StateDir, prefix: &str) -> anyhow::Result<Found> {
     if prefix.is_empty()
         || !prefix
             .bytes()
             .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     {
         bail!(
-            "`{prefix}` is no attempt id: give its first hex digits; `outpost-agent logs` lists the newest attempts"
+            "`{prefix}` is no id of an attempt or of a run: give its first hex digits; `outpost-agent logs` lists the newest"
         );
     }
     let matching = all(state)?
@@ -98,10 +149,16 @@ fn find(state: &StateDir, prefix: &str) -> anyhow::Result<PathBuf> {
         .filter(|(id, _)| id.starts_with(prefix))
         .collect::<Vec<_>>();
     match matching.as_slice() {
-        [(_, dir)] => Ok(dir.clone()),
-        [] => bail!(
-            "no attempt here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts"
-        ),
+        [(_, dir)] => Ok(Found::Attempt(dir.clone())),
+        [] => {
+            let run = known(state, prefix)?;
+            if run.is_empty() {
+                bail!(
+                    "no attempt and no run here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts"
+                );
+            }
+            Ok(Found::Run(run))
+        }
         several => bail!(
             "{} attempts begin with `{prefix}`: give more digits",
             several.len()

@@ -135,10 +135,22 @@ fn d6_what_an_agent_of_format_1_left_is_still_shown() {
     mode(&home.state(), 0o711);
     let logs = home.agent(&["logs"]).ok();
     assert_eq!(logs.lines().count(), 4, "{logs}");
+    let line = |id: &str| {
+        let line = logs.lines().find(|line| line.starts_with(id));
+        line.unwrap_or_else(|| panic!("{id} is not in\n{logs}"))
+    };
+    let oldest = line("5acc3038211444306c3469fb5db2c43c");
     assert!(
-        logs.contains("5acc3038211444306c3469fb5db2c43c  w/a  (true)"),
-        "{logs}"
+        oldest.contains("  exit 0  ") && oldest.contains("  w/a  run "),
+        "{oldest}"
     );
+    let run = oldest.rsplit(' ').next().unwrap();
+    let of_run = home.agent(&["logs", run]).ok();
+    assert!(of_run.lines().any(|line| line == oldest), "{of_run}");
+    home.agent(&["logs", "-f", run])
+        .fails(1, "begins the id of a run");
+    home.agent(&["logs", "ffffffffffff"])
+        .fails(1, "no attempt and no run here");
     let status = home.agent(&["status", "--output", "json"]);
     assert_eq!(status.json()["identity"]["agent"], "site-1", "{status:#?}");
     home.agent(&["ledger", "verify"]).ok();

@@ -200,4 +200,7 @@ fn the_reference_has_every_key_with_its_meaning() {
     }
     assert!(text.contains("| `timeout` | string | `\"1h\"` |"), "{text}");
     assert!(text.contains("| `argv` | array | required |"), "{text}");
+    for variable in ["OUTPOST_RUN_DIR", "OUTPOST_OUT", "OUTPOST_FENCE"] {
+        assert!(text.contains(&format!("| `{variable}` |")), "{variable}");
+    }
 }
