@@ -17,6 +17,7 @@ use rustix::time::Timespec;
 
 use crate::containment::{self, Placement, Remains};
 use crate::exec::Leash;
+use crate::failpoint;
 use crate::keeper;
 use crate::packets::{PacketError, Packets};
 use crate::process::{self, ProcessRef};
@@ -262,8 +263,10 @@ impl Spawner {
 
     fn start(&mut self, spec: Box<StartSpec>, fds: Vec<OwnedFd>) -> FromSpawner {
         let (attempt, dir) = (spec.attempt.clone(), spec.dir.clone());
+        failpoint::reach("spawner-asked");
         match self.fork_keeper(spec, fds) {
             Ok((keeper, place)) => {
+                failpoint::reach("spawner-forked");
                 let held = Held {
                     keeper,
                     attempt: attempt.clone(),

@@ -27,6 +27,7 @@ use anyhow::Context as _;
 use outpost_agent_core::event::{Event, Site, Speech};
 use outpost_agent_core::{Agent, SessionPhase};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
+use outpost_agent_keeper::failpoint;
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
 use outpost_proto::ids::Conn;
@@ -203,6 +204,7 @@ impl Runner {
 
     fn synced(&mut self, synced: &Synced) {
         self.numbers.borrow_mut().synced(synced.took);
+        failpoint::reach("runner-synced");
         self.outgoing.flush(&mut self.pending);
     }
 
@@ -307,6 +309,7 @@ impl Runner {
         let (starts, others): (Vec<_>, Vec<_>) = speech
             .into_iter()
             .partition(|said| matches!(said, Speech::Start { .. }));
+        failpoint::reach("runner-committed");
         let mut done = false;
         for said in starts.into_iter().chain(others) {
             done |= self.speak(said);

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use outpost_agent_core::event::{Down, Event};
+use outpost_agent_keeper::failpoint;
 use outpost_proto::ids::Conn;
 
 use super::durable::{Mark, Synced, Waits};
@@ -62,8 +63,9 @@ impl Outgoing {
     pub(super) fn flush(&mut self, events: &mut Vec<Event>) {
         self.hang_up();
         while let Some((_, job)) = self.waiting.pop_front_if(|(mark, _)| *mark <= self.durable) {
-            if let Err(job) = self.link.try_job(job) {
-                self.not_taken(job, events);
+            match self.link.try_job(job) {
+                Ok(()) => failpoint::reach("runner-sent"),
+                Err(job) => self.not_taken(job, events),
             }
         }
         self.hang_up();

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use outpost_agent_core::Agent;
 use outpost_agent_core::event::Speech;
 use outpost_agent_core::record::{Snapshot, Write};
+use outpost_agent_keeper::failpoint;
 use outpost_driver::{CommitError, Effects, LoadError, Store};
 use outpost_proto::message::{DownMessage, Receipt};
 use outpost_proto::wire;
@@ -132,6 +133,7 @@ impl AgentStore {
 impl Store<Agent> for AgentStore {
     async fn commit(&mut self, effects: &Effects<Write, Speech>) -> Result<(), CommitError> {
         let fatal = |error: &dyn std::error::Error| CommitError::Fatal(chain(error));
+        failpoint::reach("runner-decided");
         self.append(&effects.speech)?;
         let mut files = Vec::new();
         if self
@@ -150,9 +152,11 @@ impl Store<Agent> for AgentStore {
                 files.push(self.journal.file());
             }
         }
+        failpoint::reach("runner-journalled");
         if self.ledger.write().map_err(|error| fatal(&error))? {
             files.push(self.ledger.file());
         }
+        failpoint::reach("runner-recorded");
         if !files.is_empty() {
             self.mark = self.syncs.sync(files).map_err(|error| fatal(&error))?;
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use outpost_agent_core::event::KeeperSaid;
 use outpost_agent_keeper::adopt::{KeeperClient, SpawnerClient};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
+use outpost_agent_keeper::failpoint;
 use outpost_agent_keeper::protocol::{FromSpawner, StartSpec, ToKeeper};
 use outpost_proto::ids::AttemptId;
 use outpost_proto::message::Assign;
@@ -128,6 +129,7 @@ impl Tasks {
                     format!("its directories cannot be made: {error}"),
                 )
             })?;
+        failpoint::reach("runner-prepared");
         let keeper = match self.give(&spec) {
             Some(keeper) => keeper,
             None => self
@@ -135,6 +137,7 @@ impl Tasks {
                 .and_then(|keeper| watched(keeper).map_err(|error| error.to_string()))
                 .map_err(|why| failed(StartFailure::Resources, why))?,
         };
+        failpoint::reach("runner-asked");
         self.listen(keeper, assign.clone());
         Ok(())
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use outpost_driver::{Core, Fatal, Store, Turn, turn};
+use outpost_failpoint as failpoint;
 use outpost_orchestrator_core::Orchestrator;
 use outpost_orchestrator_core::event::{Ask, Call, Event, Speech};
 use tokio::sync::mpsc;
@@ -195,14 +196,20 @@ impl Driver {
         }
         let (sessions, replies, counters) = (&self.sessions, &mut self.replies, &*self.counters);
         let metrics = &self.metrics;
-        let speak = |speech| speak(sessions, replies, counters, metrics, speech);
+        let speak = |speech| {
+            speak(sessions, replies, counters, metrics, speech);
+            failpoint::reach("orchestrator-speaking");
+        };
         let mut store = Observed {
             store: &mut self.store,
             metrics,
             events: events.len(),
         };
         match turn(&mut self.core, &mut store, self.clock.now(), &events, speak).await? {
-            Turn::Spoken => self.failures = 0,
+            Turn::Spoken => {
+                failpoint::reach("orchestrator-spoken");
+                self.failures = 0;
+            }
             Turn::NotCommitted(why) => self.not_committed(events, &calls, &why),
         }
         // Whoever gave up waiting needs no answer.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use outpost_driver::{CommitError, Effects, LoadError, Store};
+use outpost_failpoint as failpoint;
 use outpost_orchestrator_core::Orchestrator;
 use outpost_orchestrator_core::event::Speech;
 use outpost_orchestrator_core::record::{Snapshot, StoredRun, Write};
@@ -308,7 +309,9 @@ impl Writer {
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let newest = batch.write(&tx, &mut self.next_notice)?;
+        failpoint::reach("orchestrator-written");
         tx.commit()?;
+        failpoint::reach("orchestrator-committed");
         Ok(newest)
     }
 
@@ -330,6 +333,7 @@ impl Store<Orchestrator> for Sqlite {
         if effects.writes.is_empty() {
             return Ok(());
         }
+        failpoint::reach("orchestrator-decided");
         let Err(error) = self.write(&effects.writes) else {
             return Ok(());
         };

@@ -1,0 +1,158 @@
+//! Every place that has a name: where a process may be held or killed between two steps.
+
+/// A named place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    /// As it stands in the code.
+    pub name: &'static str,
+    /// Whose code.
+    pub process: Process,
+    /// What has been done and what has not.
+    pub between: &'static str,
+}
+
+/// Who can be stopped there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// `outpost-orchestrator serve`.
+    Orchestrator,
+    /// `outpost-agent run`.
+    Runner,
+    /// A runner that makes the claim in the place of a keeper that is gone.
+    ClaimingRunner,
+    /// The agent's spawner.
+    Spawner,
+    /// One keeper.
+    Keeper,
+}
+
+const fn point(process: Process, name: &'static str, between: &'static str) -> Point {
+    Point {
+        name,
+        process,
+        between,
+    }
+}
+
+use Process::{ClaimingRunner, Keeper, Orchestrator, Runner, Spawner};
+
+/// All of them, in the order in which work passes them.
+pub const ALL: [Point; 25] = [
+    point(
+        Orchestrator,
+        "orchestrator-decided",
+        "a burst is decided, nothing of it is written",
+    ),
+    point(
+        Orchestrator,
+        "orchestrator-written",
+        "the transaction is written and not committed",
+    ),
+    point(
+        Orchestrator,
+        "orchestrator-committed",
+        "it is committed, nothing is said",
+    ),
+    point(
+        Orchestrator,
+        "orchestrator-speaking",
+        "one thing of a burst is said, the next one is not",
+    ),
+    point(
+        Orchestrator,
+        "orchestrator-spoken",
+        "everything of a burst is said",
+    ),
+    point(
+        Runner,
+        "runner-decided",
+        "a burst is decided, nothing of it is written",
+    ),
+    point(
+        Runner,
+        "runner-journalled",
+        "it is in the journal, not in the ledger",
+    ),
+    point(Runner, "runner-recorded", "it is in the ledger, not synced"),
+    point(
+        Runner,
+        "runner-committed",
+        "it is committed, nothing is done",
+    ),
+    point(
+        Runner,
+        "runner-prepared",
+        "an attempt's directories are made, no keeper is asked",
+    ),
+    point(
+        Runner,
+        "runner-asked",
+        "a keeper is asked, nobody listens to it",
+    ),
+    point(
+        Runner,
+        "runner-synced",
+        "frames are synced, none is handed to link",
+    ),
+    point(Runner, "runner-sent", "a frame is handed to link"),
+    point(
+        Spawner,
+        "spawner-asked",
+        "a start is received, no keeper is forked",
+    ),
+    point(
+        Spawner,
+        "spawner-forked",
+        "a keeper is forked, and not answered for",
+    ),
+    point(
+        Keeper,
+        "keeper-begun",
+        "an attempt is held, nothing of it is on disk",
+    ),
+    point(
+        Keeper,
+        "keeper-drafted",
+        "the claim is written and not made",
+    ),
+    point(
+        Keeper,
+        "keeper-leased",
+        "the lease was looked at, the claim is not made",
+    ),
+    point(
+        Keeper,
+        "keeper-claimed",
+        "the claim is made, nothing is executed",
+    ),
+    point(
+        Keeper,
+        "keeper-started",
+        "the task is executed, the runner is not told",
+    ),
+    point(
+        Keeper,
+        "keeper-ended",
+        "the whole tree is gone, the end is not on disk",
+    ),
+    point(
+        Keeper,
+        "keeper-recorded",
+        "the end is on disk, the runner is not told",
+    ),
+    point(
+        ClaimingRunner,
+        "runner-claiming",
+        "no keeper lives, the claim is not made",
+    ),
+    point(
+        ClaimingRunner,
+        "runner-named",
+        "the claim is made and empty",
+    ),
+    point(
+        ClaimingRunner,
+        "runner-claimed",
+        "the claim is made, nothing is reported",
+    ),
+];
