@@ -2,25 +2,10 @@
 
 use serde_saphyr::{Location, Spanned};
 
+use super::foreign;
 use super::found::{Findings, join, shown};
 use super::keys::{self, Section};
 use super::node::{Node, Value};
-
-/// What other systems call a key.
-const SYNONYMS: [(&str, &str); 12] = [
-    ("after", "needs"),
-    ("dependencies", "needs"),
-    ("depends_on", "needs"),
-    ("upstream", "needs"),
-    ("args", "with"),
-    ("arguments", "with"),
-    ("command", "entry"),
-    ("run", "entry"),
-    ("uses", "entry"),
-    ("retry", "retries"),
-    ("pool", "queue"),
-    ("labels", "selector"),
-];
 
 /// One entry of a mapping.
 pub(super) type Entry = (Spanned<String>, Node);
@@ -110,26 +95,24 @@ fn unknown(
 ) {
     let word = shown(&key.value);
     let path = join(path, &word);
-    let meant = SYNONYMS
-        .iter()
-        .find(|(word, _)| *word == key.value)
-        .map(|(_, meant)| *meant)
-        .filter(|meant| known.clone().any(|name| name == *meant));
-    match (meant, keys::home(&key.value)) {
-        (Some(meant), _) => found
+    let is_known = |word: &str| known.clone().any(|name| name == word);
+    match foreign::meant(&key.value, is_known) {
+        Some(help) => found
             .add(key.referenced, &path, format!("unknown key `{word}`"))
-            .help(format!("here it is `{meant}`")),
-        (None, Some(home)) => found
-            .add(
-                key.referenced,
-                &path,
-                format!("`{word}` does not belong here"),
-            )
-            .help(format!("it belongs {home}; look at the indentation")),
-        (None, None) => {
-            let message = format!("unknown key `{word}`");
-            found.add_word(key.referenced, &path, message, &key.value, known);
-        }
+            .help(help),
+        None => match keys::home(&key.value) {
+            Some(home) => found
+                .add(
+                    key.referenced,
+                    &path,
+                    format!("`{word}` does not belong here"),
+                )
+                .help(format!("it belongs {home}; look at the indentation")),
+            None => {
+                let message = format!("unknown key `{word}`");
+                found.add_word(key.referenced, &path, message, &key.value, known);
+            }
+        },
     }
 }
 

@@ -12,6 +12,12 @@ use super::{params, place, schedule, tasks};
 
 /// A workflow, as far as it could be read; nothing when a part without which it is none is missing.
 pub(super) fn workflow(root: &Node, found: &mut Findings) -> Option<WorkflowSpec> {
+    if root.value == Value::Null {
+        found
+            .add(root.referenced, "", "there is no workflow in it")
+            .help("write `name: NAME`, and below `tasks:` what it does");
+        return None;
+    }
     if let Value::Text(text) = &root.value
         && text.contains(':')
     {
@@ -44,7 +50,7 @@ pub(super) fn workflow(root: &Node, found: &mut Findings) -> Option<WorkflowSpec
     let max_active_tasks = place::at_once(&file, "max_active_tasks", found);
     Some(WorkflowSpec {
         description,
-        params,
+        params: params.specs,
         queue: queue.unwrap_or_default(),
         selector,
         priority: priority.unwrap_or_default(),

@@ -2,6 +2,7 @@
 //! are not all they get.
 
 use super::Problem;
+use super::indent;
 
 /// Adds the likeliest cause to what the parser said.
 pub(super) fn likely(text: &str, mut problem: Problem) -> Problem {
@@ -26,14 +27,20 @@ pub(super) fn likely(text: &str, mut problem: Problem) -> Problem {
             return problem;
         }
     }
+    if problem.help.is_some() {
+        return problem;
+    }
     let Some(line) = text.lines().nth(at) else {
         return problem;
     };
-    if let Some(help) = advice(line) {
+    if let Some((message, help)) = indent::wrong(text, at) {
+        problem.message = message;
+        problem.help = Some(help);
+    } else if let Some(help) = advice(line) {
         problem.help = Some(help);
     } else if let Some(place) = text.lines().take(at + 1).position(is_glued) {
         let help = format!("on line {} a colon has no space behind it", place + 1);
-        problem.help.get_or_insert(help);
+        problem.help = Some(help);
     }
     problem
 }

@@ -102,7 +102,10 @@ fn what(error: &Error) -> (String, Option<&'static str>) {
     }
     if let Error::MergeKeyNotAllowed { .. } = error {
         let message = "merge keys (`<<`) are not accepted".to_owned();
-        return (message, Some("write the keys out"));
+        return (
+            message,
+            Some("write the keys out; what all tasks share goes into `defaults`"),
+        );
     }
     let message = error.to_string();
     let first = message.lines().next().unwrap_or_default();
@@ -127,7 +130,7 @@ fn exceeded(breach: &BudgetBreach) -> (String, Option<&'static str>) {
     let (message, help) = match breach {
         BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => (
             "anchors (`&name`) and aliases (`*name`) are not accepted".to_owned(),
-            "write the value out where it is used",
+            "write the value out where it is used; what all tasks share goes into `defaults`",
         ),
         BudgetBreach::Documents { .. } => (
             "one file holds one workflow".to_owned(),

@@ -16,26 +16,57 @@ use super::scalar::{number, parsed_name, text};
 /// Bytes of a text parameter, unless it says otherwise.
 const TEXT: u32 = 256;
 
+/// What the section `params` says.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    /// The parameters that a run can be given.
+    pub(super) specs: BTreeMap<ParamName, ParamSpec>,
+    /// Names of those that could not be understood, which was told.
+    unclear: Vec<String>,
+}
+
+impl Declared {
+    /// Whether a parameter of this name is there, though nobody knows what it accepts.
+    pub(super) fn is_unclear(&self, name: &str) -> bool {
+        self.unclear.iter().any(|unclear| unclear == name)
+    }
+
+    /// The names of all that were understood.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.specs.keys().map(ParamName::as_str)
+    }
+}
+
 /// The parameters that a run can be given.
-pub(super) fn declared(
-    node: Option<&Node>,
-    found: &mut Findings,
-) -> BTreeMap<ParamName, ParamSpec> {
+pub(super) fn declared(node: Option<&Node>, found: &mut Findings) -> Declared {
+    let mut declared = Declared::default();
     let Some(node) = node else {
-        return BTreeMap::new();
+        return declared;
     };
-    let mut params = BTreeMap::new();
     for (key, node) in named(node, "params", (PARAMETERS, "parameters"), found) {
         let path = join("params", &shown(&key.value));
         let name = parsed_name(&key.value, key.referenced, &path, found);
-        if let (Some(spec), Some(name)) = (param(node, &path, found), name) {
-            params.insert(name, spec);
+        match (param(node, &key.value, &path, found), name) {
+            (Some(spec), Some(name)) => {
+                declared.specs.insert(name, spec);
+            }
+            (None, _) | (_, None) => declared.unclear.push(key.value.clone()),
         }
     }
-    params
+    declared
 }
 
-fn param(node: &Node, path: &str, found: &mut Findings) -> Option<ParamSpec> {
+fn param(node: &Node, name: &str, path: &str, found: &mut Findings) -> Option<ParamSpec> {
+    if let Some(written) = in_full(&node.value) {
+        let message = format!(
+            "expected a mapping (`key: value` lines), found {}",
+            node.value.kind()
+        );
+        found
+            .add(node.referenced, path, message)
+            .help(format!("write `{}: {written}`", shown(name)));
+        return None;
+    }
     // Which keys belong there depends on the kind; all of them are known words.
     let fields = Fields::of(node, path, &keys::PARAM, found)?;
     let given = fields.required("kind", found)?;
@@ -65,6 +96,33 @@ fn param(node: &Node, path: &str, found: &mut Findings) -> Option<ParamSpec> {
     Some(ParamSpec { kind, default })
 }
 
+/// How a parameter is written of which only the default, or only the kind, was given.
+fn in_full(value: &Value) -> Option<String> {
+    let written = match value {
+        Value::Flag(flag) => format!("{{kind: flag, default: {flag}}}"),
+        Value::Integer(number) => format!("{{kind: int, default: {number}}}"),
+        Value::Null => "{kind: text}".to_owned(),
+        Value::Text(text) => match kind_meant(text) {
+            Some(kind) => format!("{{kind: {kind}}}"),
+            None => format!("{{kind: text, default: \"{}\"}}", shown(text)),
+        },
+        Value::OtherNumber | Value::List(_) | Value::Map(_) => return None,
+    };
+    Some(written)
+}
+
+/// The kind of this name, or which other systems call so.
+fn kind_meant(word: &str) -> Option<&'static str> {
+    let mut kinds = OF_KIND.iter().map(|(kind, _)| *kind);
+    kinds.find(|kind| *kind == word).or(match word {
+        "integer" | "number" | "long" => Some("int"),
+        "bool" | "boolean" => Some("flag"),
+        "string" | "str" => Some("text"),
+        "choice" | "select" | "options" => Some("enum"),
+        _ => None,
+    })
+}
+
 /// The kind; words of other systems are told what they are called here.
 fn kind_word(node: &Node, path: &str, found: &mut Findings) -> Option<&'static str> {
     let given = text(node, path, found)?;
@@ -72,15 +130,8 @@ fn kind_word(node: &Node, path: &str, found: &mut Findings) -> Option<&'static s
     if let Some(kind) = known.clone().find(|kind| *kind == given) {
         return Some(kind);
     }
-    let meant = match given {
-        "integer" | "number" | "long" => Some("int"),
-        "bool" | "boolean" => Some("flag"),
-        "string" | "str" => Some("text"),
-        "choice" | "select" | "options" => Some("enum"),
-        _ => None,
-    };
     let message = format!("unknown kind `{}`", shown(given));
-    match meant {
+    match kind_meant(given) {
         Some(meant) => found
             .add(node.referenced, path, message)
             .help(format!("did you mean `{meant}`?")),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use outpost_orchestrator_core::schedule::{ScheduleError, check};
-use outpost_orchestrator_core::spec::{Missed, ParamSpec, ScheduleSpec, When};
+use outpost_orchestrator_core::spec::{Missed, ScheduleSpec, When};
 use outpost_proto::limits::PARAMETERS;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::ParamName;
@@ -14,7 +14,7 @@ use super::fields::{Fields, named};
 use super::found::{Findings, join, shown};
 use super::keys::{self, INTERVALS, MISSED};
 use super::node::{Node, Value};
-use super::params::{fitting, literal};
+use super::params::{Declared, fitting, literal};
 use super::place;
 use super::scalar::{duration, number, parsed_name, text};
 
@@ -25,7 +25,7 @@ pub(super) const LAST: Time = Time::constant(23, 59, 59, 999_999_000);
 /// A schedule that can be kept; nothing when there is none or it cannot.
 pub(super) fn schedule(
     node: Option<&Node>,
-    params: &BTreeMap<ParamName, ParamSpec>,
+    params: &Declared,
     found: &mut Findings,
 ) -> Option<ScheduleSpec> {
     let node = node?;
@@ -48,8 +48,15 @@ pub(super) fn schedule(
         .get("missed_limit", found)
         .and_then(|node| number(node, &fields.path_of("missed_limit"), MISSED, found));
     let given = given(&fields, params, found);
+    let (Some((timezone, _)), Some(when)) = (&zone, &when) else {
+        // A rule is right or wrong whatever the zone.
+        if let Some(when) = when {
+            judged(&fields, ScheduleSpec::new(when), found);
+        }
+        return None;
+    };
     let spec = ScheduleSpec {
-        timezone: zone?.0,
+        timezone: timezone.clone(),
         start,
         end,
         missed: match missed {
@@ -58,7 +65,7 @@ pub(super) fn schedule(
             Some(_) | None => Missed::Latest,
         },
         params: given,
-        ..ScheduleSpec::new(when?)
+        ..ScheduleSpec::new(when.clone())
     };
     let spec = ScheduleSpec {
         missed_limit: limit
@@ -259,7 +266,7 @@ fn civil(text: &str, is_end: bool) -> Option<DateTime> {
 
 fn given(
     fields: &Fields<'_>,
-    params: &BTreeMap<ParamName, ParamSpec>,
+    params: &Declared,
     found: &mut Findings,
 ) -> BTreeMap<ParamName, ParamValue> {
     let mut given = BTreeMap::new();
@@ -271,8 +278,11 @@ fn given(
             else {
                 continue;
             };
-            let Some(spec) = params.get(&name) else {
-                let known = params.keys().map(ParamName::as_str);
+            let Some(spec) = params.specs.get(&name) else {
+                if params.is_unclear(name.as_str()) {
+                    continue;
+                }
+                let known = params.names();
                 let message = format!("the workflow has no parameter `{name}`");
                 found.add_word(key.referenced, &path, message, name.as_str(), known);
                 continue;
@@ -296,6 +306,7 @@ fn given(
         })
     };
     for (name, _) in params
+        .specs
         .iter()
         .filter(|(name, spec)| spec.default.is_none() && !written(name))
     {

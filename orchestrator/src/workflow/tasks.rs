@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outpost_orchestrator_core::spec::{Argument, ParamSpec, Retry, TASKS, TaskSpec};
+use outpost_orchestrator_core::spec::{Argument, Retry, TASKS, TaskSpec};
 use outpost_proto::limits::PARAMETERS;
 use outpost_proto::message::ParamValue;
 use outpost_proto::name::{EntryName, ParamName, TaskName};
@@ -10,12 +10,13 @@ use serde_saphyr::Location;
 
 use super::each::{self, Draft, Each};
 use super::fields::{Fields, named};
+use super::foreign;
 use super::found::{Findings, join, shown};
 use super::graph;
 use super::keys::{self, LONGEST_DELAY, LONGEST_TIMEOUT, RETRIES, TASK};
 use super::list;
 use super::node::{Node, Value};
-use super::params::literal;
+use super::params::{Declared, literal};
 use super::place;
 use super::scalar::{duration, name, number, parsed_name, text};
 
@@ -75,7 +76,7 @@ pub(super) struct Written<'a> {
 /// The section `tasks`.
 pub(super) fn all(
     node: &Node,
-    params: &BTreeMap<ParamName, ParamSpec>,
+    params: &Declared,
     defaults: &Defaults,
     found: &mut Findings,
 ) -> Vec<TaskSpec> {
@@ -151,7 +152,7 @@ struct Scope<'a> {
     name: &'a str,
     path: &'a str,
     names: &'a BTreeMap<&'a str, usize>,
-    params: &'a BTreeMap<ParamName, ParamSpec>,
+    params: &'a Declared,
     defaults: &'a Defaults,
     /// Tasks are a list, each with its own name.
     is_listed: bool,
@@ -305,6 +306,11 @@ impl Scope<'_> {
         let ParamValue::Text(text) = &value else {
             return Some(Given::Is(Argument::Value(value)));
         };
+        if let Some(help) = foreign::template(text) {
+            let message = format!("`{}` would be given as it stands", shown(text));
+            found.add(node.referenced, path, message).help(help);
+            return None;
+        }
         if !text.contains("${") {
             return Some(Given::Is(Argument::Value(value)));
         }
@@ -337,16 +343,24 @@ impl Scope<'_> {
         path: &str,
         found: &mut Findings,
     ) -> Option<ParamName> {
-        if let Some(name) = self.params.keys().find(|name| name.as_str() == wanted) {
+        if let Some(name) = self
+            .params
+            .specs
+            .keys()
+            .find(|name| name.as_str() == wanted)
+        {
             return Some(name.clone());
         }
+        if self.params.is_unclear(wanted) {
+            return None;
+        }
         let message = format!("the workflow has no parameter `{}`", shown(wanted));
-        if self.params.is_empty() {
+        if self.params.specs.is_empty() {
             found
                 .add(node.referenced, path, message)
                 .help("declare it under `params`");
         } else {
-            let known = self.params.keys().map(ParamName::as_str);
+            let known = self.params.names();
             found.add_word(node.referenced, path, message, wanted, known);
         }
         None

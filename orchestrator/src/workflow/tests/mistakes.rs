@@ -76,6 +76,47 @@ fn each_mistake_is_told_with_its_mending() {
             "name: Nightly Report\ntasks: {Load: {entry: e}}\n",
         ),
         (
+            "a line that stands beside none",
+            "name: x\ntasks:\n  a:\n    entry: e\n   with: {}\n",
+        ),
+        (
+            "a line too deep",
+            "name: x\ntasks:\n  a:\n    entry: e\n      with: {}\n",
+        ),
+        (
+            "a line too far out",
+            "name: x\ntasks:\n  a:\n    entry: e\n b:\n    entry: e\n",
+        ),
+        (
+            "an anchor",
+            "name: x\nshared: &d {retries: 2}\ntasks: {a: {entry: e}}\n",
+        ),
+        (
+            "keys of Airflow",
+            "dag_id: x\nstart_date: 2026-01-01\ncatchup: false\ndefault_args: {retries: 2}\ntasks:\n  a:\n    entry: e\n    \
+             task_id: a\n    bash_command: run\n    execution_timeout: 1h\n    trigger_rule: all_done\n    params: {n: 1}\n    \
+             depends_on: []\n",
+        ),
+        (
+            "a schedule of Airflow",
+            "name: x\nschedule: {cron: \"@daily\", start_date: 2026-01-01, catchup: false}\ntasks: {a: {entry: e}}\n",
+        ),
+        (
+            "templates of Airflow",
+            "name: x\nparams: {n: {kind: int}}\ntasks:\n  a: {entry: e, with: {n: \"{{ params.n }}\", day: \"{{ ds }}\", \
+             m: $params.n, o: \"{param.n}\", fine: \"{{ .Name }}\"}}\n",
+        ),
+        (
+            "parameters of Airflow",
+            "name: x\nparams:\n  n: 10\n  day:\n  mode: string\n  host: db-1\n  on: true\n  size: {type: int}\ntasks:\n  \
+             a: {entry: e, with: {n: \"${params.n}\", m: \"${params.host}\"}}\nschedule: {every: 1h, params: {n: 1}}\n",
+        ),
+        (
+            "rule and zone",
+            "name: x\nschedule: {cron: 0 25 * * *, timezone: Berlin}\ntasks: {a: {entry: e}}\n",
+        ),
+        ("nothing", "# to be written\n"),
+        (
             "a key of another place",
             "name: x\ncron: \"@daily\"\ntasks: {a: {entry: e, affinity: run}}\n",
         ),
