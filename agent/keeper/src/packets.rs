@@ -3,6 +3,7 @@
 //! Used by runner, spawner and keeper alike. Blocking unless told otherwise. A packet that is too long, of an unknown
 //! version, or no JSON of the expected type is an error after which the connection is to be closed.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -25,8 +26,10 @@ pub struct Packets {
     fd: OwnedFd,
 }
 
-/// A packet as it arrived, and the descriptors beside it.
-type Received = (Vec<u8>, Vec<OwnedFd>);
+thread_local! {
+    /// Where packets arrive, one at a time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Why a packet could not be sent or understood. All but `WouldBlock` end the connection.
 #[derive(Debug, thiserror::Error)]
@@ -140,55 +143,45 @@ impl Packets {
     pub(crate) fn recv_of_version<T: DeserializeOwned>(
         &self,
     ) -> Result<Option<(u8, T, Vec<OwnedFd>)>, PacketError> {
-        let Some((bytes, fds)) = self.recv_bytes()? else {
-            return Ok(None);
-        };
-        let (version, body) = bytes.split_first().ok_or(PacketError::Version(0))?;
-        if !(OLDEST_READ..=NEWEST_READ).contains(version) {
-            return Err(PacketError::Version(*version));
-        }
-        let message = serde_json::from_slice(body).map_err(PacketError::Parse)?;
-        Ok(Some((*version, message, fds)))
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.is_empty() {
+                // Comes from the system as it is: only pages that a packet reaches are ever there.
+                *buffer = vec![0; MAX_PACKET_BYTES];
+            }
+            let (length, fds) = self.recv_into(buffer)?;
+            if length > MAX_PACKET_BYTES {
+                return Err(PacketError::TooLong(length));
+            }
+            let Some((version, body)) = buffer.get(..length).and_then(<[u8]>::split_first) else {
+                return Ok(None);
+            };
+            if !(OLDEST_READ..=NEWEST_READ).contains(version) {
+                return Err(PacketError::Version(*version));
+            }
+            let message = serde_json::from_slice(body).map_err(PacketError::Parse)?;
+            Ok(Some((*version, message, fds)))
+        })
     }
 
-    fn recv_bytes(&self) -> Result<Option<Received>, PacketError> {
-        let len = self.next_len()?;
-        if len == 0 {
-            return Ok(None);
-        }
-        if len > MAX_PACKET_BYTES {
-            return Err(PacketError::TooLong(len));
-        }
-        let mut bytes = vec![0; len];
+    /// Takes one packet; its length, which is more than the buffer's when not all of it fitted.
+    fn recv_into(&self, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), PacketError> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let got = net::recvmsg(
-            &self.fd,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        )
-        .map_err(PacketError::from_errno)?;
+        let got = loop {
+            let mut into = [IoSliceMut::new(buffer)];
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::TRUNC;
+            match net::recvmsg(&self.fd, &mut into, &mut ancillary, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                got => break got.map_err(PacketError::from_errno)?,
+            }
+        };
         let mut fds = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
                 fds.extend(received);
             }
         }
-        bytes.truncate(got.bytes);
-        Ok(Some((bytes, fds)))
-    }
-
-    /// Length of the next packet, without taking it: buffers are as large as needed, never larger.
-    fn next_len(&self) -> Result<usize, PacketError> {
-        loop {
-            let mut none = [0; 1];
-            match net::recv(&self.fd, &mut none[..], RecvFlags::PEEK | RecvFlags::TRUNC) {
-                Ok((_, len)) => return Ok(len),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(PacketError::from_errno(errno)),
-            }
-        }
+        Ok((got.bytes, fds))
     }
 }
 

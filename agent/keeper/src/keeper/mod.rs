@@ -36,7 +36,10 @@ use task::Task;
 use workdir::Workdir;
 
 /// How long a task must live before it is said to run: the end of a shorter one says it all.
-const WORTH_SAYING_US: u64 = 2_000;
+const WORTH_SAYING_US: u64 = 3_000;
+/// How long a task must live before its keeper lets go of memory: who had to fetch it back at once would pay for it
+/// with a tenth of a millisecond.
+const WORTH_LETTING_GO_US: u64 = 50_000;
 
 /// What a keeper gets from the spawner that forks it.
 pub(crate) struct Handover<'a> {
@@ -157,6 +160,8 @@ struct Keeper<'a> {
     state: FromKeeper,
     /// Until when a task that has just been started is not worth being told of.
     quiet_until_us: Option<u64>,
+    /// When a task that still lives then is one that is mostly waited for.
+    let_go_at_us: Option<u64>,
     attempt: Attempt,
     task: Option<Task>,
     /// An empty cgroup of the keeper's own, for its next task.
@@ -192,6 +197,7 @@ impl<'a> Keeper<'a> {
             listener: None,
             state: FromKeeper::Starting,
             quiet_until_us: None,
+            let_go_at_us: None,
             attempt: Attempt::default(),
             task: None,
             leaf: None,
@@ -223,9 +229,9 @@ impl<'a> Keeper<'a> {
         let fail = |what: &'static str| {
             move |error: std::io::Error| NoStart::from_io(what, &error).not_the_program()
         };
-        let dir = workdir::make_attempt(&spec.dir)
+        let (dir, is_new) = workdir::make_attempt(&spec.dir)
             .map_err(fail("the attempt's directory cannot be made"))?;
-        if claim::is_made(dir.as_fd()) {
+        if !is_new && claim::is_made(dir.as_fd()) {
             return Err(NoStart::claim_lost());
         }
         self.workdir
@@ -266,6 +272,7 @@ impl<'a> Keeper<'a> {
         let started = start::start(spec, place, &self.means)?;
         failpoint::reach("keeper-started");
         self.quiet_until_us = Some(started_us.saturating_add(WORTH_SAYING_US));
+        self.let_go_at_us = Some(started_us.saturating_add(WORTH_LETTING_GO_US));
         self.task = Some(Task::new(spec, started, log, started_us));
         Ok(())
     }
@@ -363,8 +370,6 @@ impl<'a> Keeper<'a> {
             pid: process.pid,
             start_time: process.start_time,
         });
-        // From here on it mostly waits.
-        sys::memory::let_go();
     }
 }
 

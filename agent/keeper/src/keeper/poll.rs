@@ -86,7 +86,8 @@ impl Keeper<'_> {
         let door = self
             .wants_door()
             .then(|| process::boot_time_us() + AGAIN_US);
-        let at = [at, self.quiet_until_us, door].into_iter().flatten().min();
+        let at = [at, self.quiet_until_us, self.let_go_at_us, door];
+        let at = at.into_iter().flatten().min();
         // All zero disarms, so that a deadline in the past is one microsecond after boot.
         let at = at.map_or(0, |at| at.max(1));
         if at == self.armed_us {
@@ -195,6 +196,10 @@ impl Keeper<'_> {
         let untold = self.quiet_until_us.is_none() && self.state == FromKeeper::Starting;
         if untold && task.has_executed() && !task.has_ended() {
             self.tell_of_task();
+        }
+        if self.let_go_at_us.is_some_and(|at| at <= now_us) {
+            self.let_go_at_us = None;
+            crate::sys::memory::let_go();
         }
     }
 

@@ -13,16 +13,17 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::protocol::StartSpec;
 
-/// Makes an attempt's directory, or opens the one that is there.
-pub(super) fn make_attempt(dir: &Path) -> io::Result<OwnedFd> {
-    make(dir)?;
-    crate::socket::open_dir(dir)
+/// Makes an attempt's directory, or opens the one that is there; whether it was made now.
+pub(super) fn make_attempt(dir: &Path) -> io::Result<(OwnedFd, bool)> {
+    let is_new = make(dir)?;
+    Ok((crate::socket::open_dir(dir)?, is_new))
 }
 
-fn make(dir: &Path) -> io::Result<()> {
+fn make(dir: &Path) -> io::Result<bool> {
     match DirBuilder::new().mode(0o700).create(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
