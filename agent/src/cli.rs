@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use outpost_agent_keeper::exec::SelfExec;
+use outpost_agent_keeper::memory;
 use outpost_agent_link::{DialArgs, LinkArgs, Timeouts, dial_main, link_main};
 
 use crate::commands;
@@ -64,22 +65,25 @@ fn dispatch(exec: SelfExec, cli: Cli) -> anyhow::Result<ExitCode> {
             metrics,
             keep,
             leash_fd,
-        } => commands::run(Options {
-            state,
-            catalogue: commands::catalogue_dir(catalogue.catalogue),
-            slots: slots.unwrap_or_else(commands::default_slots),
-            proxy,
-            observe,
-            metrics,
-            keep: Keep {
-                logs: keep.keep_logs,
-                logs_bytes: keep.keep_logs_size,
-                ledger: keep.keep_ledger,
-                ledger_bytes: keep.keep_ledger_size,
-            },
-            exec,
-            leash: leash_fd.map(RawLeash),
-        }),
+        } => {
+            memory::share_tables();
+            commands::run(Options {
+                state,
+                catalogue: commands::catalogue_dir(catalogue.catalogue),
+                slots: slots.unwrap_or_else(commands::default_slots),
+                proxy,
+                observe,
+                metrics,
+                keep: Keep {
+                    logs: keep.keep_logs,
+                    logs_bytes: keep.keep_logs_size,
+                    ledger: keep.keep_ledger,
+                    ledger_bytes: keep.keep_ledger_size,
+                },
+                exec,
+                leash: leash_fd.map(RawLeash),
+            })
+        }
         Command::Check { catalogue, proxy } => {
             let setup = commands::Setup {
                 state: &state,
@@ -92,7 +96,7 @@ fn dispatch(exec: SelfExec, cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status => commands::status(&state, form),
         Command::Pause => commands::told(&state, Ask::Pause, form),
         Command::Resume => commands::told(&state, Ask::Resume, form),
-        Command::Reload => commands::told(&state, Ask::Reload, form),
+        Command::Reload => commands::reload(&state, form),
         Command::Drain { timeout, no_wait } => {
             commands::drain(&state, (!no_wait).then_some(timeout), form)
         }
@@ -159,15 +163,19 @@ fn play(role: Role) -> ExitCode {
             server_name,
             pin,
             leash_fd,
-        } => link_main(LinkArgs {
-            ipc_fd,
-            dial_fd,
-            key_dir,
-            server_name,
-            pin,
-            leash_fd,
-            timeouts: Timeouts::default(),
-        }),
+        } => {
+            memory::share_tables();
+            link_main(LinkArgs {
+                ipc_fd,
+                dial_fd,
+                key_dir,
+                server_name,
+                pin,
+                leash_fd,
+                timeouts: Timeouts::default(),
+                when_quiet: memory::let_go,
+            })
+        }
         Role::Dial {
             dial_fd,
             conn,

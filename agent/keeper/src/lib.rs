@@ -22,3 +22,5 @@ mod keeper;
 mod packets;
 mod socket;
 mod sys;
+
+pub use sys::memory;

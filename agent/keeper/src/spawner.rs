@@ -70,6 +70,8 @@ struct Spawner {
     orphans: bool,
     idle_us: u64,
     idle_since_us: u64,
+    /// Whether there is nothing to do, and memory was let go of.
+    rests: bool,
 }
 
 /// What an answer needs to know beside the request.
@@ -99,11 +101,13 @@ impl Spawner {
             orphans: false,
             idle_us: options.idle_us,
             idle_since_us: process::boot_time_us(),
+            rests: false,
         })
     }
 
     fn serve(&mut self) {
         while !self.may_leave() {
+            self.rest();
             self.wait();
             self.watch_leash();
             self.reap();
@@ -112,6 +116,15 @@ impl Spawner {
             self.answer();
         }
         self.leave();
+    }
+
+    /// Lets go of memory once there is nothing to do.
+    fn rest(&mut self) {
+        let rests = self.keepers.is_empty();
+        if rests && !self.rests {
+            sys::memory::let_go();
+        }
+        self.rests = rests;
     }
 
     /// With a leash nothing stays behind: an earlier spawner's keepers are ending at this moment too.

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use crate::protocol::Ended;
 
 pub(crate) mod child;
-pub(crate) mod memory;
+pub mod memory;
 
 /// What keepers ignore: a terminal's and a shutdown's signals, and writes to closed sockets. A task gets them back.
 pub(crate) const IGNORED: [libc::c_int; 5] = [

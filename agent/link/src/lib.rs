@@ -45,6 +45,8 @@ pub struct LinkArgs {
     pub leash_fd: Option<RawFd>,
     /// Time limits; `Timeouts::default()` outside tests.
     pub timeouts: Timeouts,
+    /// Called when nothing was said for a few seconds: the process may let go of what it can have again.
+    pub when_quiet: fn(),
 }
 
 /// Link's time limits.

@@ -8,6 +8,7 @@ use std::future::pending;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::ClientConfig;
@@ -37,6 +38,11 @@ const MAX_CONNS: usize = 8;
 const MAX_UNCLAIMED: usize = 4;
 /// Sessions, and answers that the runner has not taken yet. At this many link stops reading from the runner.
 const MAX_TASKS: usize = 32;
+/// After this long without a word from the runner nothing is going on: far more than a burst's pauses, less than the
+/// time between heartbeats.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// And again, as long as nothing is said: the orchestrator's side may have said something.
+const QUIET_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why link ended.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +110,7 @@ struct Link {
     identity: Option<Identity>,
     server_name: ServerName<'static>,
     timeouts: Timeouts,
+    when_quiet: fn(),
     conns: BTreeMap<Conn, Outlets>,
     unclaimed: BTreeMap<Conn, TcpStream>,
     /// Sessions answer with their number; answers that wait for the runner with none.
@@ -141,6 +148,7 @@ impl Link {
             identity,
             server_name,
             timeouts: args.timeouts,
+            when_quiet: args.when_quiet,
             conns: BTreeMap::new(),
             unclaimed: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -149,6 +157,8 @@ impl Link {
 
     async fn serve(&mut self) -> Result<(), LinkError> {
         self.say(self.ready());
+        let quiet = tokio::time::sleep(QUIET_AFTER);
+        tokio::pin!(quiet);
         loop {
             let full = self.tasks.len() >= MAX_TASKS;
             tokio::select! {
@@ -159,6 +169,7 @@ impl Link {
                 got = descriptor_from(&mut self.dial) => self.dialled(got),
                 message = self.runner.recv(), if !full => match message? {
                     Some(message) => {
+                        quiet.as_mut().reset(tokio::time::Instant::now() + QUIET_AFTER);
                         if self.heard(message).await.is_err() {
                             return Ok(());
                         }
@@ -168,6 +179,10 @@ impl Link {
                 gone = self.runner.hung_up(), if full => {
                     gone.map_err(IpcError::Io)?;
                     return Ok(());
+                }
+                () = &mut quiet => {
+                    (self.when_quiet)();
+                    quiet.as_mut().reset(tokio::time::Instant::now() + QUIET_AGAIN);
                 }
             }
             // Receiving from a busy runner never waits: let sessions and timers have their turn.

@@ -28,6 +28,7 @@ use outpost_agent_core::event::{Event, Site, Speech};
 use outpost_agent_core::{Agent, SessionPhase};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
 use outpost_agent_keeper::failpoint;
+use outpost_agent_keeper::memory;
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
 use outpost_proto::ids::Conn;
@@ -174,6 +175,9 @@ impl Runner {
                     events.extend(self.certificate.event(false, boot_time_us(), wall_us()));
                     events.push(Event::Health(self.health()));
                     self.tasks.let_go();
+                    if self.tasks.rests() {
+                        memory::let_go();
+                    }
                 }
                 // Then the disk: what waited for it leaves at once.
                 synced = self.outgoing.synced() => {

@@ -109,11 +109,10 @@ impl Trash {
         name.push("-");
         name.push(path.file_name().unwrap_or_default());
         let to = trash.join(name);
+        // Most working directories are gone by then: a keeper gave them to another attempt.
+        path.symlink_metadata()?;
         match std::fs::rename(path, &to) {
-            // Either it is gone, which most working directories are by then, or there is no trash yet.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 DirBuilder::new().mode(0o700).create(&trash)?;
                 self.try_throw(path)
             }

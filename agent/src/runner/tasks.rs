@@ -49,6 +49,8 @@ pub(super) struct Tasks {
     idle: Idle,
     runs: Runs,
     trash: Trash,
+    /// Whether something was begun since this was asked last.
+    busy: bool,
 }
 
 /// Keepers whose tasks are over, for the next attempts: the newest is the warmest. Who is let go ends itself.
@@ -97,6 +99,7 @@ impl Tasks {
             idle: Idle::default(),
             runs: Runs::default(),
             trash,
+            busy: false,
         }
     }
 
@@ -107,6 +110,7 @@ impl Tasks {
         lease_until_boot_us: u64,
     ) -> Result<(), KeeperSaid> {
         let attempt = assign.attempt;
+        self.busy = true;
         let catalogue = self.catalogue.borrow().clone();
         let failed = |failure: StartFailure, why: String| {
             tracing::error!(%attempt, entry = %assign.entry, "cannot be started: {why}");
@@ -215,6 +219,11 @@ impl Tasks {
     /// Lets keepers go that have waited long enough for another attempt, in touch or not.
     pub(super) fn let_go(&self) {
         self.idle.let_go();
+    }
+
+    /// Whether nothing runs, and nothing was begun since this was asked last.
+    pub(super) fn rests(&mut self) -> bool {
+        !std::mem::take(&mut self.busy) && self.keepers.borrow().is_empty()
     }
 
     /// Pushes every dead-man timer.

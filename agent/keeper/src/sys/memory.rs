@@ -1,6 +1,6 @@
-//! What a keeper need not hold while it waits: code that it has run, and tables that its spawner has relocated.
+//! What a process need not hold while it waits: code that it has run, and tables that the loader has relocated.
 //!
-//! Most of a lone keeper's share of memory is neither heap nor stack but pages of the executable: the loader writes
+//! Used by every role that stays. Most of a waiting process's share of memory is neither heap nor stack but pages of the executable: the loader writes
 //! relocated tables into pages of the process's own, and each page of code that is touched brings fifteen neighbours
 //! along. Both can be had again from a file when they are needed.
 #![expect(
@@ -35,9 +35,9 @@ struct Mapped {
     tables: Option<Range>,
 }
 
-/// Called once by the spawner, single-threaded: its relocated tables move into a file that exists in memory only, from
-/// which each keeper maps what it touches. What fails here costs memory and nothing else.
-pub(crate) fn share_tables() {
+/// Called once at a role's start, single-threaded: its relocated tables move into a file that exists in memory only,
+/// from which it maps what it touches, and a spawner's keepers with it. What fails here costs memory and nothing else.
+pub fn share_tables() {
     let Some(tables) = mapped().tables else {
         return;
     };
@@ -58,8 +58,9 @@ pub(crate) fn share_tables() {
     TABLES_IN_FILE.store(mapped != libc::MAP_FAILED, Ordering::Relaxed);
 }
 
-/// Lets go of every page that can be had again from a file.
-pub(crate) fn let_go() {
+/// Lets go of every page that can be had again from a file; any thread may run meanwhile. The next touch of each costs a
+/// microsecond.
+pub fn let_go() {
     let mapped = mapped();
     let tables = mapped
         .tables

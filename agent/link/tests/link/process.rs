@@ -38,6 +38,7 @@ fn link_args(ipc_fd: i32, dial_fd: i32, key_dir: &Path) -> LinkArgs {
         pin: None,
         leash_fd: None,
         timeouts: Timeouts::default(),
+        when_quiet: || (),
     }
 }
 

@@ -63,6 +63,7 @@ impl Rig {
             pin,
             leash_fd: Some(leash_read.into_raw_fd()),
             timeouts,
+            when_quiet: || (),
         };
         let thread = std::thread::spawn(move || link_main(args));
         let socket = LinkSocket::new(runner).unwrap();
