@@ -96,6 +96,14 @@ pub(crate) enum Failure {
     /// The run, or what was waited for, did not succeed.
     #[error("{0}")]
     Unsuccessful(String),
+    /// The same of a run of which it is known where to look next.
+    #[error("{message}")]
+    Ended {
+        /// How it ended.
+        message: String,
+        /// Where to look.
+        help: String,
+    },
     /// Asked for wrongly.
     #[error("{0}")]
     Usage(String),
@@ -137,6 +145,16 @@ pub(crate) enum Failure {
         /// Why.
         error: std::io::Error,
     },
+    /// The file with the token.
+    #[error("the token file {} (named by {said}): {error}", path.display())]
+    TokenFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+        /// What named it.
+        said: String,
+    },
     /// No answer.
     #[error("{server} cannot be reached: {reason}")]
     Unreachable {
@@ -175,8 +193,10 @@ impl Failure {
 
     /// With advice that this side has found out.
     pub(crate) fn advised(mut self, help: Option<String>) -> Self {
-        if let Self::Problem(problem) = &mut self {
-            problem.help = help.or(problem.help.take());
+        match (&mut self, help) {
+            (Self::Problem(problem), Some(help)) => problem.help = Some(help),
+            (Self::NotFound(message), Some(help)) => *message = format!("{message}; {help}"),
+            (_, None) | (_, Some(_)) => {}
         }
         self
     }
@@ -184,8 +204,11 @@ impl Failure {
     /// For the shell.
     pub(crate) fn status(&self) -> u8 {
         match self {
-            Self::Unsuccessful(_) | Self::Different => exit::UNSUCCESSFUL,
-            Self::Usage(_) | Self::File { .. } | Self::NoContext { .. } => exit::USAGE,
+            Self::Unsuccessful(_) | Self::Ended { .. } | Self::Different => exit::UNSUCCESSFUL,
+            Self::Usage(_)
+            | Self::File { .. }
+            | Self::TokenFile { .. }
+            | Self::NoContext { .. } => exit::USAGE,
             Self::Told { status, .. } => *status,
             Self::Unreachable { .. } | Self::Incompatible(_) => exit::UNREACHABLE,
             Self::NoToken { .. } => exit::DENIED,
@@ -202,6 +225,7 @@ impl Failure {
             Self::Problem(problem) if !problem.code.is_empty() => Some(&problem.code),
             Self::Problem(_)
             | Self::Unsuccessful(_)
+            | Self::Ended { .. }
             | Self::Told { .. }
             | Self::Different
             | Self::Interrupted(_)
@@ -210,7 +234,7 @@ impl Failure {
             Self::NoToken { .. } => Some("no_token"),
             Self::NoContext { .. } => Some("no_context"),
             Self::NotFound(_) => Some("not_found"),
-            Self::File { .. } => Some("file"),
+            Self::File { .. } | Self::TokenFile { .. } => Some("file"),
             Self::Unreachable { .. } => Some("unreachable"),
             Self::Incompatible(_) => Some("incompatible"),
         }
@@ -221,6 +245,7 @@ impl Failure {
         match self {
             Self::Problem(problem) => problem.place(),
             Self::Unsuccessful(_)
+            | Self::Ended { .. }
             | Self::Usage(_)
             | Self::Told { .. }
             | Self::Different
@@ -228,6 +253,7 @@ impl Failure {
             | Self::NoContext { .. }
             | Self::NotFound(_)
             | Self::File { .. }
+            | Self::TokenFile { .. }
             | Self::Unreachable { .. }
             | Self::Incompatible(_)
             | Self::Interrupted(_)
@@ -243,10 +269,12 @@ impl Failure {
             )),
             Self::NoToken { withheld: None, .. } => Some(
                 "name a file that holds one with --token-file, OUTPOST_TOKEN_FILE or `outpost context add`; \
-                 `outpost-orchestrator init` writes the first one, `outpost-orchestrator token create` makes more"
+                 `outpost-orchestrator init` writes the first one, `outpost-orchestrator token create` makes more, and \
+                 `outpost dev` says what to export"
                     .to_owned(),
             ),
             Self::NoContext { hint, .. } => Some(hint.clone()),
+            Self::Ended { help, .. } => Some(help.clone()),
             Self::Unreachable { hint, .. } => Some(
                 hint.unwrap_or(
                     "check that the orchestrator runs and that --server, OUTPOST_SERVER or the context is its API's \
@@ -264,6 +292,10 @@ impl Failure {
             Self::File { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
                 Some("check the path; it is looked up from the current directory".to_owned())
             }
+            Self::TokenFile { .. } => Some(
+                "name another with --token-file or OUTPOST_TOKEN_FILE; `outpost context show` says what is in effect"
+                    .to_owned(),
+            ),
             Self::Unsuccessful(_)
             | Self::Usage(_)
             | Self::Told { .. }

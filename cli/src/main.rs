@@ -44,10 +44,12 @@ fn main() -> ExitCode {
 }
 
 fn people(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let parsed = args::command().try_get_matches_from(args);
+    let args: Vec<OsString> = args.collect();
+    let parsed = args::command().try_get_matches_from(&args);
     let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
+            let error = args::hinted(error, &args);
             // Help and version go to stdout with status 0, everything else to stderr with status 2.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));

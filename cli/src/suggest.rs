@@ -9,7 +9,9 @@ pub(crate) fn nearest<'a>(
     let most = (given.chars().count() / 3).clamp(1, 3);
     let cut_short = |name: &str| given.len() >= 3 && name.starts_with(given);
     let near = known.into_iter().filter_map(|name| {
-        let distance = if cut_short(name) {
+        let distance = if given.eq_ignore_ascii_case(name) {
+            0
+        } else if cut_short(name) {
             1
         } else {
             strsim::damerau_levenshtein(given, name)
@@ -43,6 +45,7 @@ mod tests {
         assert_eq!(nearest("host-reprot", known), Some("host-report"));
         assert_eq!(nearest("nigh", known), Some("nightly"));
         assert_eq!(nearest("x", known), Some("a"));
+        assert_eq!(nearest("N", ["m", "n"]), Some("n"));
         assert_eq!(nearest("something", known), None);
         assert_eq!(
             sentence("something", known).unwrap(),

@@ -5,6 +5,7 @@
 mod agents;
 mod context;
 mod files;
+mod hints;
 mod local;
 mod runs;
 mod workflows;
@@ -18,6 +19,7 @@ use outpost_proto::units::{NotAUnit, duration_ms};
 pub(crate) use agents::{AgentsCommand, DrainArgs, InviteArgs};
 pub(crate) use context::{ContextAdd, ContextCommand};
 pub(crate) use files::{ApplyArgs, DiffArgs, SchemaKind, ValidateArgs};
+pub(crate) use hints::hinted;
 pub(crate) use local::{DemoArgs, DevArgs, LocalCommand, ReferenceKind};
 pub(crate) use runs::{CancelArgs, RerunArgs, RunsArgs, TriggerArgs};
 pub(crate) use workflows::{DeleteCommand, ScheduleArgs};
@@ -215,8 +217,11 @@ pub(crate) enum ClientCommand {
     /// Say where an attempt's log is and how to read it there; logs do not leave the site.
     #[command(after_help = runs::LOGS)]
     Logs {
-        /// The attempt's id, as `outpost run` shows it.
-        attempt: String,
+        /// A run's id or a beginning of it, for all its attempts; or the whole id of one attempt.
+        #[arg(value_name = "RUN|ATTEMPT")]
+        id: String,
+        /// Only this task of the run.
+        task: Option<String>,
     },
 }
 

@@ -48,7 +48,9 @@ Examples:
 
 pub(super) const LOGS: &str = "\
 Examples:
-  outpost logs 7c2e91d06b7f4a13a8a3f0d94c55e1b2";
+  outpost logs 4f1d9c02                           all attempts of a run
+  outpost logs 4f1d9c02 load
+  outpost logs 7c2e91d06b7f4a13a8a3f0d94c55e1b2   one attempt";
 
 /// What is started.
 #[derive(Debug, Clone, Args)]

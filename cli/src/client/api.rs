@@ -92,6 +92,9 @@ pub(crate) struct RunTree {
     pub(crate) scheduled_for: Option<String>,
     #[serde(default)]
     pub(crate) reruns: u32,
+    /// What it was given.
+    #[serde(default)]
+    pub(crate) params: serde_json::Map<String, Value>,
     #[serde(default)]
     pub(crate) tasks: Vec<TaskNode>,
 }
@@ -118,6 +121,7 @@ pub(crate) struct TaskNode {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub(crate) struct AttemptNode {
     pub(crate) attempt: String,
+    pub(crate) agent: Option<String>,
     pub(crate) number: Option<u32>,
     pub(crate) state: String,
     #[serde(default)]

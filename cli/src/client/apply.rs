@@ -103,7 +103,8 @@ fn named(mut failure: Failure, file: &Valid) -> Failure {
         problem.file = Some(file.name());
         if problem.code == "unknown_entry" {
             problem.help = Some(
-                "an agent announces an entry when its catalogue has it; --allow-unknown-entries accepts it before"
+                "a site announces what its catalogue has, after a change once `outpost-agent reload` was run there; \
+                 --allow-unknown-entries accepts the workflow before that"
                     .to_owned(),
             );
         }

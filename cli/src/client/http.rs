@@ -314,6 +314,7 @@ impl Refused {
             Failure::Unreachable { .. } => self.unsent || repeatable,
             Failure::Problem(problem) => repeatable && matches!(problem.status, 429 | 502..=504),
             Failure::Unsuccessful(_)
+            | Failure::Ended { .. }
             | Failure::Usage(_)
             | Failure::Told { .. }
             | Failure::Different
@@ -321,6 +322,7 @@ impl Refused {
             | Failure::NoContext { .. }
             | Failure::NotFound(_)
             | Failure::File { .. }
+            | Failure::TokenFile { .. }
             | Failure::Incompatible(_)
             | Failure::Interrupted(_)
             | Failure::Internal(_) => false,

@@ -10,9 +10,14 @@ use super::tree::{day_and_clock, took};
 use crate::failure::Failure;
 use crate::output::{Column, Out, Table, clean};
 
-/// `outpost runs`
-pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
-    let table = runs_table(parse::<Items<RunItem>>(value.clone())?.items);
+/// `outpost runs`; `is_some`: only some were asked for.
+pub(crate) fn runs(value: &Value, is_some: bool, out: Out) -> Result<(), Failure> {
+    let empty = if is_some {
+        "no such runs"
+    } else {
+        "no runs; `outpost trigger WORKFLOW` starts one"
+    };
+    let table = runs_table(parse::<Items<RunItem>>(value.clone())?.items, empty);
     let more = value.get("next").is_some_and(|next| !next.is_null());
     out.either(value, |out| {
         out.table(&table);
@@ -23,7 +28,7 @@ pub(crate) fn runs(value: &Value, out: Out) -> Result<(), Failure> {
     Ok(())
 }
 
-fn runs_table(items: Vec<RunItem>) -> Table {
+fn runs_table(items: Vec<RunItem>, empty: &'static str) -> Table {
     let columns = [
         Column::new("RUN", 0).id(),
         Column::new("WORKFLOW", 1),
@@ -34,7 +39,7 @@ fn runs_table(items: Vec<RunItem>) -> Table {
         Column::new("SCHEDULED FOR", 5),
         Column::new("RERUNS", 6).right(),
     ];
-    let mut table = Table::new(&columns, "no runs; `outpost trigger WORKFLOW` starts one");
+    let mut table = Table::new(&columns, empty);
     for item in items {
         table.row(vec![
             item.run,
@@ -247,7 +252,7 @@ mod tests {
              "created_at":"yesterday at noon","duration_ms":null}]}"#,
         )
         .unwrap();
-        insta::assert_snapshot!("runs_narrow", at_widths(&runs_table(runs.items)));
+        insta::assert_snapshot!("runs_narrow", at_widths(&runs_table(runs.items, "no runs")));
         let agents: Items<AgentItem> = serde_json::from_str(
             r#"{"items":[{"agent":"hospital-north-ward-7","presence":"live","last_heard":"a moment ago","version":"0.1.0",
             "slots":8,"slots_free":6,"running":2,"flags":["paused"],"cpu_percent":100,"memory_percent":34,"disk_percent":56,

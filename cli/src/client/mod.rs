@@ -9,6 +9,7 @@ mod diff;
 pub(crate) mod files;
 pub(crate) mod http;
 mod lists;
+mod logs;
 mod pages;
 mod params;
 mod runs;
@@ -20,7 +21,7 @@ mod workflows;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::config::Connection;
-use self::http::{Ask, Client};
+use self::http::Client;
 use crate::args::{AgentsCommand, ClientCommand, ConnectionArgs};
 use crate::failure::Failure;
 use crate::output::Out;
@@ -54,9 +55,7 @@ pub(crate) async fn run(
         ClientCommand::Agents { command } => {
             agents::run(client, command.unwrap_or(AgentsCommand::List), out).await
         }
-        ClientCommand::Logs { attempt } => {
-            lists::whereabouts(&client.ask(&Ask::get(&["attempts", &attempt])).await?, out)
-        }
+        ClientCommand::Logs { id, task } => logs::logs(client, &id, task.as_deref(), out).await,
     }
 }
 

@@ -89,7 +89,10 @@ pub(super) async fn trigger(client: &Client, args: &TriggerArgs, out: Out) -> Re
     };
     let answer = match start(client, name, &params, args.key.as_deref()).await {
         Ok(answer) => answer,
-        Err(failure) => return Err(workflows::meant(client, name, failure).await),
+        Err(failure) => {
+            let help = parameter_help(&failure);
+            return Err(workflows::meant(client, name, failure).await.advised(help));
+        }
     };
     let run = run_of(&answer)?;
     if args.wait {
@@ -103,6 +106,15 @@ pub(super) async fn trigger(client: &Client, args: &TriggerArgs, out: Out) -> Re
         out.line(&Tone::Faint.paint(&format!("see it with: outpost watch {}", short(&run))));
     });
     Ok(())
+}
+
+/// How the parameter is given that the server found wrong.
+fn parameter_help(failure: &Failure) -> Option<String> {
+    let Failure::Problem(problem) = failure else {
+        return None;
+    };
+    let name = problem.path.as_deref()?.strip_prefix("params.")?;
+    Some(format!("give it as `--param {}=VALUE`", clean(name)))
 }
 
 /// Starts a run; the answer names it.
@@ -171,15 +183,37 @@ fn ended(tree: &RunTree) -> Result<(), Failure> {
         .filter(|task| task.state == "failed")
         .map(|task| task.task.as_str());
     let bad = bad.collect::<Vec<_>>().join(", ");
-    let which = if bad.is_empty() {
-        String::new()
-    } else {
-        format!("; failed: {bad}")
+    if bad.is_empty() {
+        return Err(Failure::Unsuccessful(format!(
+            "the run {} {}",
+            tree.run, tree.state
+        )));
+    }
+    Err(Failure::Ended {
+        message: format!("the run {} {}; failed: {bad}", tree.run, tree.state),
+        help: where_to_look(tree),
+    })
+}
+
+/// Where it stands why the first task that failed did so.
+fn where_to_look(tree: &RunTree) -> String {
+    let mut failed = tree.tasks.iter().filter(|task| task.state == "failed");
+    let last = failed.find_map(|task| Some((task, task.attempts.last()?)));
+    let run = short(&tree.run);
+    let Some((task, attempt)) = last else {
+        return format!("`outpost explain {run}` says why");
     };
-    Err(Failure::Unsuccessful(format!(
-        "the run {} {}{which}",
-        tree.run, tree.state
-    )))
+    let site = attempt.agent.as_ref().or(tree.agent.as_ref());
+    let site = site.map_or_else(|| "its site".to_owned(), |agent| clean(agent));
+    // What was refused never ran, so it has no log.
+    let look = if attempt.ending().starts_with("refused") {
+        format!("the reason, at {site}: outpost-agent status")
+    } else {
+        let task = clean(&task.task);
+        let id = short(&attempt.attempt);
+        format!("the log of `{task}`, at {site}: outpost-agent logs {id}")
+    };
+    format!("{look}; once it is mended: outpost rerun {run}")
 }
 
 /// `outpost runs`
@@ -189,7 +223,15 @@ pub(super) async fn list(client: &Client, args: &RunsArgs, out: Out) -> Result<(
         .with("state", args.state.clone());
     let most = (!args.all).then_some(args.limit as usize);
     let value = pages::all(client, &ask, most, "reading runs", out).await?;
-    lists::runs(&value, out)
+    let is_empty = value
+        .get("items")
+        .and_then(Value::as_array)
+        .is_some_and(Vec::is_empty);
+    if let Some(name) = args.workflow.as_deref().filter(|_| is_empty) {
+        // Of a workflow that is gone there may be runs; one that never was is a mistake.
+        workflows::ask(client, name, &Ask::get(&["workflows", name])).await?;
+    }
+    lists::runs(&value, args.workflow.is_some() || args.state.is_some(), out)
 }
 
 /// `outpost run RUN`
@@ -223,6 +265,10 @@ pub(super) async fn cancel(client: &Client, args: &CancelArgs, out: Out) -> Resu
         let pending = answer.get("pending").and_then(Value::as_u64).unwrap_or(0);
         out.either(&answer, |out| match pending {
             0 => out.line(&clean(&state)),
+            1 => out.line(&format!(
+                "{}: 1 attempt ends at its agent's next contact",
+                clean(&state)
+            )),
             n => out.line(&format!(
                 "{}: {n} attempts end at their agents' next contact",
                 clean(&state)

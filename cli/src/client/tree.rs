@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use super::api::{AttemptNode, RunTree, TaskNode};
 use crate::output::{Out, Tone, clean};
 
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 const SPINNER_ASCII: [&str; 4] = ["|", "/", "-", "\\"];
+/// Characters of a parameter's value.
+const VALUE: usize = 40;
 
 /// How a tree is drawn.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +23,7 @@ pub(crate) struct Pen {
     frame: usize,
     /// Of now, for what is still running.
     now: Timestamp,
-    /// Attempts that did not succeed get a line of their own.
+    /// Tasks that failed or were tried again get a line for each attempt, and the run one for what it was given.
     attempts: bool,
 }
 
@@ -92,6 +95,10 @@ pub(crate) fn lines(tree: &RunTree, pen: Pen) -> Vec<String> {
         pen.mark(&tree.state),
         clean(&tree.state)
     )];
+    if pen.attempts && !tree.params.is_empty() {
+        let given = Tone::Faint.paint(&format!("  version {}, {}", tree.version, given(tree)));
+        lines.push(given);
+    }
     let forest = forest(&tree.tasks);
     let widths = forest
         .iter()
@@ -101,6 +108,22 @@ pub(crate) fn lines(tree: &RunTree, pen: Pen) -> Vec<String> {
         task_lines(&mut lines, pen, branch, widest);
     }
     lines
+}
+
+/// `with day=2026-01-31, top=25`, each value cut.
+fn given(tree: &RunTree) -> String {
+    let one = |(name, value): (&String, &Value)| {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        let mut cut: String = text.chars().take(VALUE).collect();
+        if cut.len() < text.len() {
+            cut.push('…');
+        }
+        clean(&format!("{name}={cut}"))
+    };
+    let given = tree.params.iter().map(one).collect::<Vec<_>>();
+    format!("with {}", given.join(", "))
 }
 
 /// A task at its place in the tree.
@@ -201,7 +224,8 @@ fn task_lines(lines: &mut Vec<String>, pen: Pen, branch: &Branch<'_>, widest: us
         line.push_str(&Tone::Faint.paint(&format!("  (needs {} too)", clean(&also))));
     }
     lines.push(line);
-    if !pen.attempts || task.attempts.len() < 2 {
+    let has_lines = task.attempts.len() > 1 || task.state == "failed";
+    if !pen.attempts || !has_lines {
         return;
     }
     let beside = if *follows { pipe } else { blank };
@@ -291,7 +315,7 @@ mod tests {
     use super::*;
 
     const TREE: &str = r#"{"run":"0123456789abcdef0123456789abcdef","workflow":"host-report","version":1,"state":"failed",
-      "agent":"site-1","created_at":"2026-01-02T03:04:05.000000Z","finished_at":null,"duration_ms":6100,"tasks":[
+      "agent":"site-1","params":{"top":25,"title":"audit"},"created_at":"2026-01-02T03:04:05.000000Z","finished_at":null,"duration_ms":6100,"tasks":[
       {"task":"open","state":"succeeded","attempts":[{"attempt":"a1","number":1,"state":"finished","outcome":"succeeded","duration_ms":80}]},
       {"task":"packages","state":"succeeded","attempts":[{"attempt":"a2","number":1,"state":"finished","outcome":"succeeded","duration_ms":412}]},
       {"task":"index","needs":["open"],"state":"succeeded","attempts":[

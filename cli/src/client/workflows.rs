@@ -38,7 +38,7 @@ pub(super) fn table(items: Vec<WorkflowItem>) -> Table {
         Column::new("VERSION", 2).right(),
         Column::new("SCHEDULED", 1),
         Column::new("NEXT RUN", 1),
-        Column::new("RUNS", 3).right(),
+        Column::new("LIVE RUNS", 3).right(),
         Column::new("TASKS", 4).right(),
         Column::new("APPLIED", 6),
         Column::new("DESCRIPTION", 5).prose(),
@@ -230,18 +230,46 @@ fn words(schedule: &Value) -> String {
         schedule.get("every_ms").and_then(Value::as_u64),
     ) {
         (Some(cron), _) => format!("at `{cron}`"),
-        (None, Some(ms)) => format!("every {}", super::tree::took(ms)),
+        (None, Some(ms)) => format!("every {}", interval(ms)),
         (None, None) => "on a schedule".to_owned(),
     };
-    if let Some(zone) = text("timezone") {
-        words.push_str(&format!(", {zone}"));
-    }
+    let zone = text("timezone").unwrap_or("UTC");
+    words.push_str(&format!(", {zone}"));
     for (name, word) in [("start", "from"), ("end", "until")] {
         if let Some(at) = text(name) {
-            words.push_str(&format!(", {word} {}", day_and_clock(at)));
+            words.push_str(&format!(", {word} {}", on_clock(at, zone)));
         }
     }
     words
+}
+
+/// An instant on the wall clock of the schedule, as the file says it.
+fn on_clock(at: &str, zone: &str) -> String {
+    let there = at.parse::<Timestamp>().ok().zip(TimeZone::get(zone).ok());
+    there.map_or_else(
+        || day_and_clock(at),
+        |(at, zone)| at.to_zoned(zone).strftime("%Y-%m-%d %H:%M").to_string(),
+    )
+}
+
+/// `15 min`: what an interval has none of is left out.
+fn interval(ms: u64) -> String {
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("min", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ];
+    let mut rest = ms;
+    let mut parts = Vec::new();
+    for (name, size) in units {
+        if rest >= size {
+            parts.push(format!("{} {name}", rest / size));
+        }
+        rest %= size;
+    }
+    parts.join(" ")
 }
 
 #[cfg(test)]
@@ -252,7 +280,13 @@ mod tests {
     fn a_schedule_is_told_in_words() {
         let cron = json!({ "cron": "30 2 * * 1-5", "timezone": "Europe/Berlin", "start": null });
         assert_eq!(words(&cron), "at `30 2 * * 1-5`, Europe/Berlin");
+        let cron = json!({ "cron": "@daily", "timezone": "Europe/Berlin", "start": "2025-12-31T23:00:00Z" });
+        assert_eq!(
+            words(&cron),
+            "at `@daily`, Europe/Berlin, from 2026-01-01 00:00"
+        );
+        assert_eq!(interval(93_784_005), "1 d 2 h 3 min 4 s 5 ms");
         let every = json!({ "every_ms": 900_000, "timezone": "UTC" });
-        assert_eq!(words(&every), "every 15 min 0 s, UTC");
+        assert_eq!(words(&every), "every 15 min, UTC");
     }
 }

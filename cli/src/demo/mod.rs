@@ -8,6 +8,7 @@ mod ledger;
 mod search;
 mod summary;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -200,7 +201,8 @@ fn ended(killed: usize) -> Result<(), Failure> {
 async fn keep(place: &Place, server: &Server, out: Out) -> Result<(), Failure> {
     if !out.is_json() {
         out.line("");
-        summary::to_try(place, &server.ready.api, Example::Applied, out);
+        let api = &server.ready.api;
+        summary::to_try(place, api, &place.catalogue(), Example::Applied, out);
         out.line("");
         out.line("Ctrl-C ends it.");
     }
@@ -208,8 +210,8 @@ async fn keep(place: &Place, server: &Server, out: Out) -> Result<(), Failure> {
 }
 
 /// Says what `dev` offers to try.
-pub(crate) fn to_try(place: &Place, api: &str, example: Example<'_>, out: Out) {
-    summary::to_try(place, api, example, out);
+pub(crate) fn to_try(place: &Place, api: &str, catalogue: &Path, example: Example<'_>, out: Out) {
+    summary::to_try(place, api, catalogue, example, out);
 }
 
 /// One line of progress.

@@ -124,16 +124,25 @@ pub(crate) fn json(tree: &Value, at: &Whereabouts, left: Option<&Left>, restarts
     })
 }
 
-/// What to try while it is left running.
-pub(crate) fn to_try(place: &Place, api: &str, example: Example<'_>, out: Out) {
-    title("To try", out);
-    let exe = std::env::current_exe()
-        .map_or_else(|_| "outpost".to_owned(), |exe| exe.display().to_string());
+/// What to try in another terminal while it is left running: first what makes all commands find it.
+pub(crate) fn to_try(place: &Place, api: &str, catalogue: &Path, example: Example<'_>, out: Out) {
+    title("To try in another terminal", out);
+    let exe = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("outpost"));
+    let agent_program = exe.with_file_name("outpost-agent");
+    let agent = if agent_program.is_file() {
+        by_name(&agent_program)
+    } else {
+        format!("{} {}", exe.display(), crate::AGENT_MAIN)
+    };
+    let exe = by_name(&exe);
     out.line(&format!("  export OUTPOST_SERVER={api}"));
-    out.line(&format!(
-        "  export OUTPOST_TOKEN_FILE={}",
-        place.token().display()
-    ));
+    for (name, path) in [
+        ("OUTPOST_TOKEN_FILE", place.token().as_path()),
+        ("OUTPOST_AGENT_STATE", &place.agent()),
+        ("OUTPOST_AGENT_CATALOGUE", catalogue),
+    ] {
+        out.line(&format!("  export {name}={}", path.display()));
+    }
     let name = super::example::NAME;
     let trigger = format!("trigger {name} --param top=25 --wait");
     let example = match example {
@@ -145,13 +154,24 @@ pub(crate) fn to_try(place: &Place, api: &str, example: Example<'_>, out: Out) {
     for command in example.into_iter().chain(lists) {
         out.line(&format!("  {exe} {command}"));
     }
-    let agent = format!(
-        "{exe} {} --state {}",
-        crate::AGENT_MAIN,
-        place.agent().display()
-    );
     for command in ["status", "logs", "ledger explain", "ledger verify"] {
         out.line(&format!("  {agent} {command}"));
+    }
+}
+
+/// A program as it is typed: by its name alone where that finds this very file.
+fn by_name(program: &Path) -> String {
+    let name = program.file_name().unwrap_or_default();
+    let dirs = std::env::var_os("PATH").unwrap_or_default();
+    let first = std::env::split_paths(&dirs)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file());
+    let real = |path: &Path| path.canonicalize().ok();
+    let finds = first.is_some_and(|first| real(&first).is_some() && real(&first) == real(program));
+    if finds {
+        name.display().to_string()
+    } else {
+        program.display().to_string()
     }
 }
 

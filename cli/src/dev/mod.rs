@@ -100,7 +100,7 @@ async fn up(
         return Ok(());
     }
     step(out, "");
-    demo::to_try(place, &server.ready.api, example, out);
+    demo::to_try(place, &server.ready.api, &catalogue, example, out);
     step(out, "");
     step(out, "Ctrl-C ends it.");
     Ok(())

@@ -9,12 +9,13 @@ use crate::support::text;
 
 const RUN: &str = "4f1d9c02aaaaaaaaaaaaaaaaaaaaaaaa";
 const OTHER: &str = "4f1d77bbbbbbbbbbbbbbbbbbbbbbbbbb";
+const ATTEMPT: &str = "7c2e91d06b7f4a13a8a3f0d94c55e1b2";
 const FLOW: &str = "name: nightly\ntasks:\n  dump:\n    entry: dump\n";
 
 /// A server with one of everything.
 fn server() -> Fake {
     let run = format!(
-        r#"{{"run":"{RUN}","workflow":"nightly","version":3,"state":"failed","agent":"site-1","params":{{}},
+        r#"{{"run":"{RUN}","workflow":"nightly","version":3,"state":"failed","agent":"site-1","params":{{"top":3}},
         "created_at":"2026-01-02T03:04:05.000000Z","finished_at":"2026-01-02T03:04:11.100000Z","duration_ms":6100,
         "scheduled_for":"2026-01-02T03:04:00.000000Z","reruns":1,"tasks":[
         {{"task":"dump","index":0,"entry":"dump","needs":[],"state":"failed","outcome":"failed","attempts":[
@@ -82,8 +83,8 @@ fn server() -> Fake {
         .on("PATCH", "/api/v1/agents/site-1", 200, &agent(2, true))
         .on("DELETE", "/api/v1/agents/site-1", 200, "")
         .on("POST", "/api/v1/agents/invites", 201, r#"{"token":"opj1.token","agent":"site-2","expires_at":"2026-01-02T03:14:05.000000Z"}"#)
-        .on("GET", "/api/v1/attempts/a2", 200, &format!(r#"{{"attempt":"a2","run":"{RUN}","workflow":"nightly","task":"dump","agent":"site-1",
-            "state":"finished","outcome":{{"killed":"oom"}},"where":"on agent site-1: outpost-agent logs a2"}}"#))
+        .on("GET", &format!("/api/v1/attempts/{ATTEMPT}"), 200, &format!(r#"{{"attempt":"{ATTEMPT}","run":"{RUN}","workflow":"nightly","task":"dump","agent":"site-1",
+            "state":"finished","outcome":{{"killed":"oom"}},"where":"on agent site-1: outpost-agent logs {ATTEMPT}"}}"#))
         .plain("GET", "/api/v1/events", 200, "text/event-stream", "event: end\ndata: {}\n\n")
 }
 
@@ -169,7 +170,9 @@ fn every_command_that_asks_prints_the_same_each_time() {
             "agents_drain_wait",
             &["agents", "drain", "site-1", "--wait", "--timeout", "1m"],
         ),
-        ("logs", &["logs", "a2"]),
+        ("logs", &["logs", ATTEMPT]),
+        ("logs_of_a_run", &["logs", "4f1d9"]),
+        ("logs_of_a_task", &["logs", RUN, "verify"]),
     ] {
         assert_snapshot!(name, both(ask, args));
     }

@@ -100,7 +100,12 @@ fn without_a_token_nothing_is_asked() {
     refused(
         &mut with(),
         2,
-        &["error[file]", "No such file", "help: check the path"],
+        &[
+            "error[file]: the token file",
+            "(named by option --token-file)",
+            "No such file",
+            "help: name another",
+        ],
     );
     std::fs::write(&file, "something else\n").unwrap();
     refused(&mut with(), 2, &["begins with `opt_`"]);
@@ -118,6 +123,53 @@ fn answered(
 ) {
     let server = Fake::new().on(path.0, path.1, status, body);
     refused(&mut server.outpost(args), exit, parts);
+}
+
+#[test]
+fn what_a_run_lacks_is_said_as_it_is_given() {
+    answered(
+        &["trigger", "nightly"],
+        ("POST", "/api/v1/workflows/nightly/runs"),
+        422,
+        r#"{"code":"invalid_parameters","detail":"parameter `day`: is required","path":"params.day"}"#,
+        2,
+        &[
+            "error[invalid_parameters]",
+            "help: give it as `--param day=VALUE`",
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_there_is_told_with_where_to_look() {
+    let none = r#"{"items":[],"next":null}"#;
+    let gone = r#"{"code":"not_found","detail":"there is no workflow `nihgtly`"}"#;
+    let known = r#"{"items":[{"name":"nightly","version":1,"tasks":1,"applied_at":"2026-01-01T00:00:00Z"}]}"#;
+    let server = Fake::new()
+        .on("GET", "/api/v1/runs", 200, none)
+        .on("GET", "/api/v1/workflows/nihgtly", 404, gone)
+        .on("GET", "/api/v1/workflows", 200, known);
+    refused(
+        &mut server.outpost(&["runs", "--workflow", "nihgtly"]),
+        5,
+        &["did you mean `nightly`?"],
+    );
+    for id in ["7c2e91d0", "7c2e91d06b7f4a13a8a3f0d94c55e1b2"] {
+        refused(
+            &mut server.outpost(&["logs", id]),
+            5,
+            &[
+                "error[not_found]",
+                "no attempt and no run",
+                "`outpost run RUN`",
+            ],
+        );
+    }
+    let none = server
+        .outpost(&["runs", "--state", "failed"])
+        .output()
+        .unwrap();
+    assert!(none.status.success(), "{}", text(&none.stderr));
 }
 
 #[test]
