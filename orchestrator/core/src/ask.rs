@@ -160,7 +160,7 @@ impl Tenant {
     ) -> RunId {
         let record = RunRecord {
             tenant: self.record.tenant.clone(),
-            run: ctx.chance.run(),
+            run: ctx.chance.run(ctx.now),
             workflow: workflow.record.spec.name.clone(),
             version: workflow.record.version,
             params,

@@ -294,7 +294,7 @@ impl Tenant {
         let agent = self.agents.get_mut(name)?;
         let attempt = AttemptRecord {
             tenant: self.record.tenant.clone(),
-            attempt: ctx.chance.attempt(),
+            attempt: ctx.chance.attempt(ctx.now),
             run: id,
             task,
             agent: name.clone(),
