@@ -7,8 +7,11 @@ use super::access::{signed, unsigned};
 use super::read::Reader;
 
 /// Notices are deleted from the oldest on, and the newest of a tenant stays.
-const NEWEST: &str = "SELECT max(seq) FROM notice WHERE tenant = ?1";
-const NO_LATER_THAN: &str = "SELECT max(seq) FROM notice WHERE tenant = ?1 AND seq <= ?2";
+pub(super) const NEWEST: &str = "SELECT max(seq) FROM notice WHERE tenant = ?1";
+/// One that is told already, or whose row goes on with what is not.
+pub(super) const NO_LATER_THAN: &str = "SELECT coalesce((SELECT max(seq) FROM notice WHERE tenant = ?1 AND seq <= ?2), \
+     (SELECT min(first) FROM (SELECT first FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT 1) \
+     WHERE first <= ?2))";
 
 /// What is kept of the notices after a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,14 +9,19 @@ use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 use super::{OpenError, sqlite};
 
 /// The newest schema this program knows.
-pub const SCHEMA_VERSION: i64 = 2;
+pub const SCHEMA_VERSION: i64 = 3;
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "spine", include_str!("../../migrations/0001_spine.sql")),
     (
         2,
         "surface",
         include_str!("../../migrations/0002_surface.sql"),
+    ),
+    (
+        3,
+        "bursts",
+        include_str!("../../migrations/0003_bursts.sql"),
     ),
 ];
 

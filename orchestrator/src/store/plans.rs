@@ -4,7 +4,7 @@
 use outpost_orchestrator_core::record::RunState;
 use rusqlite::Connection;
 
-use super::{load, read, retention, runs, sqlite};
+use super::{bounds, load, read, retention, runs, sqlite};
 
 /// Tables that are read whole at a start because all of it can still change, and walks over an index that holds
 /// nothing else.
@@ -93,6 +93,8 @@ async fn every_list_and_look_up_is_answered_by_an_index() {
         read::NOTICES,
         read::NOTICES_OF_RUN,
         read::NEWEST_NOTICE,
+        bounds::NEWEST,
+        bounds::NO_LATER_THAN,
     ] {
         assert_indexed(&connection, sql, &[]);
     }

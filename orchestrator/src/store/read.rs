@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
+use futures_util::TryStreamExt as _;
 use outpost_orchestrator_core::record::{
-    AttemptRecord, Notice, RunRecord, TaskRecord, WorkflowRecord,
+    AttemptRecord, Notice, NoticeKind, RunRecord, TaskRecord, WorkflowRecord,
 };
 use outpost_proto::ids::{AttemptId, RunId};
 use outpost_proto::name::{AgentName, TenantName, WorkflowName};
@@ -84,8 +85,8 @@ pub(super) const WORKFLOW_CURRENT: &str = "SELECT record FROM workflow INDEXED B
 pub(super) const VERSIONS: &str = "SELECT version, applied_at FROM workflow \
      WHERE tenant = ?1 AND workflow = ?2 AND version < ?3 ORDER BY version DESC LIMIT ?4";
 pub(super) const NOTICES: &str =
-    "SELECT seq, at, record FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-pub(super) const NOTICES_OF_RUN: &str = "SELECT seq, at, record FROM notice INDEXED BY notice_by_run \
+    "SELECT first, at, record FROM notice WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
+pub(super) const NOTICES_OF_RUN: &str = "SELECT first, at, record FROM notice INDEXED BY notice_by_run \
      WHERE run = ?4 AND tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
 pub(super) const NEWEST_NOTICE: &str =
     "SELECT seq FROM notice WHERE tenant = ?1 ORDER BY seq DESC LIMIT 1";
@@ -320,18 +321,28 @@ impl Reader {
             .bind(signed(after))
             .bind(limit.clamp(1, PAGE))
             .bind(run.map(|run| run.to_string()));
-        let rows = query.fetch_all(&self.pool).await?;
-        let numbered = |(seq, at, json): (i64, i64, String)| {
-            Ok(NumberedNotice {
-                seq: unsigned(seq),
-                notice: Notice {
-                    tenant: tenant.clone(),
-                    at: unsigned(at),
-                    what: parse("notice", &json)?,
-                },
-            })
-        };
-        rows.into_iter().map(numbered).collect()
+        let limit = limit.clamp(1, PAGE) as usize;
+        let mut rows = query.fetch(&self.pool);
+        let mut notices = Vec::new();
+        // A row holds one notice or more: reading ends with the last one that is wanted.
+        while notices.len() < limit
+            && let Some((first, at, json)) = rows.try_next().await?
+        {
+            let what: Vec<NoticeKind> = parse("notice", &json)?;
+            let numbered = (unsigned(first)..)
+                .zip(what)
+                .map(|(seq, what)| NumberedNotice {
+                    seq,
+                    notice: Notice {
+                        tenant: tenant.clone(),
+                        at: unsigned(at),
+                        what,
+                    },
+                });
+            notices.extend(numbered.filter(|notice| notice.seq > after));
+        }
+        notices.truncate(limit);
+        Ok(notices)
     }
 
     /// The number of the tenant's newest notice; 0 when there is none.

@@ -18,7 +18,7 @@ use outpost_orchestrator_core::event::Speech;
 use outpost_orchestrator_core::record::{Snapshot, StoredRun, Write};
 use outpost_proto::ids::{RecoveryEpoch, RunId};
 use outpost_proto::name::TenantName;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -305,14 +305,22 @@ impl Writer {
 
     /// Writes a burst in one transaction; answers the newest notice of each tenant.
     fn commit(&mut self, batch: Batch<'_>) -> rusqlite::Result<BTreeMap<TenantName, u64>> {
-        let tx = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let newest = batch.write(&tx, &mut self.next_notice)?;
-        failpoint::reach("orchestrator-written");
-        tx.commit()?;
-        failpoint::reach("orchestrator-committed");
-        Ok(newest)
+        let connection = &self.connection;
+        // Prepared like all others: parsing these two costs as much as writing a row.
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let newest = batch
+            .write(connection, &mut self.next_notice)
+            .and_then(|newest| {
+                failpoint::reach("orchestrator-written");
+                connection.prepare_cached("COMMIT")?.execute([])?;
+                failpoint::reach("orchestrator-committed");
+                Ok(newest)
+            });
+        if newest.is_err() && !connection.is_autocommit() {
+            // Why it failed is what is told. What cannot be rolled back ends with the connection.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        newest
     }
 
     fn close(self) -> rusqlite::Result<()> {

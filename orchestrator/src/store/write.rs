@@ -12,7 +12,7 @@ use outpost_orchestrator_core::record::{
 };
 use outpost_proto::ids::RunId;
 use outpost_proto::name::TenantName;
-use rusqlite::{Result, Transaction, params};
+use rusqlite::{Connection, Result, params};
 use serde::Serialize;
 
 use super::access::signed;
@@ -48,18 +48,25 @@ const RUN: &str = "INSERT INTO run(run, tenant, workflow, version, state, live, 
     finished_at = excluded.finished_at, record = excluded.record";
 const TASK: &str = "INSERT INTO task(run, task, record) VALUES (?1, ?2, ?3) \
     ON CONFLICT DO UPDATE SET record = excluded.record";
+const TASK_AGAIN: &str = "UPDATE task SET record = ?3 WHERE run = ?1 AND task = ?2";
 /// Changes no row when the attempt is there and settles: naming a column of an index costs even if it stays the same.
 const ATTEMPT: &str = "INSERT INTO attempt(run, task, attempt, unsettled, record) VALUES (?1, ?2, ?3, ?4, ?5) \
     ON CONFLICT (run, task, attempt) DO UPDATE SET record = excluded.record WHERE unsettled = excluded.unsettled";
+/// By the place that is written to; the index over ids alone would be one more to search.
+const ATTEMPT_AGAIN: &str = "UPDATE attempt SET record = ?5 \
+    WHERE run = ?1 AND task = ?2 AND +attempt = ?3 AND unsettled = ?4";
 const ATTEMPT_SETTLES: &str =
-    "UPDATE attempt SET unsettled = ?4, record = ?5 WHERE run = ?1 AND task = ?2 AND attempt = ?3";
+    "UPDATE attempt SET unsettled = ?4, record = ?5 WHERE run = ?1 AND task = ?2 AND +attempt = ?3";
 const KEY: &str = "INSERT INTO idempotency_key(tenant, key, at, record) VALUES (?1, ?2, ?3, ?4) \
     ON CONFLICT DO UPDATE SET at = excluded.at, record = excluded.record";
-const NOTICE: &str = "INSERT INTO notice(tenant, seq, run, at, record) VALUES (?1, ?2, ?3, ?4, ?5)";
+const NOTICE: &str =
+    "INSERT INTO notice(tenant, seq, first, run, at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+/// Notices of one row: a reader that wants a few need not read many.
+const TOGETHER: usize = 64;
 
 /// All of them.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 15] = [
+pub(super) const STATEMENTS: [&str; 17] = [
     TENANT,
     WORKFLOW,
     WORKFLOW_STATE,
@@ -71,7 +78,9 @@ pub(super) const STATEMENTS: [&str; 15] = [
     INVITE,
     RUN,
     TASK,
+    TASK_AGAIN,
     ATTEMPT,
+    ATTEMPT_AGAIN,
     ATTEMPT_SETTLES,
     KEY,
     NOTICE,
@@ -159,7 +168,7 @@ impl<'a> Batch<'a> {
     /// grows. Answers the newest notice of each tenant.
     pub(super) fn write(
         self,
-        tx: &Transaction<'_>,
+        tx: &Connection,
         next: &mut u64,
     ) -> Result<BTreeMap<TenantName, u64>> {
         self.write_rare(tx)?;
@@ -172,7 +181,7 @@ impl<'a> Batch<'a> {
         self.number(tx, next)
     }
 
-    fn write_rare(&self, tx: &Transaction<'_>) -> Result<()> {
+    fn write_rare(&self, tx: &Connection) -> Result<()> {
         for (tenant, record) in &self.tenants {
             tx.prepare_cached(TENANT)?
                 .execute(params![tenant, json(record)?])?;
@@ -198,7 +207,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn write_workflows(&self, tx: &Transaction<'_>) -> Result<()> {
+    fn write_workflows(&self, tx: &Connection) -> Result<()> {
         for ((tenant, name, version), record) in &self.workflows {
             let (at, json) = (signed(record.applied_at), json(record)?);
             tx.prepare_cached(WORKFLOW)?
@@ -223,7 +232,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn write_runs(&self, tx: &Transaction<'_>) -> Result<()> {
+    fn write_runs(&self, tx: &Connection) -> Result<()> {
         for record in self.runs.values() {
             tx.prepare_cached(RUN)?.execute(params![
                 id(record.run.0),
@@ -239,41 +248,79 @@ impl<'a> Batch<'a> {
                 json(record)?,
             ])?;
         }
+        let mut update = tx.prepare_cached(TASK_AGAIN)?;
+        let mut insert = tx.prepare_cached(TASK)?;
         for ((run, task), record) in &self.tasks {
-            tx.prepare_cached(TASK)?
-                .execute(params![id(*run), task, json(record)?])?;
+            let (run, json) = (id(*run), json(record)?);
+            let row = params![run, task, json];
+            // What was tried is there already.
+            if record.attempts == 0 || update.execute(row)? == 0 {
+                insert.execute(row)?;
+            }
         }
+        let mut update = tx.prepare_cached(ATTEMPT_AGAIN)?;
+        let mut insert = tx.prepare_cached(ATTEMPT)?;
+        let mut settle = tx.prepare_cached(ATTEMPT_SETTLES)?;
         for ((run, task, attempt), record) in &self.attempts {
             let (run, attempt, unsettled) = (id(*run), id(*attempt), unsettled(record));
             let json = json(record)?;
             let row = params![run, task, attempt, unsettled, json];
-            if tx.prepare_cached(ATTEMPT)?.execute(row)? == 0 {
-                tx.prepare_cached(ATTEMPT_SETTLES)?.execute(row)?;
+            let known = match record.phase {
+                Phase::Assigned => false,
+                Phase::Accepted | Phase::Starting | Phase::Running => update.execute(row)? > 0,
+                Phase::Finished { .. } | Phase::Lost { .. } => settle.execute(row)? > 0,
+            };
+            if !known && insert.execute(row)? == 0 {
+                settle.execute(row)?;
             }
         }
         Ok(())
     }
 
-    fn number(&self, tx: &Transaction<'_>, next: &mut u64) -> Result<BTreeMap<TenantName, u64>> {
+    fn number(&self, tx: &Connection, next: &mut u64) -> Result<BTreeMap<TenantName, u64>> {
         let mut newest = BTreeMap::new();
         if self.notices.is_empty() {
             return Ok(newest);
         }
         let mut insert = tx.prepare_cached(NOTICE)?;
-        for notice in told(&self.notices) {
-            let run = run_of(&notice.what).map(|run| id(run.0));
+        for (notice, what) in together(&self.notices) {
+            let (first, count) = (*next, u64::try_from(what.len()).unwrap_or(u64::MAX));
+            *next = first.saturating_add(count);
+            let seq = next.saturating_sub(1);
             insert.execute(params![
                 notice.tenant.as_str(),
-                signed(*next),
-                run,
+                signed(seq),
+                signed(first),
+                run_of(&notice.what).map(|run| id(run.0)),
                 signed(notice.at),
-                json(&notice.what)?,
+                json(&what)?,
             ])?;
-            newest.insert(notice.tenant.clone(), *next);
-            *next += 1;
+            newest.insert(notice.tenant.clone(), seq);
         }
         Ok(newest)
     }
+}
+
+/// Rows of notices: one of them, for what they have in common, and what all of them say. In the order of their first
+/// ones; within a burst nobody sees which run was first.
+fn together<'a>(notices: &[&'a Notice]) -> Vec<(&'a Notice, Vec<&'a NoticeKind>)> {
+    let mut rows: Vec<(&Notice, Vec<&NoticeKind>)> = Vec::new();
+    let mut open = BTreeMap::new();
+    for notice in told(notices) {
+        let run = run_of(&notice.what).map(|run| run.0);
+        let common = (notice.tenant.as_str(), run, notice.at);
+        let row = open
+            .get(&common)
+            .and_then(|place: &usize| rows.get_mut(*place));
+        match row.filter(|(_, what)| what.len() < TOGETHER) {
+            Some((_, what)) => what.push(&notice.what),
+            None => {
+                open.insert(common, rows.len());
+                rows.push((notice, vec![&notice.what]));
+            }
+        }
+    }
+    rows
 }
 
 /// The last notice about each thing, in their order.
