@@ -334,6 +334,7 @@ impl<'a> Keeper<'a> {
     fn be_over(&mut self, state: FromKeeper) {
         self.over_since_us = Some(process::boot_time_us());
         self.quiet_until_us = None;
+        self.let_go_at_us = None;
         failpoint::reach("keeper-ended");
         self.write_exit();
         failpoint::reach("keeper-recorded");
