@@ -17,6 +17,8 @@ const TIMEOUT_MS_MAX: u64 = 30 * 86_400_000;
 const GRACE_MS: u64 = 10_000;
 const GRACE_S_MAX: u64 = 4095;
 const STOP_AFTER_S_MAX: u64 = (1 << 20) - 1;
+/// The orchestrator is heard every ten seconds when all is well; a shorter wait would end tasks that are in touch.
+const STOP_AFTER_S_MIN: u64 = 20;
 const LOG_BYTES: u64 = 16 << 20;
 const LOG_BYTES_MAX: u64 = 16 << 30;
 const ARGV_MAX: usize = 256;
@@ -278,8 +280,10 @@ fn on_disconnect(text: Option<&str>) -> Result<OnDisconnect, String> {
             let seconds = duration_ms(wait)
                 .map_err(|error| error.to_string())?
                 .div_ceil(1000);
-            if seconds == 0 || seconds > STOP_AFTER_S_MAX {
-                return Err(format!("stop_after can be 1s to {STOP_AFTER_S_MAX}s"));
+            if !(STOP_AFTER_S_MIN..=STOP_AFTER_S_MAX).contains(&seconds) {
+                return Err(format!(
+                    "stop_after can be {STOP_AFTER_S_MIN}s to {STOP_AFTER_S_MAX}s"
+                ));
             }
             Ok(OnDisconnect::StopAfter(
                 u32::try_from(seconds).unwrap_or(u32::MAX),

@@ -7,17 +7,22 @@
     reason = "helpers of tests fail by panicking, like the tests"
 )]
 
+mod alone;
+mod clock;
 mod commands;
+mod disk;
 mod documents;
 mod examples;
 mod happy;
 mod identity;
 mod kills;
 mod ledger;
+mod preload;
 mod refusals;
 mod root;
 mod site;
 mod stops;
 mod tenants;
 mod trees;
+mod upgrade;
 mod wire;
