@@ -25,14 +25,34 @@ pub(crate) fn told(state: &Path, what: Ask, form: Form) -> anyhow::Result<ExitCo
     let state = StateDir::open(state)?;
     let status = ask(state.path(), what)?;
     show(&status, form);
-    let refused = status.numbers.catalogue_refused.as_ref();
-    match refused.filter(|_| what == Ask::Reload) {
-        Some(why) => {
-            output::problem(format_args!("{why}\nthe catalogue in force stays"));
-            Ok(ExitCode::FAILURE)
-        }
-        None => Ok(ExitCode::SUCCESS),
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lets the agent read its catalogue again, and says what came of that.
+pub(crate) fn reload(state: &Path, form: Form) -> anyhow::Result<ExitCode> {
+    let state = StateDir::open(state)?;
+    let before = ask(state.path(), Ask::Status)?.catalogue;
+    let status = ask(state.path(), Ask::Reload)?;
+    if form == Form::Json {
+        show(&status, form);
     }
+    if let Some(why) = &status.numbers.catalogue_refused {
+        output::problem(format_args!("{why}\nthe catalogue in force stays"));
+        return Ok(ExitCode::FAILURE);
+    }
+    let now = &status.catalogue;
+    if form == Form::Table {
+        let entries = now.entries;
+        output::line(if now.version == before.version {
+            format!("accepted: {entries} entries, as before")
+        } else {
+            format!(
+                "accepted: {entries} entries; there were {} before",
+                before.entries
+            )
+        });
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Lets the agent finish what runs and end. `wait`: until it has, for so long at most.

@@ -22,7 +22,7 @@ use crate::runner::{self, Options};
 use crate::state_dir::StateDir;
 
 pub(crate) use check::{Setup, check};
-pub(crate) use control::{drain, told};
+pub(crate) use control::{drain, reload, told};
 pub(crate) use ledger::ledger;
 pub(crate) use logs::logs;
 pub(crate) use reference::reference;

@@ -232,7 +232,7 @@ fn past(status: &Status, now_us: u64) -> Vec<String> {
         bytes(disk.journal_bytes)
     ));
     lines.push(format!(
-        "logs          {} of {}, of {} attempts",
+        "logs          {} of {}, of {} attempts (counted hourly)",
         bytes(numbers.logs_bytes),
         bytes(disk.logs_limit_bytes),
         numbers.logs_attempts

@@ -285,6 +285,25 @@ fn a_reload_that_is_refused_says_why_and_leaves_the_catalogue_in_force() {
         "{status}"
     );
     std::fs::write(agent.home.file(), good).unwrap();
-    let status = agent.home.agent(&["reload"]).ok();
-    assert!(!status.contains("refused"), "{status}");
+    let told = agent.home.agent(&["reload"]).ok();
+    assert!(told.contains("entries, as before"), "{told}");
+    let mut more = std::fs::read_to_string(agent.home.file()).unwrap();
+    let quick = more
+        .lines()
+        .find(|line| line.starts_with("[entry."))
+        .unwrap();
+    let body = more
+        .split(quick)
+        .nth(1)
+        .unwrap()
+        .split("[entry.")
+        .next()
+        .unwrap()
+        .to_owned();
+    more.push_str(&format!("\n[entry.another]{body}"));
+    std::fs::write(agent.home.file(), more).unwrap();
+    let told = agent.home.agent(&["reload"]).ok();
+    assert!(told.contains("entries; there were "), "{told}");
+    let status = agent.home.agent(&["reload", "--output", "json"]).json();
+    assert_eq!(status["running"], true, "{status}");
 }
