@@ -47,6 +47,26 @@ Examples:
 Ports: 7443 agents (mutual TLS), 7080 API and /metrics (plain HTTP on loopback, TLS elsewhere).
 Signals: SIGTERM and SIGINT stop in order within 10 seconds; SIGHUP reads certificates again.";
 
+const BACKUP_EXAMPLES: &str = "\
+The file holds one consistent state, is checked, on the disk and readable by its owner alone when the command ends. It \
+does not hold the certificate authority: keep a copy of the directory `ca` too.
+
+Examples:
+  outpost-orchestrator backup /backup/outpost-2026-03-01.db";
+
+const RESTORE_EXAMPLES: &str = "\
+A restored database lacks what happened after its backup. Therefore it begins another recovery epoch: every agent that \
+the backup knew tells what it holds and how its tasks of the last 30 days ended, and no tenant gets new work before all \
+of its agents have, or a person says `outpost recovery continue`. Instants of schedules between backup and restore make \
+no runs. Agents that enrolled after the backup are unknown and enrol anew.
+
+A database that was copied back by other means is noticed by the agents that saw more: they hold back all work. A \
+backup of that database and its restore with --force makes it the true one.
+
+Examples:
+  outpost-orchestrator restore /backup/outpost-2026-03-01.db
+  outpost-orchestrator restore /backup/outpost-2026-03-01.db --force";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -88,6 +108,12 @@ enum Command {
     /// Tokens for the API.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Write the database to a new file, whether a server runs or not.
+    #[command(after_help = BACKUP_EXAMPLES)]
+    Backup(BackupArgs),
+    /// Make a backup the database again; no server may run.
+    #[command(after_help = RESTORE_EXAMPLES)]
+    Restore(RestoreArgs),
     /// What can be configured.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -113,6 +139,33 @@ pub struct DirArg {
     /// Its directory [default: /var/lib/outpost-orchestrator for root, else $XDG_STATE_HOME/outpost-orchestrator].
     #[arg(long, value_name = "DIR", env = "OUTPOST_ORCHESTRATOR_DIR")]
     pub dir: Option<PathBuf>,
+}
+
+/// What `backup` is told.
+#[derive(Debug, Clone, Args)]
+pub struct BackupArgs {
+    /// Which.
+    #[command(flatten)]
+    pub dir: DirArg,
+    /// The new file.
+    pub file: PathBuf,
+}
+
+/// What `restore` is told.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArgs {
+    /// Where.
+    #[command(flatten)]
+    pub dir: DirArg,
+    /// The backup; it is not changed.
+    pub file: PathBuf,
+    /// Move the database that is there aside.
+    #[arg(long)]
+    pub force: bool,
+    /// Begin at least this recovery epoch: above the one that `outpost-agent status` shows, when an earlier restore is
+    /// lost too.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub epoch: u32,
 }
 
 /// What `init` is told.
@@ -406,6 +459,8 @@ fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Init(args) => runtime.block_on(admin::init::run(args, output)),
         Command::Serve(args) => runtime.block_on(serve::run(*args)),
+        Command::Backup(args) => admin::backup::backup(args, output),
+        Command::Restore(args) => runtime.block_on(admin::backup::restore(args, output)),
         Command::Tenant(command) => runtime.block_on(admin::tenant::run(command, output)),
         Command::Token(command) => runtime.block_on(admin::token::run(command, output)),
         Command::Config(ConfigCommand::Reference) => {

@@ -16,6 +16,8 @@ pub const CATALOGUE_ENTRIES: usize = 512;
 pub const INVENTORY_PAGE: usize = 64;
 /// Attempts an agent holds: running, waiting, and outcomes not yet acknowledged.
 pub const HELD_ATTEMPTS: usize = 4096;
+/// Settled outcomes an agent remembers and tells again after a restore: about 20 MB, three days of one a second.
+pub const REMEMBERED: usize = 200_000;
 /// Parameters of one attempt.
 pub const PARAMETERS: usize = 64;
 /// Bytes of all parameters of one attempt, names included.

@@ -132,7 +132,7 @@ pub struct InventoryPage {
     /// At most [`crate::limits::INVENTORY_PAGE`].
     pub items: Vec<InventoryItem>,
     /// `Some(items on all pages)` on the last page.
-    pub end: Option<u16>,
+    pub end: Option<u32>,
 }
 
 /// An attempt held, or an outcome not yet acknowledged.

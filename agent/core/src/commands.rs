@@ -17,13 +17,18 @@ use crate::state::{Input, ended};
 use crate::{Agent, Out};
 
 /// A refusal for the wire and its full reason for the site's log.
-type Refused = (Refusal, String);
+pub(crate) type Refused = (Refusal, String);
+
+/// What is said of an attempt that waited when the agent was told to drain.
+pub(crate) fn draining() -> Refused {
+    (Refusal::Draining, "the agent is draining".to_owned())
+}
 
 impl Agent {
     /// Takes a command's number: they grow, and no stream begins behind the last one obeyed.
     fn take_number(&mut self, conn: Conn, number: CommandSeq, out: &mut Out) -> Result<(), Breach> {
         let obeyed = self.counters.command_seq;
-        let held = self.gates.hold.is_some();
+        let held = self.counters.hold.is_some();
         let session = self.connector.on(conn).ok_or(Breach::OUT_OF_ORDER)?;
         if session.phase < Phase::Reconciling || session.command.is_some_and(|last| number <= last)
         {
@@ -143,7 +148,7 @@ impl Agent {
 
     /// Whether the site lets it in, in the order in which people would ask.
     fn admit(&mut self, now: Micros, assign: &Assign) -> Result<Terms, Refused> {
-        if self.gates.hold.is_some() {
+        if self.counters.hold.is_some() {
             return refuse(
                 Refusal::Hold,
                 "the orchestrator's database is older than one seen before",
@@ -157,6 +162,9 @@ impl Agent {
         }
         if self.flags().draining {
             return refuse(Refusal::Draining, "the agent is draining or cordoned");
+        }
+        if self.gates.no_room {
+            return refuse(Refusal::Disk, "the disk has too little room; make some");
         }
         let terms = self.judge(assign)?;
         let slots = usize::from(self.settings.slots);
@@ -213,7 +221,7 @@ impl Agent {
             Directive::Forget(attempt) => self.forget(now, *attempt, out),
             Directive::Drain => {
                 self.gates.told_to_drain = true;
-                self.turn_all_away(now, out);
+                self.turn_all_away(now, draining(), out);
             }
             Directive::Cordon => self.gates.cordoned = true,
             Directive::Uncordon => {
@@ -237,6 +245,9 @@ impl Agent {
             return Err(Breach::OUT_OF_ORDER);
         };
         session.enter(Phase::Ready, now);
+        if std::mem::take(&mut self.counters.owes_memories) {
+            self.counters_changed = true;
+        }
         self.connector.succeeded();
         self.trouble = None;
         Ok(())
@@ -259,7 +270,7 @@ impl Agent {
         let Some(held) = self.attempts.get(attempt) else {
             return;
         };
-        if self.gates.hold.is_some() {
+        if self.counters.hold.is_some() {
             // An older database knows less: what it has no use for, its successor may want.
             return;
         }

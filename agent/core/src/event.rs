@@ -41,6 +41,8 @@ pub enum Event {
     Catalogue(Rules),
     /// The host's numbers, sampled by the driver.
     Health(Health),
+    /// Whether the disk has room for more work and for all that is to be recorded of it. There is until this says no.
+    Room(bool),
     /// The certificate that link presents: at its start, and again when the site's clock was set.
     Certificate {
         /// For how long it holds in all, in microseconds.

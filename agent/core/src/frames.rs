@@ -145,21 +145,23 @@ impl Agent {
         let offered = welcome.recovery;
         let known = self.counters.recovery;
         if known.is_none_or(|known| offered.counter > known.counter) {
-            self.gates.hold = None;
+            self.counters.hold = None;
+            self.counters.owes_memories = known.is_some();
             self.counters.recovery = Some(offered);
             // A life of its own numbers its commands anew and may know fewer events.
             self.counters.command_seq.0 = 0;
             self.acknowledged = EventSeq(0);
         } else if known != Some(offered) || welcome.highest_event_seq < self.acknowledged {
             self.went_back(offered, out);
-        } else if self.gates.hold != known {
-            self.gates.hold = None;
+        } else if self.counters.hold != known {
+            self.counters.hold = None;
         }
     }
 
     /// Keeps what is held, takes nothing new, and says so in every heartbeat.
     pub(crate) fn went_back(&mut self, life: RecoveryEpoch, out: &mut Out) {
-        self.gates.hold = Some(life);
+        self.counters.hold = Some(life);
+        self.counters_changed = true;
         self.trouble = Some(Trouble::Alarm(Alarm::WentBack));
         out.speech.push(Speech::Alarm(Alarm::WentBack));
     }
@@ -204,7 +206,7 @@ impl Agent {
     }
 
     fn acknowledge(&mut self, now: Micros, highest: EventSeq, out: &mut Out) {
-        if self.gates.hold.is_some() {
+        if self.counters.hold.is_some() {
             return;
         }
         self.acknowledged = self.acknowledged.max(highest);

@@ -32,7 +32,7 @@ mod work;
 use std::collections::BTreeMap;
 
 use outpost_driver::{Core, Effects, Micros};
-use outpost_proto::ids::{AttemptId, Conn, EventSeq, RecoveryEpoch};
+use outpost_proto::ids::{AttemptId, Conn, EventSeq};
 use outpost_proto::message::{Catalogue, Flags, Health};
 
 use crate::attempts::Attempts;
@@ -87,14 +87,14 @@ struct Announced {
 /// What keeps the agent from taking or starting work, besides the site's durable pause.
 #[derive(Debug, Default)]
 struct Gates {
-    /// The life of the database that went back in time.
-    hold: Option<RecoveryEpoch>,
     /// By the orchestrator; holds for one session, in which it is said again.
     cordoned: bool,
     /// By the orchestrator; holds for one session.
     told_to_drain: bool,
     /// By the site: the process ends at the latest then.
     draining: Option<Micros>,
+    /// The disk has no room for more.
+    no_room: bool,
     /// By the site: the process ends at the latest then.
     stopping: Option<Micros>,
     /// Nothing is decided any more.
@@ -141,6 +141,7 @@ impl Core for Agent {
             Event::Keeper { attempt, said } => self.keeper(now, *attempt, *said, out),
             Event::Catalogue(rules) => self.catalogue(now, rules, out),
             Event::Health(health) => self.health = *health,
+            Event::Room(room) => self.room(now, *room, out),
             Event::Certificate { life_us, until } => self.certificate(*life_us, *until),
             Event::Csr(der) => self.csr(now, der, out),
             Event::Renewed { life_us, until } => self.renewed(now, *life_us, *until),
@@ -236,7 +237,7 @@ impl Agent {
                 if self.gates.draining.is_none() {
                     self.gates.draining = Some(now.plus(self.settings.drain_limit));
                 }
-                self.turn_all_away(now, out);
+                self.turn_all_away(now, commands::draining(), out);
             }
             Site::Stop => {
                 if self.gates.stopping.is_none() {
@@ -397,7 +398,7 @@ impl Agent {
                 || self.gates.told_to_drain
                 || self.gates.draining.is_some(),
             observe: self.settings.observe,
-            hold: self.gates.hold.is_some(),
+            hold: self.counters.hold.is_some(),
         }
     }
 

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_proto::ids::AttemptId;
+use outpost_proto::limits::REMEMBERED;
 
 use crate::record::Memory;
 
 /// How long an outcome is remembered after it was acknowledged: thirty days.
 pub(crate) const REMEMBERED_S: u64 = 30 * 24 * 3600;
-/// How many are remembered; the oldest go first. About 20 MB, three days of one attempt per second.
-pub(crate) const REMEMBERED: usize = 200_000;
 /// How many go in one turn, so that a turn stays short when many are due at once.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
@@ -60,6 +59,10 @@ impl Memories {
         self.by_age
             .first()
             .map(|(at, _)| at.saturating_add(REMEMBERED_S))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Memory> {
+        self.by_id.values()
     }
 
     pub(crate) fn all(&self) -> Vec<Memory> {

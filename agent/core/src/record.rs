@@ -114,6 +114,12 @@ pub struct SessionRecord {
     pub command_seq: CommandSeq,
     /// Event numbers up to this one may have been used: reserved in blocks, so that not every event needs a sync.
     pub event_seq_reserved: EventSeq,
+    /// The life of the database that went back in time: nothing new is taken from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<RecoveryEpoch>,
+    /// The present life of the database is a restored one, and was not told yet what is remembered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owes_memories: bool,
 }
 
 /// What the site decided. Survives restarts.

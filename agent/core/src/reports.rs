@@ -12,6 +12,7 @@ use outpost_proto::message::{
 
 use crate::event::Speech;
 use crate::outbox::{frames, told};
+use crate::record::Memory;
 use crate::session::Phase;
 use crate::{Agent, Out};
 
@@ -55,7 +56,7 @@ impl Agent {
                 .take(INVENTORY_PAGE)
                 .copied()
                 .collect();
-            let end = (page + 1 == pages).then(|| u16::try_from(items.len()).unwrap_or(u16::MAX));
+            let end = (page + 1 == pages).then(|| u32::try_from(items.len()).unwrap_or(u32::MAX));
             messages.push(UpMessage::Inventory(InventoryPage {
                 items: page_items,
                 end,
@@ -90,6 +91,13 @@ impl Agent {
             })
             .collect();
         items.sort_by_key(|item| (item.event_seq, item.attempt));
+        if self.counters.owes_memories {
+            items.extend(
+                self.memories
+                    .iter()
+                    .map(|memory| remembered(memory, reporting)),
+            );
+        }
         items
     }
 
@@ -219,6 +227,18 @@ impl Agent {
                 ..self.health
             },
         }))
+    }
+}
+
+/// A settled outcome, told again to a database that may not know it: it has no number any more.
+fn remembered(memory: &Memory, reporting: Reporting) -> InventoryItem {
+    InventoryItem {
+        attempt: memory.attempt,
+        run: memory.run,
+        task: memory.task,
+        fence: memory.fence,
+        state: told(AttemptState::Finished(memory.report), reporting),
+        event_seq: EventSeq(0),
     }
 }
 

@@ -7,6 +7,7 @@ use outpost_proto::limits::HELD_ATTEMPTS;
 use outpost_proto::message::AttemptState;
 use outpost_proto::outcome::Refusal;
 
+use crate::commands::Refused;
 use crate::event::{KeeperSaid, Rules, Speech};
 use crate::session::Phase;
 use crate::state::{Input, Step, step};
@@ -77,18 +78,22 @@ impl Agent {
     }
 
     /// Refuses everything that waits: someone else may run it.
-    pub(crate) fn turn_all_away(&mut self, now: Micros, out: &mut Out) {
+    pub(crate) fn turn_all_away(&mut self, now: Micros, why: Refused, out: &mut Out) {
+        let (refusal, why) = why;
         for attempt in self
             .attempts
             .ids(|held| held.record.state == AttemptState::Assigned)
         {
-            self.turn_away(
-                now,
-                attempt,
-                Refusal::Draining,
-                "the agent is draining".into(),
-                out,
-            );
+            self.turn_away(now, attempt, refusal, why.clone(), out);
+        }
+    }
+
+    /// What runs goes on: its end is recorded in space that was taken before. What waits may run elsewhere.
+    pub(crate) fn room(&mut self, now: Micros, room: bool, out: &mut Out) {
+        self.gates.no_room = !room;
+        if !room {
+            let why = "the disk has too little room; make some".to_owned();
+            self.turn_all_away(now, (Refusal::Disk, why), out);
         }
     }
 
@@ -125,8 +130,9 @@ impl Agent {
         };
         let closed = self.site.paused
             || self.settings.observe
-            || self.gates.hold.is_some()
+            || self.counters.hold.is_some()
             || self.gates.stopping.is_some()
+            || self.gates.no_room
             || self.gates.draining.is_some();
         if closed {
             return;

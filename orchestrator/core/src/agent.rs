@@ -9,6 +9,7 @@ use outpost_proto::ids::{AttemptId, CommandSeq, Conn};
 use outpost_proto::message::{CatalogueEntry, Heartbeat, Hello, OnDisconnect};
 use outpost_proto::name::{AgentName, EntryHash, EntryName, TenantName};
 
+use crate::clone::Rival;
 use crate::event::AgentView;
 use crate::limits::Settings;
 use crate::record::{AgentRecord, AttemptRecord, NoticeKind, Phase, Presence};
@@ -40,6 +41,8 @@ pub(crate) struct Agent {
 pub(crate) struct Live {
     pub(crate) opening: Option<Opening>,
     pub(crate) session: Option<Session>,
+    /// The session of a second holder of its identity.
+    pub(crate) rival: Option<Rival>,
     pub(crate) hello: Option<Hello>,
     pub(crate) heartbeat: Option<Heartbeat>,
     pub(crate) last_heard: Option<Micros>,
@@ -82,6 +85,7 @@ impl Live {
         opening
             .into_iter()
             .chain(self.session.as_ref().map(|session| session.conn))
+            .chain(self.rival.as_ref().map(|rival| rival.conn))
     }
 }
 
@@ -89,6 +93,8 @@ impl Live {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Obstacle {
     Removed,
+    /// Its identity has two holders.
+    Quarantined,
     Never,
     Gone,
     Stale,
@@ -179,13 +185,19 @@ impl Agent {
                 .is_some_and(|attempt| attempt.phase == Phase::Assigned)
         };
         self.live.unsent.retain(assigned);
+        let decided = self.record.standing.quarantine.is_none();
+        self.live
+            .rival
+            .take_if(|rival| !open.contains_key(&rival.conn));
+        let rival = self.live.rival.take_if(|_| decided);
         let record = &self.record;
         let unspoken = was.command_seq != record.command_seq;
         let ended = self
             .live
             .session
             .take_if(|session| unspoken || session.epoch != record.session_epoch);
-        ended.into_iter().map(|session| session.conn).collect()
+        let ended = ended.into_iter().map(|session| session.conn);
+        ended.chain(rival.map(|rival| rival.conn)).collect()
     }
 
     /// The catalogue's entry of this name.
@@ -206,6 +218,7 @@ impl Agent {
     pub(crate) fn obstacle(&self, now: Micros) -> Option<Obstacle> {
         match self.presence {
             Presence::Removed => return Some(Obstacle::Removed),
+            _ if self.record.standing.quarantine.is_some() => return Some(Obstacle::Quarantined),
             Presence::Enrolled => return Some(Obstacle::Never),
             Presence::Stale => return Some(Obstacle::Stale),
             Presence::Live => {}
@@ -226,7 +239,10 @@ impl Agent {
                 session.heartbeat.is_none() || self.lease_until <= now,
                 Obstacle::NoLease,
             ),
-            (flags.hold, Obstacle::Hold),
+            (
+                flags.hold || self.record.standing.behind.is_some(),
+                Obstacle::Hold,
+            ),
             (flags.paused, Obstacle::Paused),
             (self.record.draining, Obstacle::Drained),
             (self.record.cordoned, Obstacle::Cordoned),
@@ -280,6 +296,8 @@ impl Agent {
             slots_limit: self.record.slots_limit,
             cordoned: self.record.cordoned,
             draining: self.record.draining,
+            holders: self.holders(),
+            held_back: self.record.standing.behind.is_some(),
         }
     }
 }
@@ -302,6 +320,7 @@ impl Tenant {
         agent.live.last_heard = Some(ctx.now);
         if agent.presence != Presence::Live {
             agent.presence = Presence::Live;
+            self.back(ctx, name);
             ctx.notice(
                 &self.record.tenant,
                 NoticeKind::Agent {
@@ -351,6 +370,7 @@ impl Tenant {
                     presence: Presence::Stale,
                 };
                 ctx.notice(&self.record.tenant, what);
+                self.vanish(ctx, name);
                 self.refresh(ctx, name);
             }
             Presence::Live => {}
@@ -359,7 +379,18 @@ impl Tenant {
         self.arm(ctx, name);
     }
 
+    /// Whether silence means nothing at the moment: most agents are gone at once, nobody knows yet what a restored
+    /// database lacks, or which of two holders an attempt is with.
+    fn gives_up_nothing(&self, ctx: &Ctx<'_>, agent: &Agent) -> bool {
+        self.vanished.is_frozen()
+            || self.is_recovering(ctx)
+            || agent.record.standing.quarantine.is_some()
+    }
+
     fn next_loss(&self, ctx: &Ctx<'_>, agent: &Agent) -> Option<Micros> {
+        if self.gives_up_nothing(ctx, agent) {
+            return None;
+        }
         let held = agent.held.iter().filter_map(|id| self.attempts.get(id));
         held.filter(|attempt| attempt.retry_safe)
             .map(|attempt| lost_at(ctx, agent, attempt))
@@ -370,6 +401,9 @@ impl Tenant {
         let Some(agent) = self.agents.get(name) else {
             return;
         };
+        if self.gives_up_nothing(ctx, agent) {
+            return;
+        }
         let held = agent.held.iter().filter_map(|id| self.attempts.get(id));
         let lost =
             held.filter(|attempt| attempt.retry_safe && lost_at(ctx, agent, attempt) <= ctx.now);

@@ -69,6 +69,15 @@ pub(crate) fn decide(
             ttl_ms,
         } => tenant.invite(ctx, invites, agent, token_hash, *ttl_ms),
         Ask::RemoveAgent { agent } => tenant.remove_agent(ctx, invites, agent),
+        Ask::ResolveAgent { agent, keep, by } => tenant.resolve_agent(ctx, agent, *keep, by),
+        Ask::Recovery => Ok(Answer::Recovery(tenant.recovery_view(ctx))),
+        Ask::Continue { by } => tenant.go_on(ctx, by),
+        Ask::Unfreeze { by } => tenant.unfreeze(ctx, by),
+        Ask::AssertDead {
+            attempt,
+            by,
+            reason,
+        } => tenant.assert_dead(ctx, *attempt, by, reason),
     }
 }
 

@@ -154,21 +154,48 @@ impl Tenant {
         in_order.sort_by_key(|item| item.event_seq);
         for item in in_order {
             self.matches(item)?;
-            self.observe(ctx, name, item.attempt, Observed::Said(item.state))?;
+            self.listed_item(ctx, name, item)?;
             self.applied(name, item.event_seq);
         }
         for item in items {
-            let directive = self.directive(item);
+            let directive = self.directive(ctx, name, item);
             self.direct(ctx, name, directive, reply);
         }
         self.miss(ctx, name, items)?;
+        self.reported(ctx, name);
+        self.agents
+            .get_mut(name)
+            .map(|agent| std::mem::take(&mut agent.record.standing.forked));
+        self.tell_to_rekey(ctx, name, reply);
         self.tell_gate_again(ctx, name, reply);
         self.direct(ctx, name, Directive::Reconciled, reply);
         Ok(())
     }
 
+    /// One item of an inventory. What the kept one of two equal holders has not started, the other one may have: it is
+    /// given up. What a restored database does not know is taken in.
+    fn listed_item(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        item: &InventoryItem,
+    ) -> Result<(), Alarm> {
+        let standing = self.agents.get(name).map(|agent| &agent.record.standing);
+        let forked = standing.is_some_and(|standing| standing.forked);
+        let known = self.attempts.get(&item.attempt).is_some_and(is_active);
+        let observed = match item.state {
+            AttemptState::Assigned if forked && known => Observed::AbsentElsewhere,
+            state => Observed::Said(state),
+        };
+        let seen = self.observe(ctx, name, item.attempt, observed)?;
+        if seen == Seen::Unknown && self.awaited.contains(name) {
+            self.adopt_attempt(ctx, name, item)?;
+        }
+        Ok(())
+    }
+
     /// An attempt's run, task and fence were chosen here and are only echoed.
-    fn matches(&self, item: &InventoryItem) -> Result<(), Alarm> {
+    pub(crate) fn matches(&self, item: &InventoryItem) -> Result<(), Alarm> {
         let Some(known) = self.attempts.get(&item.attempt) else {
             return Ok(());
         };
@@ -180,7 +207,7 @@ impl Tenant {
         }
     }
 
-    fn directive(&self, item: &InventoryItem) -> Directive {
+    fn directive(&self, ctx: &Ctx<'_>, name: &AgentName, item: &InventoryItem) -> Directive {
         let id = item.attempt;
         let finished = match item.state {
             AttemptState::Finished(_) => true,
@@ -189,6 +216,7 @@ impl Tenant {
         match self.attempts.get(&id) {
             // Its outcome is durable with this transaction: nothing more is to be said about it.
             _ if finished => Directive::Forget(id),
+            None if self.may_go_on(ctx, name, id) => Directive::Keep(id),
             None => Directive::Forget(id),
             Some(attempt) if is_active(attempt) && !attempt.cancel_requested => Directive::Keep(id),
             // Asked to end, or given up: nobody waits for it any more.
@@ -207,13 +235,16 @@ impl Tenant {
             return Ok(());
         };
         let incarnation = agent.record.incarnation;
+        let forked = agent.record.standing.forked;
         let listed: BTreeSet<AttemptId> = items.iter().map(|item| item.attempt).collect();
         let missing: Vec<AttemptId> = agent.held.difference(&listed).copied().collect();
         for id in missing {
             let Some(attempt) = self.attempts.get(&id) else {
                 continue;
             };
-            let here = attempt.incarnation == incarnation;
+            let here = attempt.incarnation == incarnation
+                && !forked
+                && !self.may_be_forgotten(ctx, attempt);
             let cancelled = attempt.cancel_requested;
             let observed = if here {
                 Observed::Absent

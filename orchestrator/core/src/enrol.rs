@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, CommandSeq, Nonce, SessionEpoch};
+use outpost_proto::ids::{AttemptId, CommandSeq, Conn, Nonce, RecoveryEpoch, SessionEpoch};
 use outpost_proto::name::{AgentName, TenantName};
 
 use crate::agent::Agent;
 use crate::event::{Answer, CloseReason, Denied};
 use crate::limits::{AGENTS, INVITE_TTL_MS, INVITES};
 use crate::record::{AgentRecord, InviteRecord, NoticeKind, Presence, Write};
+use crate::standing::Standing;
 use crate::state::Observed;
 use crate::tenant::{Ctx, Tenant};
 use crate::timers::Timers;
@@ -114,10 +115,12 @@ impl AgentRecord {
     }
 
     /// A key that is accepted is used: the one before a renewed one is of no use from then on.
-    pub(crate) fn uses(&mut self, key_hash: &str) {
-        if self.next_key.as_deref() == Some(key_hash) {
+    /// After a restore the first key presented may be one that the backup did not know.
+    pub(crate) fn uses(&mut self, key_hash: &str, recovery: RecoveryEpoch) {
+        if self.key_hash != key_hash && self.admits(key_hash, recovery) {
             self.key_hash = key_hash.to_owned();
             self.next_key = None;
+            self.standing.rekey = false;
         }
     }
 }
@@ -210,6 +213,11 @@ impl Tenant {
             session_epoch,
             nonces: vec![Nonce(0)],
             command_seq,
+            standing: Standing {
+                met: ctx.recovery.counter,
+                reported: ctx.recovery.counter,
+                ..Standing::default()
+            },
             ..AgentRecord::enrolled(tenant, name.clone(), key_hash.to_owned(), ctx.now.0)
         };
         let mut agent = Agent::new(record, ctx.now, ctx.settings);
@@ -228,13 +236,15 @@ impl Tenant {
     }
 
     /// Lets an agent have its next certificate: under the one it uses, or under a renewed one, which counts as used
-    /// then. The key before stays good until the new one is used, because the answer may never arrive.
+    /// then. The key before stays good until the new one is used, because the answer may never arrive. `beside`: the
+    /// stream of the connection on which it asks. It is the agent's session, or the one who asks is another holder of
+    /// its identity.
     pub(crate) fn renew_certificate(
         &mut self,
         ctx: &mut Ctx<'_>,
         name: &AgentName,
-        key_hash: &str,
-        next_key: &str,
+        (key_hash, next_key): (&str, &str),
+        beside: Option<Conn>,
     ) -> Result<Answer, Denied> {
         let agent = self.agents.get_mut(name);
         let Some(agent) =
@@ -242,8 +252,14 @@ impl Tenant {
         else {
             return Err(Denied::UnknownAgent(name.clone()));
         };
+        let session = agent.live.session.as_ref();
+        if agent.record.standing.quarantine.is_some()
+            || beside.is_some_and(|beside| session.is_none_or(|session| session.conn != beside))
+        {
+            return Err(Denied::NotTheHolder(name.clone()));
+        }
         agent.remember(ctx.turn);
-        agent.record.uses(key_hash);
+        agent.record.uses(key_hash, ctx.recovery);
         agent.record.next_key = Some(next_key.to_owned());
         self.places.changed.insert(name.clone());
         Ok(Answer::Renewed)
@@ -264,9 +280,11 @@ impl Tenant {
             return Err(Denied::UnknownAgent(name.clone()));
         };
         agent.record.removed = true;
-        agent.presence = Presence::Removed;
+        let was = std::mem::replace(&mut agent.presence, Presence::Removed);
+        self.vanished.gone(name, was);
         let conns: Vec<_> = agent.live.conns().collect();
         let held: Vec<AttemptId> = agent.held.iter().copied().collect();
+        self.not_awaited(ctx, name);
         invites.revoke(ctx, &self.record.tenant, name);
         self.places.changed.insert(name.clone());
         ctx.notice(

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_proto::ids::{AttemptId, Conn, RunId};
-use outpost_proto::message::{DownMessage, Heartbeat, Hello, ParamValue, UpMessage};
+use outpost_proto::message::{DownMessage, ParamValue, UpMessage};
 use outpost_proto::name::{AgentName, EntryName, ParamName, TaskName, TenantName, WorkflowName};
 use serde::Serialize;
 
 use crate::label::{Labels, QueueName};
-use crate::record::{Presence, RunState, StoredRun};
+use crate::record::{RunState, StoredRun, TaskState};
 use crate::spec::WorkflowSpec;
+use crate::standing::Keep;
+pub use crate::views::{AgentView, Explanation, HolderView, RecoveryView, WorkflowView};
 
 /// Everything that can happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub enum Event {
         key_hash: String,
         /// The same of the request's.
         next_key: String,
+        /// The stream of the connection on which it asks, if that has one.
+        beside: Option<Conn>,
     },
 }
 
@@ -183,6 +187,36 @@ pub enum Ask {
         /// Which.
         agent: AgentName,
     },
+    /// Decide which of two holders of an agent's identity stays.
+    ResolveAgent {
+        /// Which agent.
+        agent: AgentName,
+        /// Which holder.
+        keep: Keep,
+        /// Who says so.
+        by: String,
+    },
+    /// What endangers the tenant's work as a whole.
+    Recovery,
+    /// Go on without the agents that have not told yet what a restored database lacks.
+    Continue {
+        /// Who says so.
+        by: String,
+    },
+    /// Give up silent attempts again, although most agents are gone.
+    Unfreeze {
+        /// Who says so.
+        by: String,
+    },
+    /// Say that an attempt is over of which nothing is heard.
+    AssertDead {
+        /// Which.
+        attempt: AttemptId,
+        /// Who says so.
+        by: String,
+        /// How the person knows; 1 to [`crate::limits::REASON_LEN`] characters.
+        reason: String,
+    },
 }
 
 /// What a person changes about an agent; `None` leaves it as it is.
@@ -267,8 +301,12 @@ pub enum Alarm {
     ImpossibleEvent,
     /// An inventory whose count does not match.
     InventoryCount,
-    /// A nonce that was never handed out, or was used up.
+    /// A nonce of a holder of the identity that a person decided against, or of a third one.
     Nonce,
+    /// A second holder of its identity appeared.
+    Cloned,
+    /// It saw a newer state of the database than there is.
+    Behind,
 }
 
 /// What was asked for was done.
@@ -332,6 +370,13 @@ pub enum Answer {
     },
     /// To [`Ask::RemoveAgent`].
     Removed,
+    /// To [`Ask::Recovery`], [`Ask::Continue`] and [`Ask::Unfreeze`].
+    Recovery(RecoveryView),
+    /// To [`Ask::AssertDead`].
+    AssertedDead {
+        /// Where the attempt's task stands now.
+        task: TaskState,
+    },
     /// To [`Event::Renew`]: issue a certificate for the name that was presented.
     Renewed,
     /// To [`Event::Enrol`]: issue a certificate for this name.
@@ -448,77 +493,36 @@ pub enum Denied {
     /// The same idempotency key with another request.
     #[error("this idempotency key was used for another workflow or with other parameters")]
     KeyReused,
+    /// Whoever asks is not the one who holds the session.
+    #[error(
+        "agent `{0}` does not renew now: another holder of its identity has its session, or nobody has decided yet \
+         which one stays"
+    )]
+    NotTheHolder(AgentName),
+    /// There is nothing to decide.
+    #[error("agent `{0}` has one holder: there is nothing to decide")]
+    NotQuarantined(AgentName),
+    /// Every agent has reported.
+    #[error("no agent is waited for: there is nothing to continue")]
+    NothingAwaited,
+    /// Nothing is frozen.
+    #[error("nothing is frozen: silent attempts are given up as always")]
+    NotFrozen,
+    /// Its end is known, or it never was.
+    #[error("there is no attempt {0} whose end is unknown")]
+    UnknownAttempt(AttemptId),
+    /// Its agent can be asked.
+    #[error(
+        "attempt {attempt} is held by agent `{agent}`, which is in touch: cancel its run instead, so that the agent \
+         ends it and says so"
+    )]
+    InTouch {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// Whose.
+        agent: AgentName,
+    },
     /// A limit.
     #[error("{0}")]
     Limit(String),
-}
-
-/// Why a task does what it does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Explanation {
-    /// The task.
-    pub task: TaskName,
-    /// Its state in one word, as elsewhere.
-    pub state: String,
-    /// A stable code of the reason, such as `needs`, `no_agent_with_entry`, `agent_stale`, `slots_full`, `backoff`.
-    pub code: String,
-    /// The reason in one sentence, with names, numbers and what would change it.
-    pub reason: String,
-    /// The attempt, when there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempt: Option<AttemptId>,
-}
-
-/// A workflow as people see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkflowView {
-    /// Its name.
-    pub name: WorkflowName,
-    /// The current version.
-    pub version: u32,
-    /// Whether its schedule makes no runs while a person wants so.
-    pub paused: bool,
-    /// When its next scheduled run is made; microseconds since 1970.
-    pub next: Option<u64>,
-    /// Runs that are not over.
-    pub active_runs: usize,
-    /// Tasks of them that could be placed.
-    pub queued_tasks: usize,
-    /// Tasks of them with an attempt.
-    pub active_tasks: usize,
-}
-
-/// An agent as people see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentView {
-    /// Its name.
-    pub agent: AgentName,
-    /// In touch or not.
-    pub presence: Presence,
-    /// Microseconds since 1970; `None` when it was not heard since the orchestrator started.
-    pub last_heard: Option<u64>,
-    /// When it enrolled.
-    pub enrolled_at: u64,
-    /// Whether it has a session now.
-    pub connected: bool,
-    /// When the certificate of its newest session ends, in microseconds since 1970.
-    pub certificate_not_after: Option<u64>,
-    /// What it said of itself on the present or last connection of this process's life.
-    pub hello: Option<Hello>,
-    /// Its newest heartbeat.
-    pub heartbeat: Option<Heartbeat>,
-    /// Entries in its catalogue.
-    pub entries: usize,
-    /// Attempts it holds, as far as known.
-    pub attempts: usize,
-    /// What it is labelled.
-    pub labels: Labels,
-    /// The queues it serves.
-    pub queues: BTreeSet<QueueName>,
-    /// Attempts it may run at once, if fewer than it offers.
-    pub slots_limit: Option<u16>,
-    /// Takes no new work while a person wants so.
-    pub cordoned: bool,
-    /// Takes no new work and is to run empty; it is when `attempts` is 0.
-    pub draining: bool,
 }

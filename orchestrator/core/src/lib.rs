@@ -12,12 +12,15 @@ mod agent;
 mod ask;
 mod attempt;
 pub mod chance;
+mod clone;
 mod command;
 mod configure;
 mod counts;
+mod dead;
 mod enrol;
 pub mod event;
 mod explain;
+mod freeze;
 pub mod label;
 pub mod limits;
 mod line;
@@ -30,15 +33,19 @@ mod pool;
 mod queue;
 pub mod record;
 mod rerun;
+mod restore;
 mod retry;
 mod run;
+pub mod safety;
 pub mod schedule;
 mod session;
 pub mod spec;
+pub mod standing;
 pub mod state;
 mod tally;
 mod tenant;
 mod timers;
+mod views;
 mod workflows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,8 +68,11 @@ pub struct Orchestrator {
     settings: Settings,
     chance: Chance,
     recovery: RecoveryEpoch,
+    restored_at: Option<u64>,
     tenants: BTreeMap<TenantName, Tenant>,
     invites: Invites,
+    /// Agents turned stale in this turn.
+    vanishing: bool,
     /// Which tenant each live stream belongs to.
     conns: BTreeMap<Conn, TenantName>,
     /// Tenants with something due, and when.
@@ -91,8 +101,10 @@ impl Orchestrator {
             settings,
             chance: Chance::new(seed),
             recovery: snapshot.recovery,
+            restored_at: snapshot.restored_at,
             tenants: BTreeMap::new(),
             invites: Invites::new(Vec::new(), now),
+            vanishing: false,
             conns: BTreeMap::new(),
             wakes: BTreeSet::new(),
             wake_of: BTreeMap::new(),
@@ -113,6 +125,7 @@ impl Orchestrator {
     pub fn durable(&self) -> Snapshot {
         let mut snapshot = Snapshot {
             recovery: self.recovery,
+            restored_at: self.restored_at,
             ..Snapshot::default()
         };
         for tenant in self.tenants.values() {
@@ -128,6 +141,7 @@ impl Orchestrator {
     /// Replaces everything durable.
     fn load(&mut self, now: Micros, snapshot: Snapshot) {
         self.recovery = snapshot.recovery;
+        self.restored_at = snapshot.restored_at;
         self.invites = Invites::new(snapshot.invites, now);
         self.tenants = snapshot
             .tenants
@@ -195,12 +209,14 @@ impl Orchestrator {
             settings: &self.settings,
             chance: &mut self.chance,
             recovery: self.recovery,
+            restored_at: self.restored_at,
             lost_from: self.lost_from,
             ahead: self.ahead,
             turn: self.turn,
             out,
         };
         let decided = decide(tenant, &mut ctx, &mut self.invites);
+        self.vanishing |= tenant.vanished.take_changed();
         let next = tenant.timers.next();
         if next != self.wake_of.get(name).copied() {
             if let Some(former) = self.wake_of.remove(name) {
@@ -257,6 +273,24 @@ impl Orchestrator {
         }
     }
 
+    /// Most agents of all tenants together gone at once: nothing is given up in any tenant that misses some.
+    fn freeze_all(&mut self, now: Micros, out: &mut Out) {
+        if !std::mem::take(&mut self.vanishing) {
+            return;
+        }
+        let counts = self.tenants.values().map(|tenant| tenant.vanished.counts());
+        let (gone, of) = counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        if !freeze::is_mass(gone, of) {
+            return;
+        }
+        let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
+        for name in names {
+            self.with(now, &name, out, |tenant, ctx, _| {
+                tenant.freeze(ctx, gone, of)
+            });
+        }
+    }
+
     fn enrol(&mut self, now: Micros, call: Call, token_hash: &str, key_hash: &str, out: &mut Out) {
         let invite = self.invites.get(token_hash).cloned();
         let answer = invite.and_then(|invite| {
@@ -285,6 +319,11 @@ fn founds(ask: &Ask) -> bool {
         | Ask::Cancel { .. }
         | Ask::Explain { .. }
         | Ask::Agents
+        | Ask::ResolveAgent { .. }
+        | Ask::Recovery
+        | Ask::Continue { .. }
+        | Ask::Unfreeze { .. }
+        | Ask::AssertDead { .. }
         | Ask::RemoveAgent { .. } => false,
     }
 }
@@ -357,9 +396,10 @@ impl Core for Orchestrator {
                 agent,
                 key_hash,
                 next_key,
+                beside,
             } => {
                 let answer = self.happened(now, tenant, out, |tenant, ctx, _| {
-                    tenant.renew_certificate(ctx, agent, key_hash, next_key)
+                    tenant.renew_certificate(ctx, agent, (key_hash, next_key), *beside)
                 });
                 let answer = answer.unwrap_or_else(|| Err(Denied::UnknownAgent(agent.clone())));
                 out.speech.push(Speech::Answer {
@@ -390,6 +430,7 @@ impl Core for Orchestrator {
         for name in names {
             self.with(now, &name, out, |tenant, ctx, _| tenant.settle(ctx));
         }
+        self.freeze_all(now, out);
         self.settled = true;
     }
 

@@ -11,6 +11,20 @@ pub const PROTOCOL: u8 = 1;
 /// Nonces kept per agent: the confirmed one and what was handed out since. Eight crashes in a row between Welcome and
 /// its sync at the agent raise no alarm.
 pub const NONCES: usize = 8;
+/// Nonces kept of holders of an identity that a person decided against: four of them.
+pub const REJECTED: usize = 4 * NONCES;
+/// How far fences leap at a restore: further than any attempts between the backup and its restore.
+pub const FENCE_LEAP: u64 = 1 << 32;
+/// More than this share of agents, in percent, that vanish within [`VANISH_WITHIN`] is nothing that happens to agents.
+pub const VANISH_PERCENT: usize = 55;
+/// The time in which they vanish.
+pub const VANISH_WITHIN: Duration = Duration::from_secs(120);
+/// Fewer than so many are hosts that broke, whatever their share.
+pub const VANISH_LEAST: usize = 3;
+/// They are back once no more than one in so many of those that vanished is away.
+pub const BACK_BUT_ONE_IN: usize = 10;
+/// Characters of a person's reason.
+pub const REASON_LEN: usize = 500;
 /// Live runs of one tenant: at a thousand tasks each they still fit into memory.
 pub const RUNS: usize = 10_000;
 /// Agents of one tenant, removed ones too: what one orchestrator is built to serve.

@@ -20,6 +20,8 @@ use crate::tenant::{is_active, key_expiry, over};
 pub struct Mirror {
     /// Which life of the database this is.
     pub recovery: RecoveryEpoch,
+    /// When this life began by a restore.
+    pub restored_at: Option<u64>,
     /// By name.
     pub tenants: BTreeMap<TenantName, TenantRecord>,
     /// By tenant, name and version.
@@ -134,6 +136,7 @@ impl Mirror {
             });
         Snapshot {
             recovery: self.recovery,
+            restored_at: self.restored_at,
             tenants: self.tenants.values().cloned().collect(),
             workflows: workflows.map(|(_, record)| record.clone()).collect(),
             workflow_states: self.workflow_states.values().cloned().collect(),

@@ -83,10 +83,12 @@ impl Tenant {
     pub(crate) fn place(&mut self, ctx: &mut Ctx<'_>) {
         let mut sends = Sends::new();
         let fence = self.record.next_fence;
-        for name in std::mem::take(&mut self.places.unsent) {
-            self.send_unsent(ctx, &name, &mut sends);
+        if !self.is_recovering(ctx) {
+            for name in std::mem::take(&mut self.places.unsent) {
+                self.send_unsent(ctx, &name, &mut sends);
+            }
+            self.give_out(ctx, &mut sends);
         }
-        self.give_out(ctx, &mut sends);
         for (conn, messages) in sends.into_values() {
             send(ctx, conn, messages);
         }
@@ -234,7 +236,7 @@ impl Tenant {
     }
 
     /// With its first task a run begins, and with affinity `run` it has its agent from now on.
-    fn begin_run(&mut self, ctx: &mut Ctx<'_>, id: RunId, name: &AgentName) {
+    pub(crate) fn begin_run(&mut self, ctx: &mut Ctx<'_>, id: RunId, name: &AgentName) {
         let Some(run) = self.runs.get(&id) else {
             return;
         };
@@ -308,6 +310,8 @@ impl Tenant {
             started_at: None,
             finished_at: None,
             late: None,
+            recovered: false,
+            asserted: None,
         };
         self.record.next_fence.0 += 1;
         agent.held.insert(attempt.attempt);

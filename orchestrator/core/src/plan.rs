@@ -138,11 +138,13 @@ impl Tenant {
         self.workflow_states.insert(state.workflow.clone(), state);
     }
 
-    /// The instant up to which a workflow's schedule was decided on.
-    fn decided_until(&self, workflow: &WorkflowName) -> Option<u64> {
+    /// The instant up to which a workflow's schedule was decided on. What a restored database lacks was decided before
+    /// the restore, and may have run: it is not decided again.
+    fn decided_until(&self, ctx: &Ctx<'_>, workflow: &WorkflowName) -> Option<u64> {
         let state = self.workflow_states.get(workflow);
         let decided = state.and_then(|state| state.scheduled_until);
-        decided.or_else(|| Some(self.current(workflow)?.record.applied_at))
+        let decided = decided.or_else(|| Some(self.current(workflow)?.record.applied_at))?;
+        Some(decided.max(ctx.restored_at.unwrap_or(0)))
     }
 
     /// Sets the timer of a workflow's next instant, instead of the one that stands.
@@ -157,7 +159,7 @@ impl Tenant {
         if asleep {
             return;
         }
-        let Some(until) = self.decided_until(workflow) else {
+        let Some(until) = self.decided_until(ctx, workflow) else {
             return;
         };
         let schedule = self
@@ -191,7 +193,7 @@ impl Tenant {
 
     fn decide_instants(&mut self, ctx: &mut Ctx<'_>, workflow: &WorkflowName) {
         let mut state = self.workflow_state(workflow);
-        let Some(until) = self.decided_until(workflow) else {
+        let Some(until) = self.decided_until(ctx, workflow) else {
             return;
         };
         if state.paused || state.deleted {

@@ -14,7 +14,9 @@ use outpost_proto::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
 use crate::label::{Labels, QueueName, default_queues};
+use crate::safety::{Asserted, Safety};
 use crate::spec::WorkflowSpec;
+use crate::standing::Standing;
 
 /// One change to what is durable. All writes of a burst are one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,9 @@ pub struct TenantRecord {
     pub tenant: TenantName,
     /// The next attempt's fence.
     pub next_fence: Fence,
+    /// The newest recovery counter under which a person said to go on without the agents that have not reported.
+    #[serde(default)]
+    pub continued: u32,
 }
 
 /// One applied version of a workflow.
@@ -242,6 +247,12 @@ pub struct AttemptRecord {
     pub finished_at: Option<u64>,
     /// An outcome that came after it had been given up.
     pub late: Option<Report>,
+    /// Its agent told of it after a restore: the backup did not know it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
+    /// A person said that it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asserted: Option<Asserted>,
 }
 
 /// Where an attempt stands at the orchestrator.
@@ -316,6 +327,9 @@ pub struct AgentRecord {
     /// Takes no new work and is to run empty while a person wants so.
     #[serde(default)]
     pub draining: bool,
+    /// Whether it is the only holder of its identity, and what it has yet to answer after a restore.
+    #[serde(default, skip_serializing_if = "Standing::is_plain")]
+    pub standing: Standing,
 }
 
 impl AgentRecord {
@@ -342,6 +356,7 @@ impl AgentRecord {
             queues: default_queues(),
             slots_limit: None,
             draining: false,
+            standing: Standing::default(),
         }
     }
 }
@@ -467,6 +482,24 @@ pub enum NoticeKind {
         /// Now.
         presence: Presence,
     },
+    /// Something that nobody shall miss: what endangers the rule that nothing is lost and nothing runs twice, and what
+    /// a person decided about it.
+    Safety {
+        /// What.
+        what: Safety,
+        /// Of this agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<AgentName>,
+        /// Of this attempt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<AttemptId>,
+        /// Who decided: the public part of a token.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// In words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
 }
 
 /// What happened to a workflow.
@@ -517,6 +550,8 @@ pub enum Presence {
 pub struct Snapshot {
     /// Which life of the database this is.
     pub recovery: RecoveryEpoch,
+    /// When this life began by a restore: no instant of a schedule up to then is decided again.
+    pub restored_at: Option<u64>,
     /// All tenants.
     pub tenants: Vec<TenantRecord>,
     /// The current version of each workflow that is not deleted, and every version that a live run is of.

@@ -151,7 +151,7 @@ impl Tenant {
     }
 
     /// Whether the task still waits for this attempt, and if so whether its run is being cancelled.
-    fn waits_for(&self, attempt: &AttemptRecord) -> Option<bool> {
+    pub(crate) fn waits_for(&self, attempt: &AttemptRecord) -> Option<bool> {
         let run = self.runs.get(&attempt.run)?;
         let state = run.task(attempt.task)?.record.state;
         let waits = state
@@ -161,7 +161,13 @@ impl Tenant {
         waits.then_some(run.record.state == RunState::Cancelling)
     }
 
-    fn spent(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex, outcome: Outcome) {
+    pub(crate) fn spent(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        id: RunId,
+        task: TaskIndex,
+        outcome: Outcome,
+    ) {
         let Some((retry, spent)) = self.count(id, task, |record| {
             record.requeued = 0;
             record.spent = record.spent.saturating_add(1);

@@ -2,24 +2,26 @@
 //! directives, and only then work.
 //!
 //! Start, reconnect and crash come through here alike. A newer stream of the same agent replaces the older one at its
-//! Hello; what the older one still says is ignored. A peer's nonsense ends its stream and touches nothing else.
+//! Hello; what the older one still says is ignored. A peer's nonsense ends its stream and touches nothing else. Who
+//! presents a nonce that only a copy of the agent can have is no newer stream of it: `clone` listens to that one.
 
 use std::collections::BTreeMap;
 
 use outpost_proto::ids::{
     AttemptId, CommandSeq, Conn, EventSeq, HeartbeatSeq, Nonce, SessionEpoch,
 };
-use outpost_proto::limits::HELD_ATTEMPTS;
+use outpost_proto::limits::{HELD_ATTEMPTS, REMEMBERED};
 use outpost_proto::message::{
-    Catalogue, Directive, DownMessage, Event, Heartbeat, Hello, InventoryItem, InventoryPage,
-    UpMessage, Welcome,
+    AttemptState, Catalogue, Directive, DownMessage, Event, Heartbeat, Hello, InventoryItem,
+    InventoryPage, UpMessage, Welcome,
 };
 use outpost_proto::name::AgentName;
 
 use crate::attempt::Seen;
 use crate::command::{Reply, send};
 use crate::event::{Alarm, CloseReason, Speech};
-use crate::limits::{NONCES, PROTOCOL};
+use crate::limits::PROTOCOL;
+use crate::standing::{Holder, confirm, hand_out};
 use crate::state::Observed;
 use crate::tenant::{Ctx, Tenant};
 
@@ -29,7 +31,7 @@ pub(crate) struct Opening {
     pub(crate) conn: Conn,
     pub(crate) spiffe_id: String,
     /// Of its certificate: the key, and when it ends.
-    key_hash: String,
+    pub(crate) key_hash: String,
     not_after: u64,
 }
 
@@ -63,15 +65,24 @@ impl Session {
 #[derive(Debug, Clone)]
 pub(crate) enum Stage {
     /// It tells what it holds.
-    Listing(Vec<InventoryItem>),
+    Listing(Listing),
     /// Reconciled: it can be given work.
     Ready,
 }
 
+/// An inventory as far as it has come.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listing {
+    /// What it holds.
+    items: Vec<InventoryItem>,
+    /// Outcomes that it remembers, told after a restore: each is taken in as it comes.
+    remembered: usize,
+}
+
 /// Why a stream must end.
-struct Offence {
-    alarm: Option<Alarm>,
-    why: CloseReason,
+pub(crate) struct Offence {
+    pub(crate) alarm: Option<Alarm>,
+    pub(crate) why: CloseReason,
 }
 
 impl From<Alarm> for Offence {
@@ -99,7 +110,7 @@ impl Tenant {
         let Some(agent) = agent.filter(|agent| !agent.record.removed) else {
             return ctx.close(conn, CloseReason::Removed);
         };
-        if !agent.record.accepts(presented.key_hash) {
+        if !agent.record.admits(presented.key_hash, ctx.recovery) {
             return ctx.close(conn, CloseReason::OtherKey);
         }
         agent.remember(ctx.turn);
@@ -126,6 +137,7 @@ impl Tenant {
         };
         agent.live.opening.take_if(|opening| opening.conn == conn);
         agent.live.session.take_if(|session| session.conn == conn);
+        agent.live.rival.take_if(|rival| rival.conn == conn);
         self.refresh(ctx, &name);
     }
 
@@ -163,8 +175,12 @@ impl Tenant {
             let granted = self.granted(ctx, &name, reply.lease);
             reply.messages.push(DownMessage::Granted(granted));
         }
-        self.heard(ctx, &name);
-        self.refresh(ctx, &name);
+        if self.is_rival(&name, conn) {
+            self.rival_heard(ctx, &name);
+        } else {
+            self.heard(ctx, &name);
+            self.refresh(ctx, &name);
+        }
         send(ctx, conn, reply.messages);
     }
 
@@ -176,6 +192,9 @@ impl Tenant {
         message: &UpMessage,
         reply: &mut Reply,
     ) -> Result<(), Offence> {
+        if self.is_rival(name, conn) {
+            return self.rival_says(name, message, reply);
+        }
         let Some(agent) = self.agents.get(name) else {
             return Ok(());
         };
@@ -236,7 +255,14 @@ impl Tenant {
                 why: CloseReason::Version,
             });
         }
-        if !agent.record.nonces.contains(&hello.session_nonce) {
+        let recovery = ctx.recovery;
+        let behind = agent.record.has_seen_more(recovery, hello);
+        let given = agent.record.is_unmet(recovery) || behind;
+        let holder = match agent.record.holder(hello.session_nonce) {
+            Holder::Second | Holder::Refused if given => Holder::Known,
+            holder => holder,
+        };
+        if holder == Holder::Refused {
             return Err(Offence {
                 alarm: Some(Alarm::Nonce),
                 why: CloseReason::Cloned,
@@ -245,12 +271,34 @@ impl Tenant {
         let Some(opening) = agent.live.opening.take() else {
             return Err(Alarm::OutOfOrder.into());
         };
-        if !agent.record.accepts(&opening.key_hash) {
+        if !agent.record.admits(&opening.key_hash, recovery) {
             return Err(Offence {
                 alarm: None,
                 why: CloseReason::OtherKey,
             });
         }
+        if holder == Holder::Second {
+            self.second(ctx, name, &opening, hello, reply);
+            return Ok(());
+        }
+        if behind {
+            self.note_behind(ctx, name);
+        }
+        self.welcome(ctx, name, opening, hello, reply);
+        Ok(())
+    }
+
+    fn welcome(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        opening: Opening,
+        hello: &Hello,
+        reply: &mut Reply,
+    ) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
         let older = agent.live.session.take();
 
         let record = &mut agent.record;
@@ -261,27 +309,20 @@ impl Tenant {
         let salted_anew = record.spiffe_id != opening.spiffe_id;
         record.spiffe_id = opening.spiffe_id;
         record.certificate_not_after = Some(opening.not_after);
-        record.uses(&opening.key_hash);
+        record.uses(&opening.key_hash, ctx.recovery);
+        record.standing.met = record.standing.met.max(ctx.recovery.counter);
         agent.live.hello = Some(hello.clone());
         agent.live.heartbeat = None;
         agent.live.unsent.clear();
         agent.live.session = Some(Session {
             conn: opening.conn,
             epoch: record.session_epoch,
-            stage: Stage::Listing(Vec::new()),
+            stage: Stage::Listing(Listing::default()),
             heartbeat: None,
             unconfirmed: BTreeMap::new(),
         });
-        reply.messages.push(DownMessage::Welcome(Welcome {
-            protocol: PROTOCOL,
-            session_epoch: record.session_epoch,
-            recovery: ctx.recovery,
-            next_nonce,
-            highest_event_seq: record.event_seq,
-            heartbeat_interval_ms: ctx.settings.heartbeat_interval_ms(),
-            lease_ms: ctx.settings.lease_ms(),
-            server_time_us: ctx.now.0,
-        }));
+        let welcome = welcome(ctx, record.session_epoch, next_nonce, record.event_seq);
+        reply.messages.push(welcome);
         self.places.changed.insert(name.clone());
         if salted_anew {
             self.offers_changed(name);
@@ -290,7 +331,6 @@ impl Tenant {
             self.conns.remove(&older.conn);
             ctx.close(older.conn, CloseReason::Replaced);
         }
-        Ok(())
     }
 
     fn catalogue(&mut self, name: &AgentName, catalogue: &Catalogue) {
@@ -323,25 +363,58 @@ impl Tenant {
         let Some(session) = &mut agent.live.session else {
             return Ok(());
         };
-        let Stage::Listing(items) = &mut session.stage else {
+        let Stage::Listing(listing) = &mut session.stage else {
             return Ok(());
         };
-        items.extend_from_slice(&page.items);
-        let expected = page.end.map(usize::from);
-        if items.len() > HELD_ATTEMPTS || expected.is_some_and(|expected| expected != items.len()) {
+        let awaited = agent.record.is_awaited(ctx.recovery);
+        let remembered =
+            |item: &&InventoryItem| awaited && item.event_seq == EventSeq(0) && is_over(item);
+        let told: Vec<InventoryItem> = page.items.iter().filter(remembered).copied().collect();
+        let held = page.items.iter().filter(|item| !remembered(item));
+        listing.items.extend(held);
+        listing.remembered += told.len();
+        let all = listing.items.len() + listing.remembered;
+        let expected = page
+            .end
+            .map(|end| usize::try_from(end).unwrap_or(usize::MAX));
+        if listing.items.len() > HELD_ATTEMPTS
+            || listing.remembered > REMEMBERED
+            || expected.is_some_and(|expected| expected != all)
+        {
             return Err(Alarm::InventoryCount.into());
         }
-        if expected.is_none() {
-            return Ok(());
+        let items = expected.map(|_| std::mem::take(&mut listing.items));
+        for item in told {
+            self.take_memory(ctx, name, &item)?;
         }
-        let items = std::mem::take(items);
+        match items {
+            Some(items) => self.listed(ctx, name, &items, reply),
+            None => Ok(()),
+        }
+    }
+
+    /// The inventory is complete.
+    fn listed(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        items: &[InventoryItem],
+        reply: &mut Reply,
+    ) -> Result<(), Offence> {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return Ok(());
+        };
+        let Some(session) = &mut agent.live.session else {
+            return Ok(());
+        };
         session.stage = Stage::Ready;
-        let owed = session.heartbeat;
-        // The end marker confirms the nonce of this session's Welcome: no other one is good any more.
-        let confirmed = agent.record.nonces.len().saturating_sub(1);
-        agent.record.nonces.drain(..confirmed);
+        let owed = session
+            .heartbeat
+            .filter(|_| agent.record.standing.quarantine.is_none());
+        // The end marker confirms the nonce of this session's Welcome.
+        confirm(&mut agent.record.nonces);
         self.places.changed.insert(name.clone());
-        self.reconcile(ctx, name, &items, reply)?;
+        self.reconcile(ctx, name, items, reply)?;
         if owed.is_some() {
             reply.lease = owed;
         }
@@ -362,7 +435,13 @@ impl Tenant {
         }
         match self.observe(ctx, name, event.attempt, Observed::Said(event.state))? {
             Seen::Known | Seen::Unsent => {}
-            Seen::Unknown => self.direct(ctx, name, Directive::Forget(event.attempt), reply),
+            Seen::Unknown => {
+                let over = matches!(event.state, AttemptState::Finished(_));
+                if over || !self.may_go_on(ctx, name, event.attempt) {
+                    self.unadopt(name, event.attempt);
+                    self.direct(ctx, name, Directive::Forget(event.attempt), reply);
+                }
+            }
         }
         Ok(())
     }
@@ -397,19 +476,38 @@ impl Tenant {
         agent.live.heartbeat = Some(*heartbeat);
         // Before the inventory's end the answer is owed: a lease then would start what a directive may withdraw.
         if matches!(session.stage, Stage::Ready) {
-            reply.lease = Some(heartbeat.seq);
+            match agent.record.standing.quarantine {
+                None => reply.lease = Some(heartbeat.seq),
+                // An answer, so that it knows that it is heard.
+                Some(_) => reply.ack = true,
+            }
         }
     }
 }
 
-/// Presenting a nonce confirms it: those before it are of no use. When too many were handed out since, the oldest of
-/// those goes, never the confirmed one.
-fn hand_out(nonces: &mut Vec<Nonce>, presented: Nonce, next: Nonce) {
-    if let Some(at) = nonces.iter().position(|nonce| *nonce == presented) {
-        nonces.drain(..at);
+/// Whether an item tells of an attempt's end.
+fn is_over(item: &InventoryItem) -> bool {
+    match item.state {
+        AttemptState::Finished(_) => true,
+        AttemptState::Assigned | AttemptState::Starting | AttemptState::Running => false,
     }
-    if nonces.len() >= NONCES {
-        nonces.remove(1);
-    }
-    nonces.push(next);
+}
+
+/// The answer to a Hello.
+pub(crate) fn welcome(
+    ctx: &Ctx<'_>,
+    session_epoch: SessionEpoch,
+    next_nonce: Nonce,
+    highest_event_seq: EventSeq,
+) -> DownMessage {
+    DownMessage::Welcome(Welcome {
+        protocol: PROTOCOL,
+        session_epoch,
+        recovery: ctx.recovery,
+        next_nonce,
+        highest_event_seq,
+        heartbeat_interval_ms: ctx.settings.heartbeat_interval_ms(),
+        lease_ms: ctx.settings.lease_ms(),
+        server_time_us: ctx.now.0,
+    })
 }

@@ -13,6 +13,7 @@ use outpost_proto::name::{AgentName, TenantName, WorkflowName};
 use crate::agent::Agent;
 use crate::chance::Chance;
 use crate::event::{Answer, Call, CloseReason, Denied, Speech};
+use crate::freeze::Vanished;
 use crate::limits::Settings;
 use crate::plan::Plans;
 use crate::queue::Places;
@@ -33,6 +34,8 @@ pub(crate) struct Ctx<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) chance: &'a mut Chance,
     pub(crate) recovery: RecoveryEpoch,
+    /// When this life of the database began by a restore.
+    pub(crate) restored_at: Option<u64>,
     /// Nothing is declared lost before.
     pub(crate) lost_from: Micros,
     /// How far the wall clock is ahead of the core's, in microseconds.
@@ -108,6 +111,9 @@ pub(crate) struct Tenant {
     pub(crate) tallies: Tallies,
     pub(crate) plans: Plans,
     pub(crate) timers: Timers<Due>,
+    /// Agents that have not told yet what a restored database lacks.
+    pub(crate) awaited: BTreeSet<AgentName>,
+    pub(crate) vanished: Vanished,
 }
 
 impl Tenant {
@@ -126,6 +132,8 @@ impl Tenant {
             tallies: Tallies::default(),
             plans: Plans::default(),
             timers: Timers::new(),
+            awaited: BTreeSet::new(),
+            vanished: Vanished::default(),
         }
     }
 
@@ -134,6 +142,7 @@ impl Tenant {
         Self::new(TenantRecord {
             tenant,
             next_fence: Fence(1),
+            continued: 0,
         })
     }
 
@@ -192,7 +201,11 @@ impl Tenant {
     }
 
     pub(crate) fn load_agent(&mut self, ctx: &mut Ctx<'_>, record: AgentRecord) {
+        if record.is_awaited(ctx.recovery) {
+            self.awaited.insert(record.agent.clone());
+        }
         let agent = Agent::new(record, ctx.now, ctx.settings);
+        self.vanished.begins(agent.presence);
         self.agents.insert(agent.record.agent.clone(), agent);
     }
 

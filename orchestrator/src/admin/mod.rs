@@ -1,6 +1,7 @@
 //! Administration on the orchestrator's own machine: making it, its tenants and its tokens. Works on the database's
 //! file, whether a server runs or not.
 
+pub(crate) mod backup;
 pub(crate) mod init;
 pub(crate) mod tenant;
 pub mod token;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use outpost_certs::token::JoinToken;
-use outpost_orchestrator_core::event::{AgentChange, AgentView, Answer, Ask};
+use outpost_orchestrator_core::event::{AgentChange, AgentView, Answer, Ask, HolderView};
 use outpost_orchestrator_core::label::{LABELS, Labels, QUEUES, QueueName};
 use outpost_orchestrator_core::limits::INVITE_TTL_MS;
+use outpost_orchestrator_core::standing::Keep;
 use outpost_proto::limits::SLOTS;
 use outpost_proto::message::{Containment, Flags, Level};
 use outpost_proto::name::{AgentName, TenantName};
@@ -72,6 +73,44 @@ pub(super) struct AgentItem {
     cordoned: bool,
     /// Takes no new work and is to run empty; it is when `attempts` is 0.
     draining: bool,
+    /// Its identity has two holders, the known one first: neither gets work until a person decides. Else empty.
+    holders: Vec<Holder>,
+    /// It saw a newer state of the orchestrator's database than there is, and gets no work until a restore.
+    held_back: bool,
+}
+
+/// One of two holders of an agent's identity.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Holder {
+    /// The one that was known, or the one that appeared.
+    #[schemars(schema_with = "holder_words")]
+    which: Keep,
+    /// Which life of which machine it is in; 16 hex digits.
+    incarnation: String,
+    connected: bool,
+    #[schemars(with = "Option<schema::Time>")]
+    last_heard: Option<String>,
+    running: Option<u16>,
+    uptime_s: Option<u32>,
+    /// Attempts it holds, as far as known.
+    attempts: Option<usize>,
+}
+
+fn holder_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "enum": ["this", "that"] })
+}
+
+fn holder(holder: HolderView) -> Holder {
+    let beat = holder.heartbeat.as_ref();
+    Holder {
+        which: holder.which,
+        incarnation: format!("{:016x}", holder.incarnation.0),
+        connected: holder.connected,
+        last_heard: holder.last_heard.map(view::time),
+        running: beat.map(|beat| beat.running),
+        uptime_s: beat.map(|beat| beat.health.uptime_s),
+        attempts: holder.attempts,
+    }
 }
 
 fn flag_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -141,7 +180,7 @@ pub(super) async fn show(
     Ok(Found(item(found)))
 }
 
-fn item(agent: AgentView) -> AgentItem {
+pub(super) fn item(agent: AgentView) -> AgentItem {
     let (hello, beat) = (agent.hello.as_ref(), agent.heartbeat.as_ref());
     let health = beat.map(|beat| &beat.health);
     AgentItem {
@@ -170,6 +209,8 @@ fn item(agent: AgentView) -> AgentItem {
         queues: agent.queues,
         cordoned: agent.cordoned,
         draining: agent.draining,
+        holders: agent.holders.into_iter().map(holder).collect(),
+        held_back: agent.held_back,
         agent: agent.agent,
     }
 }

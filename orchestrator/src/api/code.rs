@@ -35,6 +35,10 @@ pub enum Code {
     LastAdmin,
     /// The agent's name is taken.
     AgentExists,
+    /// Nothing waits for a person's decision.
+    NothingToDecide,
+    /// The attempt's agent is in touch and can end it.
+    AgentInTouch,
     /// The idempotency key was used for something else.
     KeyReused,
     /// The body is too large.
@@ -59,7 +63,7 @@ pub enum Code {
 
 impl Code {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::BadRequest,
         Self::Unauthenticated,
         Self::TokenExpired,
@@ -75,6 +79,8 @@ impl Code {
         Self::VersionMismatch,
         Self::LastAdmin,
         Self::AgentExists,
+        Self::NothingToDecide,
+        Self::AgentInTouch,
         Self::KeyReused,
         Self::TooLarge,
         Self::UnsupportedMediaType,
@@ -106,6 +112,8 @@ impl Code {
             Self::VersionMismatch => "version_mismatch",
             Self::LastAdmin => "last_admin",
             Self::AgentExists => "agent_exists",
+            Self::NothingToDecide => "nothing_to_decide",
+            Self::AgentInTouch => "agent_in_touch",
             Self::KeyReused => "key_reused",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -138,6 +146,8 @@ impl Code {
             Self::VersionMismatch => "Another version is current",
             Self::LastAdmin => "The tenant's last administrator",
             Self::AgentExists => "The agent exists",
+            Self::NothingToDecide => "Nothing waits for a decision",
+            Self::AgentInTouch => "The agent is in touch",
             Self::KeyReused => "The idempotency key was used",
             Self::TooLarge => "The body is too large",
             Self::UnsupportedMediaType => "The body is of another type",
@@ -167,6 +177,8 @@ impl Code {
             | Self::NoSchedule
             | Self::LastAdmin
             | Self::AgentExists
+            | Self::NothingToDecide
+            | Self::AgentInTouch
             | Self::KeyReused => StatusCode::CONFLICT,
             Self::EventsGone => StatusCode::GONE,
             Self::VersionMismatch => StatusCode::PRECONDITION_FAILED,

@@ -71,7 +71,7 @@ impl JsonSchema for EventStream {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "Server-sent events: `id` is the event's number, `event` one of run, task, attempt, agent, \
-                            workflow, skipped or end, `data` a JSON object with seq, at, kind and what it is about. \
+                            workflow, skipped, safety or end, `data` a JSON object with seq, at, kind and what it is about. \
                             Silence is broken by a comment every 15 seconds.",
             "type": "string",
         })
@@ -322,6 +322,7 @@ impl Feed {
             NoticeKind::Run { .. }
             | NoticeKind::Workflow { .. }
             | NoticeKind::Skipped { .. }
+            | NoticeKind::Safety { .. }
             | NoticeKind::Agent { .. } => None,
         };
         Ok(notices::event(numbered, name.as_ref()))

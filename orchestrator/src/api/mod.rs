@@ -21,6 +21,7 @@ mod openapi;
 mod preconditions;
 mod problem;
 mod rate;
+mod recovery;
 mod routes;
 mod runs;
 mod schedules;

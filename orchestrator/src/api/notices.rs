@@ -66,6 +66,16 @@ fn told(what: &NoticeKind, name: Option<&TaskName>) -> (&'static str, Value) {
             json!({ "workflow": workflow, "from": view::time(*from), "until": view::time(*until),
                     "count": count, "why": why }),
         ),
+        NoticeKind::Safety {
+            what,
+            agent,
+            attempt,
+            by,
+            reason,
+        } => (
+            "safety",
+            json!({ "what": what.word(), "agent": agent, "attempt": attempt, "by": by, "reason": reason }),
+        ),
         NoticeKind::Agent { agent, presence } => (
             "agent",
             json!({ "agent": agent, "presence": view::presence(*presence) }),

@@ -264,7 +264,12 @@ fn denied_code(denied: &Denied) -> Code {
         Denied::UnknownWorkflow(_)
         | Denied::UnknownRun(_)
         | Denied::UnknownAgent(_)
+        | Denied::UnknownAttempt(_)
         | Denied::UnknownTask { .. } => Code::NotFound,
+        Denied::NotQuarantined(_) | Denied::NothingAwaited | Denied::NotFrozen => {
+            Code::NothingToDecide
+        }
+        Denied::InTouch { .. } => Code::AgentInTouch,
         Denied::RunOver { .. } => Code::RunOver,
         Denied::CannotRerun { .. } => Code::RunLive,
         Denied::WorkflowBusy { .. } => Code::WorkflowBusy,
@@ -276,8 +281,8 @@ fn denied_code(denied: &Denied) -> Code {
         Denied::AgentExists(_) => Code::AgentExists,
         Denied::KeyReused => Code::KeyReused,
         Denied::Limit(_) => Code::TooMany,
-        // Only an enrolment is answered with it.
-        Denied::BadToken => Code::Internal,
+        // Only an enrolment or a renewal is answered with them.
+        Denied::BadToken | Denied::NotTheHolder(_) => Code::Internal,
     }
 }
 

@@ -10,8 +10,8 @@ use http::Method;
 use super::code::Code;
 use super::doc::{Documented, Operation};
 use super::{
-    Api, agents, attempts, events, explain, health, metrics, openapi, runs, schedules, tokens,
-    versions, workflows,
+    Api, agents, attempts, events, explain, health, metrics, openapi, recovery, runs, schedules,
+    tokens, versions, workflows,
 };
 use crate::auth::Role;
 
@@ -58,6 +58,7 @@ pub(super) fn all() -> Vec<Route> {
     routes.extend(of_runs());
     routes.extend(of_agents());
     routes.extend(of_tokens());
+    routes.extend(of_recovery());
     routes
 }
 
@@ -181,6 +182,44 @@ fn of_agents() -> Vec<Route> {
             )
             .needs(Operator)
             .fails(&[Code::AgentExists, Code::InvalidParameters]),
+    ]
+}
+
+fn of_recovery() -> Vec<Route> {
+    use Role::Operator;
+    vec![
+        get("/api/v1/recovery", recovery::show).says(
+            "show_recovery",
+            "What endangers the work as a whole: a restore, a freeze, two holders of one identity.",
+        ),
+        post("/api/v1/recovery/continue", recovery::go_on)
+            .says(
+                "continue_recovery",
+                "Gives out work again after a restore, without the agents that have not reported.",
+            )
+            .needs(Operator)
+            .fails(&[Code::NothingToDecide]),
+        post("/api/v1/recovery/unfreeze", recovery::unfreeze)
+            .says(
+                "unfreeze",
+                "Gives up silent attempts again, although most agents are gone.",
+            )
+            .needs(Operator)
+            .fails(&[Code::NothingToDecide]),
+        post("/api/v1/agents/{agent}/resolve", recovery::resolve)
+            .says(
+                "resolve_agent",
+                "Decides which of two holders of an agent's identity stays; the other one is turned away.",
+            )
+            .needs(Operator)
+            .fails(&[Code::NothingToDecide]),
+        post("/api/v1/attempts/{attempt}/assert-dead", recovery::assert_dead)
+            .says(
+                "assert_dead",
+                "Says that an attempt is over of which nothing is heard, so that its task's retries go on.",
+            )
+            .needs(Operator)
+            .fails(&[Code::AgentInTouch, Code::InvalidParameters]),
     ]
 }
 

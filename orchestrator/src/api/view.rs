@@ -335,6 +335,22 @@ pub(super) struct AttemptView {
     /// How it ended, said after it had been given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     late: Option<String>,
+    /// Its agent told of it after a restore: the backup did not know it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    recovered: bool,
+    /// A person said that it is over, and how they know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asserted_dead: Option<AssertedDead>,
+}
+
+/// A person's word that an attempt is over.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct AssertedDead {
+    /// The public part of the person's token.
+    by: String,
+    #[schemars(with = "schema::Time")]
+    at: String,
+    reason: String,
 }
 
 /// One attempt; `number` counts those of its task from 1.
@@ -368,6 +384,12 @@ pub(super) fn attempt(record: &AttemptRecord, number: usize) -> AttemptView {
         finished_at: record.finished_at.map(time),
         duration_ms,
         late: record.late.map(|report| report.outcome.to_string()),
+        recovered: record.recovered,
+        asserted_dead: record.asserted.as_ref().map(|asserted| AssertedDead {
+            by: asserted.by.clone(),
+            at: time(asserted.at),
+            reason: asserted.reason.clone(),
+        }),
     }
 }
 

@@ -103,12 +103,14 @@ impl Handle {
             | Answer::Rerun { .. }
             | Answer::Agent(_)
             | Answer::Renewed
+            | Answer::Recovery(_)
+            | Answer::AssertedDead { .. }
             | Answer::Removed => Err(AskError::Unavailable),
         }
     }
 
-    /// Presents an agent's certificate and the key of its next one, both as SHA-256 in hex. The next one may be issued
-    /// when this answers.
+    /// Presents an agent's certificate and the key of its next one, both as SHA-256 in hex, and the stream of the
+    /// connection on which it is asked. The next one may be issued when this answers.
     ///
     /// # Errors
     /// [`AskError`]
@@ -118,6 +120,7 @@ impl Handle {
         agent: AgentName,
         key_hash: String,
         next_key: String,
+        beside: Option<Conn>,
     ) -> Result<(), AskError> {
         let answer = self.call(|call| Event::Renew {
             call,
@@ -125,6 +128,7 @@ impl Handle {
             agent,
             key_hash,
             next_key,
+            beside,
         });
         answer.await.map(drop)
     }

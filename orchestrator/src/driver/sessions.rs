@@ -2,13 +2,13 @@
 //!
 //! The driver never waits here. A queue that is full means a peer that does not read: its stream is ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outpost_orchestrator_core::event::CloseReason;
 use outpost_proto::ids::Conn;
 use outpost_proto::message::DownMessage;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::Notify;
 use tracing::warn;
 
 /// Bursts of messages waiting for one agent: more than the core says in the time a slow peer is given.
@@ -25,19 +25,78 @@ pub enum Ending {
     Draining,
 }
 
-/// What the task that serves one stream holds.
+/// What the task that serves one stream holds. One waits for messages, one for the end.
 #[derive(Debug)]
-pub struct Outbox {
-    /// What is to be sent, in order.
-    pub messages: mpsc::Receiver<Vec<DownMessage>>,
-    /// `Some` once the stream shall end.
-    pub ending: watch::Receiver<Option<Ending>>,
+pub struct Outbox(Arc<Lane>);
+
+/// A queue and an end. Nearly all streams are idle nearly always: an empty one takes no room for what it could hold.
+#[derive(Debug, Default)]
+struct Lane {
+    state: Mutex<Said>,
+    spoken: Notify,
+    ended: Notify,
 }
 
-#[derive(Debug)]
-struct Inlet {
-    messages: mpsc::Sender<Vec<DownMessage>>,
-    ending: watch::Sender<Option<Ending>>,
+#[derive(Debug, Default)]
+struct Said {
+    bursts: VecDeque<Vec<DownMessage>>,
+    /// The first reason.
+    ending: Option<Ending>,
+}
+
+impl Outbox {
+    /// What is to be sent next, in order. May be dropped while it waits: nothing is lost.
+    pub async fn next(&self) -> Vec<DownMessage> {
+        loop {
+            let next = {
+                let mut said = self.0.lock();
+                let next = said.bursts.pop_front();
+                if said.bursts.is_empty() {
+                    said.bursts = VecDeque::new();
+                }
+                next
+            };
+            match next {
+                Some(burst) => return burst,
+                // What is said in between leaves a permit.
+                None => self.0.spoken.notified().await,
+            }
+        }
+    }
+
+    /// Why the stream shall end, once it shall.
+    pub async fn ended(&self) -> Ending {
+        loop {
+            let ending = self.0.lock().ending;
+            match ending {
+                Some(why) => return why,
+                None => self.0.ended.notified().await,
+            }
+        }
+    }
+}
+
+impl Lane {
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there was room.
+    fn say(&self, messages: Vec<DownMessage>) -> bool {
+        let mut said = self.lock();
+        let room = said.bursts.len() < QUEUE;
+        if room {
+            said.bursts.push_back(messages);
+            self.spoken.notify_one();
+        }
+        room
+    }
+
+    /// The first reason stays.
+    fn end(&self, why: Ending) {
+        self.lock().ending.get_or_insert(why);
+        self.ended.notify_one();
+    }
 }
 
 /// All open streams. Cheap to clone.
@@ -48,21 +107,20 @@ pub struct Sessions {
 
 #[derive(Debug, Default)]
 struct State {
-    open: BTreeMap<Conn, Inlet>,
+    open: BTreeMap<Conn, Arc<Lane>>,
     draining: bool,
 }
 
 impl Sessions {
     /// Enters a stream, before the core hears of it.
     pub(crate) fn enter(&self, conn: Conn) -> Outbox {
-        let (messages, queue) = mpsc::channel(QUEUE);
+        let lane = Arc::<Lane>::default();
         let mut state = self.lock();
-        let (ending, ended) = watch::channel(state.draining.then_some(Ending::Draining));
-        state.open.insert(conn, Inlet { messages, ending });
-        Outbox {
-            messages: queue,
-            ending: ended,
+        if state.draining {
+            lane.end(Ending::Draining);
         }
+        state.open.insert(conn, lane.clone());
+        Outbox(lane)
     }
 
     /// Takes a stream out, when the task that served it is done.
@@ -73,22 +131,22 @@ impl Sessions {
     /// Hands messages to the stream's task. A stream that is gone already is no error: its end is on its way.
     pub(crate) fn send(&self, conn: Conn, messages: Vec<DownMessage>) {
         let state = self.lock();
-        let Some(inlet) = state.open.get(&conn) else {
+        let Some(lane) = state.open.get(&conn) else {
             return;
         };
-        if let Err(mpsc::error::TrySendError::Full(_)) = inlet.messages.try_send(messages) {
+        if !lane.say(messages) {
             warn!(
                 conn = conn.0,
                 "the agent does not read its stream; ending it"
             );
-            end(inlet, Ending::Slow);
+            lane.end(Ending::Slow);
         }
     }
 
     /// Ends a stream.
     pub(crate) fn close(&self, conn: Conn, why: CloseReason) {
-        if let Some(inlet) = self.lock().open.get(&conn) {
-            end(inlet, Ending::Core(why));
+        if let Some(lane) = self.lock().open.get(&conn) {
+            lane.end(Ending::Core(why));
         }
     }
 
@@ -99,7 +157,7 @@ impl Sessions {
         state
             .open
             .values()
-            .for_each(|inlet| end(inlet, Ending::Draining));
+            .for_each(|lane| lane.end(Ending::Draining));
     }
 
     /// How many are open.
@@ -119,18 +177,18 @@ impl Sessions {
     }
 }
 
-/// The first reason stays.
-fn end(inlet: &Inlet, why: Ending) {
-    inlet.ending.send_if_modified(|ending| {
-        let first = ending.is_none();
-        ending.get_or_insert(why);
-        first
-    });
-}
-
 #[cfg(test)]
 mod tests {
+    use outpost_proto::ids::CommandSeq;
+    use outpost_proto::message::Directive;
+
     use super::*;
+
+    impl Outbox {
+        fn ending(&self) -> Option<Ending> {
+            self.0.lock().ending
+        }
+    }
 
     #[test]
     fn a_full_queue_ends_the_stream_and_no_other() {
@@ -139,10 +197,10 @@ mod tests {
         for _ in 0..QUEUE {
             sessions.send(Conn(1), Vec::new());
         }
-        assert_eq!(*slow.ending.borrow(), None);
+        assert_eq!(slow.ending(), None);
         sessions.send(Conn(1), Vec::new());
-        assert_eq!(*slow.ending.borrow(), Some(Ending::Slow));
-        assert_eq!(*other.ending.borrow(), None);
+        assert_eq!(slow.ending(), Some(Ending::Slow));
+        assert_eq!(other.ending(), None);
     }
 
     #[test]
@@ -151,14 +209,38 @@ mod tests {
         let outbox = sessions.enter(Conn(1));
         sessions.close(Conn(1), CloseReason::Removed);
         sessions.drain();
-        assert_eq!(
-            *outbox.ending.borrow(),
-            Some(Ending::Core(CloseReason::Removed))
-        );
-        assert_eq!(
-            *sessions.enter(Conn(2)).ending.borrow(),
-            Some(Ending::Draining),
-            "a late one"
-        );
+        assert_eq!(outbox.ending(), Some(Ending::Core(CloseReason::Removed)));
+        let late = sessions.enter(Conn(2));
+        assert_eq!(late.ending(), Some(Ending::Draining));
+    }
+
+    #[tokio::test]
+    async fn what_is_said_before_and_while_somebody_waits_arrives_in_order() {
+        let sessions = Sessions::default();
+        let outbox = sessions.enter(Conn(1));
+        let ack = |number| {
+            vec![DownMessage::Directive {
+                command_seq: CommandSeq(number),
+                directive: Directive::Reconciled,
+            }]
+        };
+        sessions.send(Conn(1), ack(1));
+        sessions.send(Conn(1), ack(2));
+        let later = sessions.clone();
+        let say = async {
+            tokio::task::yield_now().await;
+            later.send(Conn(1), ack(3));
+            later.close(Conn(1), CloseReason::Removed);
+        };
+        let hear = async {
+            [
+                outbox.next().await,
+                outbox.next().await,
+                outbox.next().await,
+            ]
+        };
+        let (heard, ending, ()) = tokio::join!(hear, outbox.ended(), say);
+        assert_eq!(heard, [ack(1), ack(2), ack(3)]);
+        assert_eq!(ending, Ending::Core(CloseReason::Removed));
     }
 }

@@ -17,6 +17,7 @@ use outpost_certs::identity::AgentIdentity;
 use outpost_certs::issue::{CsrKey, IssuedChain};
 use outpost_certs::token::secret_hash;
 use outpost_orchestrator_core::event::Denied;
+use outpost_proto::ids::Conn;
 use outpost_proto::name::{AgentName, TenantName};
 use outpost_proto::wire::{EnrolRequest, Issued, RenewRequest};
 use tokio::sync::Semaphore;
@@ -97,13 +98,19 @@ impl Enroller {
         reply(issued)
     }
 
-    /// Answers one Renew call of the agent that presented this certificate: the next one, for the same name.
+    /// Answers one Renew call of the agent that presented this certificate: the next one, for the same name. `beside`:
+    /// the stream on the same connection, if it has one.
     ///
     /// # Errors
     /// As a gRPC status: `unauthenticated` for a certificate that has ended, `permission_denied` for an agent that was
-    /// removed or is known by another key, otherwise as [`Self::enrol`].
-    pub async fn renew(&self, presented: &AgentIdentity, request: &[u8]) -> Result<Bytes, Status> {
-        let renewed = self.try_renew(presented, request).await;
+    /// removed, is known by another key or has its session elsewhere, otherwise as [`Self::enrol`].
+    pub async fn renew(
+        &self,
+        presented: &AgentIdentity,
+        beside: Option<Conn>,
+        request: &[u8],
+    ) -> Result<Bytes, Status> {
+        let renewed = self.try_renew(presented, beside, request).await;
         let counters = self.handle.counters();
         match &renewed {
             Ok(_) => counters.renewals.fetch_add(1, Ordering::Relaxed),
@@ -119,7 +126,12 @@ impl Enroller {
         renewed
     }
 
-    async fn try_renew(&self, presented: &AgentIdentity, request: &[u8]) -> Result<Bytes, Status> {
+    async fn try_renew(
+        &self,
+        presented: &AgentIdentity,
+        beside: Option<Conn>,
+        request: &[u8],
+    ) -> Result<Bytes, Status> {
         if presented.not_after <= SystemTime::now() {
             return Err(Status::unauthenticated("the agent's certificate has ended"));
         }
@@ -144,7 +156,7 @@ impl Enroller {
         let (present, next) = (hex(&presented.public_key_sha256), hex(&key.sha256));
         let allowed = self
             .handle
-            .renew(tenant.clone(), agent.clone(), present, next);
+            .renew(tenant.clone(), agent.clone(), present, next, beside);
         allowed.await.map_err(|error| refusal_of(&error))?;
         let issued = self.issue(&tenant, &agent, &request.csr)?;
         info!(
@@ -189,9 +201,10 @@ fn busy() -> Status {
     Status::resource_exhausted("too many requests for certificates at once; try again shortly")
 }
 
-/// Of a renewal: the only thing that is denied is an agent that was removed, or that is known by another key.
+/// Of a renewal.
 fn refusal_of(error: &AskError) -> Status {
     match error {
+        AskError::Denied(Denied::NotTheHolder(_)) => Status::permission_denied(error.to_string()),
         AskError::Denied(_) => Status::permission_denied(
             "this agent was removed, or its certificate was renewed under another key",
         ),
@@ -217,6 +230,12 @@ fn status_of(error: &AskError) -> Status {
             | Denied::NoSchedule(_)
             | Denied::UnknownTask { .. }
             | Denied::CannotRerun { .. }
+            | Denied::NotTheHolder(_)
+            | Denied::NotQuarantined(_)
+            | Denied::NothingAwaited
+            | Denied::NotFrozen
+            | Denied::UnknownAttempt(_)
+            | Denied::InTouch { .. }
             | Denied::Limit(_),
         ) => Status::failed_precondition(error.to_string()),
         AskError::Unavailable => Status::unavailable(error.to_string()),

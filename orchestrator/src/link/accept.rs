@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use outpost_certs::tls::{Peer, PeerError, ReloadingServerConfig, peer};
 use outpost_proto::limits::HANDSHAKE_TIMEOUT;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -25,7 +25,7 @@ use super::limits::{
     KEEPALIVE_TIMEOUT, LOCAL_RESETS, PENDING_RESETS, SEND_BUFFER, STRANGERS, STRANGERS_PER_ADDRESS,
     STREAM_WINDOW, STREAMS,
 };
-use super::service::{Caller, Calls, Services};
+use super::service::{Caller, Calls, Services, Stream};
 use super::session::expired;
 use crate::driver::Handle;
 use crate::identity::Enroller;
@@ -156,10 +156,11 @@ async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, conte
         Peer::Agent(identity) => Some(identity.not_after),
         Peer::Anonymous => None,
     });
-    let (calls, mut count) = Calls::new();
+    let calls = Calls::default();
     let caller = Caller {
+        stream: Stream::default(),
         peer: Arc::new(peer),
-        calls,
+        calls: calls.clone(),
     };
     let services = context.services.clone();
     let service = hyper::service::service_fn(move |request| {
@@ -173,7 +174,7 @@ async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, conte
         biased;
         result = connection.as_mut() => Some(result),
         () = over => None,
-        () = idle(&mut count, IDLE) => None,
+        () = idle(&calls, IDLE) => None,
         () = context.stop.cancelled() => None,
     };
     let result = match ended {
@@ -219,14 +220,9 @@ fn http2_limits(tasks: &TaskTracker) -> http2::Builder<Tracked> {
 }
 
 /// Ends when no call was open for so long.
-async fn idle(calls: &mut watch::Receiver<usize>, patience: Duration) {
-    while timeout(patience, calls.wait_for(|open| *open > 0))
-        .await
-        .is_ok_and(|open| open.is_ok())
-    {
-        if calls.wait_for(|open| *open == 0).await.is_err() {
-            return;
-        }
+async fn idle(calls: &Calls, patience: Duration) {
+    while timeout(patience, calls.wait(true)).await.is_ok() {
+        calls.wait(false).await;
     }
 }
 
@@ -332,14 +328,14 @@ mod tests {
     #[tokio::test]
     async fn a_connection_with_a_call_is_not_idle() {
         let patience = Duration::from_millis(10);
-        let (calls, mut count) = Calls::new();
+        let calls = Calls::default();
         let call = calls.begin();
         assert!(
-            timeout(patience * 10, idle(&mut count, patience))
+            timeout(patience * 10, idle(&calls, patience))
                 .await
                 .is_err()
         );
         drop(call);
-        idle(&mut count, patience).await;
+        idle(&calls, patience).await;
     }
 }

@@ -3,7 +3,9 @@
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+use super::limits::{STREAM_BUFFER, STREAM_YIELD};
 
 /// Hands bytes through, both ways.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +34,10 @@ impl Encoder for Opaque {
         to.put(item);
         Ok(())
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
 }
 
 impl Decoder for Opaque {
@@ -42,4 +48,12 @@ impl Decoder for Opaque {
         let length = from.remaining();
         Ok(Some(from.copy_to_bytes(length)))
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
+}
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(STREAM_BUFFER, STREAM_YIELD)
 }

@@ -28,6 +28,10 @@ pub(super) const STREAM_WINDOW: u32 = 2 * 64 * 1024;
 pub(super) const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
 /// Bytes waiting in HTTP/2 for a slow agent.
 pub(super) const SEND_BUFFER: usize = DOWN_FRAME_BYTES;
+/// A call's buffer at its beginning, each way: most frames of an idle agent fit, and larger ones make it grow.
+pub(super) const STREAM_BUFFER: usize = 512;
+/// Bytes of frames that are ready at once and leave together.
+pub(super) const STREAM_YIELD: usize = 32 * 1024;
 /// Streams an agent may open and reset before it is taken for an attack.
 pub(super) const PENDING_RESETS: usize = 16;
 /// Streams reset from here, for what the peer did wrong, before the connection is ended.

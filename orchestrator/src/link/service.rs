@@ -3,12 +3,14 @@
 //! Who calls comes from the certificate of the connection and from nothing that was sent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use outpost_certs::identity::AgentIdentity;
 use outpost_certs::tls::Peer;
+use outpost_proto::ids::Conn;
 use outpost_proto::limits::{DOWN_FRAME_BYTES, UP_FRAME_BYTES};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -37,32 +39,59 @@ pub(super) struct Services {
 pub(super) struct Caller {
     pub(super) peer: Arc<Peer>,
     pub(super) calls: Calls,
+    pub(super) stream: Stream,
+}
+
+/// The newest stream of a connection: 0 before the first one.
+#[derive(Clone, Default)]
+pub(super) struct Stream(Arc<AtomicU64>);
+
+impl Stream {
+    fn is(&self, conn: Conn) {
+        self.0.store(conn.0, Ordering::Relaxed);
+    }
+
+    fn conn(&self) -> Option<Conn> {
+        let conn = Conn(self.0.load(Ordering::Relaxed));
+        (conn != Conn(0)).then_some(conn)
+    }
 }
 
 /// Counts a connection's open calls, so that one without any can be closed.
-#[derive(Clone)]
-pub(super) struct Calls(Arc<watch::Sender<usize>>);
+#[derive(Clone, Default)]
+pub(super) struct Calls(Arc<Count>);
+
+#[derive(Default)]
+struct Count {
+    open: AtomicUsize,
+    /// One waits: the connection's own task.
+    changed: Notify,
+}
 
 /// One open call; a stream's task holds it too.
 pub(super) struct OpenCall(Calls);
 
 impl Calls {
-    pub(super) fn new() -> (Self, watch::Receiver<usize>) {
-        let (count, counted) = watch::channel(0);
-        (Self(Arc::new(count)), counted)
+    pub(super) fn begin(&self) -> OpenCall {
+        self.0.open.fetch_add(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+        OpenCall(self.clone())
     }
 
-    pub(super) fn begin(&self) -> OpenCall {
-        self.0.send_modify(|count| *count += 1);
-        OpenCall(self.clone())
+    /// Waits until some are open, or none. To be awaited by one at a time.
+    pub(super) async fn wait(&self, some: bool) {
+        // A change between the look and the wait leaves a permit.
+        while (self.0.open.load(Ordering::Acquire) > 0) != some {
+            self.0.changed.notified().await;
+        }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.0
-            .0
-            .send_modify(|count| *count = count.saturating_sub(1));
+        let Count { open, changed } = &*self.0.0;
+        open.fetch_sub(1, Ordering::AcqRel);
+        changed.notify_one();
     }
 }
 
@@ -83,27 +112,26 @@ impl Services {
                     .max_encoding_message_size(DOWN_FRAME_BYTES);
                 let connect = tower::service_fn(move |request| {
                     self.clone()
-                        .connect(caller.peer.clone(), call.clone(), request)
+                        .connect(caller.clone(), call.clone(), request)
                 });
                 grpc.streaming(connect, request).await
             }
+            // Boxed: a stream's call would carry the room for these as long as it lives.
             "/outpost.identity.v1.Identity/Enrol" => {
                 let enroller = self.enroller;
-                unary(
-                    request,
-                    move |bytes| async move { enroller.enrol(&bytes).await },
-                )
-                .await
+                let enrol = move |bytes: Bytes| async move { enroller.enrol(&bytes).await };
+                Box::pin(unary(request, enrol)).await
             }
             "/outpost.identity.v1.Identity/Renew" => {
                 let renew = move |bytes: Bytes| async move {
                     let presented = admitted(&caller.peer)?;
-                    self.enroller.renew(&presented, &bytes).await
+                    let beside = caller.stream.conn();
+                    self.enroller.renew(&presented, beside, &bytes).await
                 };
-                unary(request, renew).await
+                Box::pin(unary(request, renew)).await
             }
             "/outpost.identity.v1.Identity/Recover" => {
-                unary(request, |_| std::future::ready(Err(not_offered()))).await
+                Box::pin(unary(request, |_| std::future::ready(Err(not_offered())))).await
             }
             _ => Status::unimplemented("there is no such call on this port").into_http(),
         }
@@ -111,11 +139,11 @@ impl Services {
 
     async fn connect(
         self,
-        peer: Arc<Peer>,
+        caller: Caller,
         call: Arc<OpenCall>,
         request: Request<Streaming<Bytes>>,
     ) -> Result<Response<Frames>, Status> {
-        let identity = admitted(&peer)?;
+        let identity = admitted(&caller.peer)?;
         let AgentIdentity {
             tenant,
             agent,
@@ -135,6 +163,7 @@ impl Services {
                 "the orchestrator is stopping; connect again",
             ));
         };
+        caller.stream.is(conn);
         info!(tenant = %identity.tenant, agent = %identity.agent, conn = conn.0, "session begins");
         // One frame under way at a time: what waits, waits in the bounded outbox.
         let (out, frames) = mpsc::channel(1);

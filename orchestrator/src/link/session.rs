@@ -12,9 +12,8 @@ use outpost_certs::identity::AgentIdentity;
 use outpost_orchestrator_core::event::CloseReason;
 use outpost_proto::ids::Conn;
 use outpost_proto::limits::{HELLO_TIMEOUT, SLOW_PEER_TIMEOUT};
-use outpost_proto::message::DownMessage;
 use outpost_proto::wire::{decode_up, encode_down_frames};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, error, info, warn};
@@ -57,16 +56,12 @@ impl Session {
             _call,
         } = self;
         let mut chain = Chain::default();
-        let Outbox {
-            messages,
-            mut ending,
-        } = outbox;
         let end = tokio::select! {
             biased;
             // First: what the core or the operator decided is not to be delayed by traffic.
-            why = ended(&mut ending) => Some(status_of(why)),
+            why = outbox.ended() => Some(status_of(why)),
             status = expired(identity.not_after) => Some(status),
-            status = write(messages, &out) => status,
+            status = write(&outbox, &out) => status,
             status = read(&mut inbound, conn, &handle, &mut chain) => status,
         };
         let (tenant, agent) = (&identity.tenant, &identity.agent);
@@ -148,13 +143,13 @@ fn broken(status: Status) -> Option<Status> {
 }
 
 /// Sends what the driver says until nothing more comes or the agent does not take it.
-async fn write(mut messages: mpsc::Receiver<Vec<DownMessage>>, out: &Out) -> Option<Status> {
+async fn write(outbox: &Outbox, out: &Out) -> Option<Status> {
     loop {
         let burst = tokio::select! {
             biased;
             // The response's body is gone: the agent or its connection is.
             () = out.closed() => return None,
-            burst = messages.recv() => burst?,
+            burst = outbox.next() => burst,
         };
         let frames = match encode_down_frames(&burst) {
             Ok(frames) => frames,
@@ -170,13 +165,6 @@ async fn write(mut messages: mpsc::Receiver<Vec<DownMessage>>, out: &Out) -> Opt
                 Err(_) => return Some(slow()),
             }
         }
-    }
-}
-
-async fn ended(ending: &mut watch::Receiver<Option<Ending>>) -> Ending {
-    match ending.wait_for(Option::is_some).await {
-        Ok(why) => why.unwrap_or(Ending::Draining),
-        Err(_) => Ending::Draining,
     }
 }
 
@@ -212,7 +200,7 @@ fn status_of(why: Ending) -> Status {
         }
         Ending::Core(CloseReason::Cloned) => Status::permission_denied(
             "another holder of this identity exists: the machine or its state was copied; \
-             remove the agent and enrol each copy under a name of its own",
+             remove this copy's state and enrol it under a name of its own",
         ),
         Ending::Slow => slow(),
         Ending::Draining => draining(),

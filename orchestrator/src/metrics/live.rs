@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use outpost_orchestrator_core::record::{
-    AttemptRecord, Phase, RunRecord, RunState, TaskRecord, TaskState, Write,
+    AttemptRecord, Notice, NoticeKind, Phase, RunRecord, RunState, TaskRecord, TaskState, Write,
 };
 use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
 use outpost_proto::name::TenantName;
+use tracing::warn;
 
 use super::tenant::{self, TenantMetrics};
 
@@ -76,8 +77,8 @@ impl Live {
                 | Write::AgentMark(_)
                 | Write::Invite(_)
                 | Write::Tenant(_)
-                | Write::Key(_)
-                | Write::Notice(_) => {}
+                | Write::Key(_) => {}
+                Write::Notice(notice) => safety(notice, &of),
             }
         }
         self.end_of_commit();
@@ -212,6 +213,27 @@ impl Run {
         for task in self.tasks.values() {
             add(self.of.tasks.at(task.state), -1);
         }
+    }
+}
+
+/// Counted, and written where whoever runs the orchestrator looks first.
+fn safety(notice: &Notice, of: impl Fn(&TenantName) -> Arc<TenantMetrics>) {
+    if let NoticeKind::Safety {
+        what,
+        agent,
+        attempt,
+        by,
+        reason,
+    } = &notice.what
+    {
+        of(&notice.tenant).safety(*what);
+        let shown = |name: &dyn std::fmt::Display| name.to_string();
+        warn!(
+            target: "audit", tenant = %notice.tenant, what = what.word(),
+            agent = agent.as_ref().map(|agent| shown(agent)),
+            attempt = attempt.as_ref().map(|attempt| shown(attempt)),
+            by, reason, "what nobody shall miss"
+        );
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use outpost_orchestrator_core::event::Alarm;
 use outpost_orchestrator_core::record::Presence;
+use outpost_orchestrator_core::safety::Safety;
 use outpost_proto::outcome::Outcome;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -37,12 +38,14 @@ pub(super) const OUTCOMES: [&str; 9] = [
     "refused",
     "lost",
 ];
-const ALARMS: [&str; 5] = [
+const ALARMS: [&str; 7] = [
     "out_of_order",
     "foreign_attempt",
     "impossible_event",
     "inventory_count",
     "nonce",
+    "cloned",
+    "behind",
 ];
 const PRESENCES: [&str; 4] = ["enrolled", "live", "stale", "removed"];
 
@@ -95,11 +98,14 @@ pub(super) struct TenantMetrics {
     pub(super) attempts: Words<Counter, 9>,
     pub(super) queued: Histogram,
     pub(super) starting: Histogram,
-    alarms: Words<Counter, 5>,
+    alarms: Words<Counter, 7>,
+    safety: Words<Counter, 11>,
     agents: Words<Gauge, 4>,
     slots: Gauge,
     slots_free: Gauge,
     cordoned: Gauge,
+    quarantined: Gauge,
+    held_back: Gauge,
     workflows: Gauge,
     paused: Gauge,
     queue_depth: Gauge,
@@ -154,6 +160,13 @@ impl Default for TenantMetrics {
                 ALARMS,
                 |kind| Kind { kind },
             ),
+            safety: words(
+                &mut registry,
+                "safety_events",
+                "What nobody shall miss, since the process started: clones, freezes, restores, decisions about them",
+                Safety::ALL.map(Safety::word),
+                |kind| Kind { kind },
+            ),
             agents: words(
                 &mut registry,
                 "agents",
@@ -166,6 +179,8 @@ impl Default for TenantMetrics {
             slots: Gauge::default(),
             slots_free: Gauge::default(),
             cordoned: Gauge::default(),
+            quarantined: Gauge::default(),
+            held_back: Gauge::default(),
             workflows: Gauge::default(),
             paused: Gauge::default(),
             queue_depth: Gauge::default(),
@@ -222,6 +237,16 @@ impl TenantMetrics {
                 "Agents that take no new work because a person wants so",
                 &self.cordoned,
             ),
+            (
+                "agents_quarantined",
+                "Agents whose identity has two holders; they get no work until a person decides",
+                &self.quarantined,
+            ),
+            (
+                "agents_held_back",
+                "Agents that saw a newer state of the database than there is; they get no work until a restore",
+                &self.held_back,
+            ),
             ("workflows", "Workflows that exist", &self.workflows),
             (
                 "workflows_paused",
@@ -276,6 +301,10 @@ impl TenantMetrics {
             .iter()
             .filter(|agent| agent.cordoned || agent.draining);
         self.cordoned.set(count(cordoned.count()));
+        let quarantined = now.agents.iter().filter(|agent| !agent.holders.is_empty());
+        self.quarantined.set(count(quarantined.count()));
+        let held_back = now.agents.iter().filter(|agent| agent.held_back);
+        self.held_back.set(count(held_back.count()));
         let ends = now
             .agents
             .iter()
@@ -291,6 +320,14 @@ impl TenantMetrics {
         self.queue_depth.set(count(queued.sum()));
     }
 
+    /// Something that nobody shall miss was committed.
+    pub(super) fn safety(&self, what: Safety) {
+        let place = Safety::ALL.iter().position(|known| *known == what);
+        if let Some(counter) = place.and_then(|place| self.safety.at(place)) {
+            counter.inc();
+        }
+    }
+
     /// An agent did what no honest agent does.
     pub(super) fn alarm(&self, what: Alarm) {
         let place = match what {
@@ -299,6 +336,8 @@ impl TenantMetrics {
             Alarm::ImpossibleEvent => 2,
             Alarm::InventoryCount => 3,
             Alarm::Nonce => 4,
+            Alarm::Cloned => 5,
+            Alarm::Behind => 6,
         };
         if let Some(counter) = self.alarms.at(place) {
             counter.inc();

@@ -39,7 +39,7 @@ pub(super) const VERSION: &str =
 /// Everything that can still change, as of `now`.
 pub(super) fn snapshot(
     connection: &Connection,
-    recovery: RecoveryEpoch,
+    (recovery, restored_at): (RecoveryEpoch, Option<u64>),
     now: u64,
 ) -> Result<Snapshot, StoreError> {
     let attempts = sorted(
@@ -54,6 +54,7 @@ pub(super) fn snapshot(
     let now = [signed(now)];
     Ok(Snapshot {
         recovery,
+        restored_at,
         tenants: rows(connection, "tenant", TENANTS, [])?,
         workflows: workflows(connection, &runs)?,
         workflow_states: rows(connection, "workflow_state", STATES, [])?,

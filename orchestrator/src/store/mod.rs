@@ -5,6 +5,7 @@
 //! only hashes.
 
 pub mod access;
+pub mod backup;
 pub mod bounds;
 mod load;
 mod migrate;

@@ -18,7 +18,7 @@ use outpost_orchestrator_core::event::Speech;
 use outpost_orchestrator_core::record::{Snapshot, StoredRun, Write};
 use outpost_proto::ids::{RecoveryEpoch, RunId};
 use outpost_proto::name::TenantName;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -64,6 +64,7 @@ pub struct Sqlite {
     writer: Option<Writer>,
     clock: Clock,
     recovery: RecoveryEpoch,
+    restored_at: Option<u64>,
     hub: Hub,
     retention: Retention,
     sweep: Sweep,
@@ -149,12 +150,14 @@ impl Sqlite {
         let refused = |error: rusqlite::Error| OpenError::sqlite(&path, error);
         let writer = Writer::open(&path).map_err(refused)?;
         let recovery = read_recovery(&writer.connection).map_err(refused)?;
+        let restored_at = read_restored_at(&writer.connection).map_err(refused)?;
         let clock = Clock::starting_at_least_at(writer.newest_at);
         Ok(Self {
             path,
             writer: Some(writer),
             clock,
             recovery,
+            restored_at,
             hub: Hub::default(),
             retention: Retention::default(),
             sweep: Sweep::default(),
@@ -195,11 +198,11 @@ impl Sqlite {
     /// # Errors
     /// [`StoreError`]
     pub fn snapshot(&mut self, now: u64) -> Result<Snapshot, StoreError> {
-        let recovery = self.recovery;
+        let life = (self.recovery, self.restored_at);
         let writer = self.writer()?;
         blocking(|| {
             let tx = writer.connection.transaction()?;
-            load::snapshot(&tx, recovery, now)
+            load::snapshot(&tx, life, now)
         })
     }
 
@@ -263,7 +266,7 @@ impl Sqlite {
         Ok(self.writer.insert(writer))
     }
 
-    fn write(&mut self, writes: &[Write]) -> rusqlite::Result<()> {
+    pub(super) fn write(&mut self, writes: &[Write]) -> rusqlite::Result<()> {
         let batch = Batch::new(writes);
         let writer = self.writer()?;
         let newest = blocking(|| writer.commit(batch))?;
@@ -376,7 +379,7 @@ fn write_recovery(connection: &Connection, epoch: RecoveryEpoch) -> rusqlite::Re
     connection.execute(SQL, [json]).map(|_| ())
 }
 
-fn read_recovery(connection: &Connection) -> rusqlite::Result<RecoveryEpoch> {
+pub(super) fn read_recovery(connection: &Connection) -> rusqlite::Result<RecoveryEpoch> {
     const SQL: &str = "SELECT value FROM meta WHERE key = 'recovery'";
     let json: String = connection.query_row(SQL, [], |row| row.get(0))?;
     serde_json::from_str(&json).map_err(|error| {
@@ -384,8 +387,15 @@ fn read_recovery(connection: &Connection) -> rusqlite::Result<RecoveryEpoch> {
     })
 }
 
+/// Whether this life of the database began by a restore, and when.
+fn read_restored_at(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    const SQL: &str = "SELECT value FROM meta WHERE key = 'restored_at'";
+    let text: Option<String> = connection.query_row(SQL, [], |row| row.get(0)).optional()?;
+    Ok(text.and_then(|text| text.parse().ok()))
+}
+
 /// Makes the directory, or takes it away from everybody else if it exists.
-fn make_private_dir(dir: &Path) -> io::Result<()> {
+pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     std::fs::set_permissions(dir, Permissions::from_mode(0o700))
 }

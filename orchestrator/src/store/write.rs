@@ -344,7 +344,9 @@ fn about(notice: &Notice) -> Option<About<'_>> {
         NoticeKind::Agent { agent, .. } => {
             Some(About::Agent(notice.tenant.as_str(), agent.as_str()))
         }
-        NoticeKind::Workflow { .. } | NoticeKind::Skipped { .. } => None,
+        NoticeKind::Workflow { .. }
+        | NoticeKind::Skipped { .. }
+        | NoticeKind::Safety { .. } => None,
     }
 }
 
@@ -353,7 +355,10 @@ fn run_of(what: &NoticeKind) -> Option<RunId> {
         NoticeKind::Run { run, .. }
         | NoticeKind::Task { run, .. }
         | NoticeKind::Attempt { run, .. } => Some(*run),
-        NoticeKind::Agent { .. } | NoticeKind::Workflow { .. } | NoticeKind::Skipped { .. } => None,
+        NoticeKind::Agent { .. }
+        | NoticeKind::Workflow { .. }
+        | NoticeKind::Skipped { .. }
+        | NoticeKind::Safety { .. } => None,
     }
 }
 

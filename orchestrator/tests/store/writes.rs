@@ -88,6 +88,7 @@ impl Writes {
             Write::Tenant(TenantRecord {
                 tenant,
                 next_fence: Fence(self.draw()),
+                continued: 0,
             })
         };
         TENANTS.map(|name| name.parse().unwrap()).map(record).into()
@@ -318,6 +319,8 @@ impl Writes {
             started_at: None,
             finished_at: None,
             late: None,
+            recovered: false,
+            asserted: None,
         }
     }
 

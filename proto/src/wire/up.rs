@@ -30,9 +30,7 @@ pub(super) fn to_wire(message: &UpMessage) -> Result<link::UpMessage, EncodeErro
         }),
         UpMessage::Inventory(page) => Kind::Inventory(link::Inventory {
             items: page.items.iter().map(item_to_wire).collect(),
-            end: page.end.map(|count| link::InventoryEnd {
-                count: count.into(),
-            }),
+            end: page.end.map(|count| link::InventoryEnd { count }),
         }),
         UpMessage::Event(event) => Kind::Event(event_to_wire(event)),
         UpMessage::Heartbeat(heartbeat) => Kind::Heartbeat(heartbeat_to_wire(heartbeat)),
@@ -302,10 +300,9 @@ impl TryFrom<link::Inventory> for InventoryPage {
 
     fn try_from(page: link::Inventory) -> Result<Self, DecodeError> {
         let items = page.items.into_iter().map(InventoryItem::try_from);
-        let end = page.end.map(|end| narrow("InventoryEnd.count", end.count));
         Ok(Self {
             items: items.collect::<Result<_, _>>()?,
-            end: end.transpose()?,
+            end: page.end.map(|end| end.count),
         })
     }
 }

@@ -430,3 +430,47 @@ fn unacknowledged_outcomes_hold_back_new_starts() {
         .count();
     assert_eq!(starts, 1);
 }
+
+#[test]
+fn d1_without_room_nothing_new_is_taken_what_waits_is_turned_away_and_what_runs_goes_on() {
+    let mut stage = ready_with(
+        Settings {
+            slots: 1,
+            ..settings()
+        },
+        free(),
+    );
+    let jobs = (1..=2).map(|n| stage.job(n, "copy")).collect();
+    stage.frame(jobs);
+    assert_eq!(stage.started(), 1);
+    stage.acked();
+    stage.nothing_else();
+    stage.spoken(&[Event::Room(false)]);
+    assert!(matches!(
+        stage.next(),
+        Speech::Refused {
+            attempt: AttemptId(2),
+            ..
+        }
+    ));
+    let UpMessage::Event(event) = stage.sent_one() else {
+        panic!("no event")
+    };
+    assert_eq!(
+        (event.attempt, event.state),
+        (AttemptId(2), refused(Refusal::Disk))
+    );
+    stage.nothing_else();
+    refuses(&mut stage, 3, "copy", Refusal::Disk);
+    // The one that runs is told as ever.
+    stage.keeper(1, KeeperSaid::Running);
+    assert!(
+        stage
+            .agent
+            .view()
+            .running
+            .iter()
+            .any(|one| one.attempt == AttemptId(1))
+    );
+    stage.spoken(&[Event::Room(true)]);
+}

@@ -263,7 +263,7 @@ impl Stage {
             panic!("not catalogue, inventory, heartbeat: {messages:?}")
         };
         assert_eq!(heartbeat.seq, HeartbeatSeq(1));
-        assert_eq!(page.end.map(usize::from), Some(page.items.len()));
+        assert_eq!(page.end.map(|end| end as usize), Some(page.items.len()));
         page.items.clone()
     }
 

@@ -21,6 +21,26 @@ impl Tenant {
             return why("slots_full", "It is not known to its workflow.".to_owned());
         };
         let waited = span(ctx.now.since(since));
+        if self.is_recovering(ctx) {
+            let agents: Vec<&str> = self
+                .awaited
+                .iter()
+                .take(5)
+                .map(|name| name.as_str())
+                .collect();
+            let reason = format!(
+                "The orchestrator's database was restored, and {} not told yet what the backup lacks ({}{}). New work \
+                 waits for that, so that nothing runs twice; `outpost recovery continue` goes on without.",
+                if self.awaited.len() == 1 {
+                    "1 agent has".to_owned()
+                } else {
+                    format!("{} agents have", self.awaited.len())
+                },
+                agents.join(", "),
+                if self.awaited.len() > 5 { ", …" } else { "" },
+            );
+            return why("recovering", reason);
+        }
         let line = run.task(task).and_then(|task| task.line);
         if let Some(gate) = line
             .and_then(|line| self.places.lines.kind(line))
@@ -366,6 +386,10 @@ fn obstructed(ctx: &Ctx<'_>, agent: &Agent, obstacle: Obstacle) -> (&'static str
     let name = &agent.record.agent;
     match obstacle {
         Obstacle::Removed => ("agent_removed", "it was removed.".into()),
+        Obstacle::Quarantined => (
+            "agent_quarantined",
+            format!("its identity has two holders: a machine or its state was copied. `outpost agents resolve {name}` decides which one stays."),
+        ),
         Obstacle::Never => ("agent_never_connected", "it has never connected since it enrolled. Start it at its site.".into()),
         Obstacle::Gone => ("agent_gone", format!("it is not connected; it counts as last heard {silent} ago.")),
         Obstacle::Stale => ("agent_stale", format!("it has not been heard for {silent}. It gets work again once it is back.")),

@@ -45,7 +45,8 @@ fn an_agent_is_stale_after_forty_seconds_and_live_again_when_heard() {
             | NoticeKind::Task { .. }
             | NoticeKind::Attempt { .. }
             | NoticeKind::Workflow { .. }
-            | NoticeKind::Skipped { .. } => None,
+            | NoticeKind::Skipped { .. }
+            | NoticeKind::Safety { .. } => None,
         })
         .collect();
     assert_eq!(

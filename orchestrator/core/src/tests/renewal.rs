@@ -23,6 +23,7 @@ fn renew(rig: &mut Rig, agent: &str, key: &str, next: &str) -> Result<Answer, De
         agent: name(agent),
         key_hash: key.into(),
         next_key: next.into(),
+        beside: None,
     };
     let said = rig.turn(&[event]);
     let [Speech::Answer { answer, .. }] = &said[..] else {

@@ -49,7 +49,8 @@ impl Rig {
             | NoticeKind::Task { .. }
             | NoticeKind::Attempt { .. }
             | NoticeKind::Workflow { .. }
-            | NoticeKind::Agent { .. } => None,
+            | NoticeKind::Agent { .. }
+            | NoticeKind::Safety { .. } => None,
         });
         skipped.collect()
     }
@@ -558,7 +559,8 @@ fn what_happens_to_a_workflow_is_told() {
             | NoticeKind::Task { .. }
             | NoticeKind::Attempt { .. }
             | NoticeKind::Skipped { .. }
-            | NoticeKind::Agent { .. } => None,
+            | NoticeKind::Agent { .. }
+            | NoticeKind::Safety { .. } => None,
         })
         .collect();
     let applied = WorkflowChange::Applied { version: 1 };

@@ -85,7 +85,7 @@ impl Site {
     }
 
     pub(super) fn inventory(items: Vec<InventoryItem>) -> UpMessage {
-        let end = Some(u16::try_from(items.len()).unwrap());
+        let end = Some(u32::try_from(items.len()).unwrap());
         UpMessage::Inventory(InventoryPage { items, end })
     }
 

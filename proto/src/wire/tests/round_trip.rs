@@ -126,7 +126,7 @@ fn the_largest_honest_frames_fit() {
     };
     let page = UpMessage::Inventory(InventoryPage {
         items: vec![item; INVENTORY_PAGE],
-        end: Some(u16::MAX),
+        end: Some((1 << 18) - 1),
     });
     for message in [catalogue, page] {
         let bytes = encode_up(std::slice::from_ref(&message)).unwrap();

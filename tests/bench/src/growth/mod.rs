@@ -1,5 +1,7 @@
 //! Records of runs as the core writes them: whole histories, and the lives of single attempts.
 
+pub(crate) mod multiply;
+
 use std::collections::BTreeMap;
 
 use outpost_orchestrator_core::record::{
@@ -60,6 +62,11 @@ impl History {
         self.runs.get(place).copied().unwrap_or(RunId(0))
     }
 
+    /// Of the runs that are there now, whoever wrote them.
+    pub(crate) fn know(&mut self, runs: Vec<RunId>) {
+        self.runs = runs;
+    }
+
     /// xorshift64*.
     fn draw(&mut self) -> u64 {
         self.state ^= self.state >> 12;
@@ -85,6 +92,7 @@ impl History {
             Write::Tenant(TenantRecord {
                 tenant: self.tenant(),
                 next_fence: Fence(1),
+                continued: 0,
             }),
             Write::Workflow(WorkflowRecord {
                 tenant: self.tenant(),
@@ -137,6 +145,7 @@ impl History {
             Write::Tenant(TenantRecord {
                 tenant: self.tenant(),
                 next_fence: Fence(at),
+                continued: 0,
             }),
             self.mark(at),
         ];
@@ -241,6 +250,8 @@ impl History {
             started_at: Some(self.now),
             finished_at: Some(self.now),
             late: None,
+            recovered: false,
+            asserted: None,
         })
     }
 }

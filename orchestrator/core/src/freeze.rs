@@ -1,0 +1,189 @@
+//! Most agents gone at once: the fault is hardly theirs, and what they run is not given up.
+//!
+//! Agents are counted when they turn stale. Once more than 55 in a hundred did within two minutes, nothing silent is
+//! given up until nine in ten of them are back, or a person says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outpost_driver::Micros;
+use outpost_proto::name::AgentName;
+
+use crate::event::{Answer, Denied};
+use crate::limits::{BACK_BUT_ONE_IN, VANISH_LEAST, VANISH_PERCENT, VANISH_WITHIN};
+use crate::record::{NoticeKind, Presence};
+use crate::safety::Safety;
+use crate::tenant::{Ctx, Tenant};
+
+/// Who is in touch, and who went lately.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Vanished {
+    /// Agents in touch.
+    live: usize,
+    /// Agents that turned stale lately and are not back.
+    since: BTreeMap<AgentName, Micros>,
+    by_time: BTreeSet<(Micros, AgentName)>,
+    frozen: Option<Frozen>,
+    /// More went since this was asked last.
+    changed: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Frozen {
+    since: Micros,
+    /// Of those that vanished, who is still away.
+    away: BTreeSet<AgentName>,
+    /// How many vanished.
+    vanished: usize,
+}
+
+impl Vanished {
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    pub(crate) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(crate) fn frozen_since(&self) -> Option<Micros> {
+        self.frozen.as_ref().map(|frozen| frozen.since)
+    }
+
+    /// An agent counts as in touch from the start.
+    pub(crate) fn begins(&mut self, presence: Presence) {
+        if presence == Presence::Live {
+            self.live += 1;
+        }
+    }
+
+    /// An agent is not counted any more.
+    pub(crate) fn gone(&mut self, name: &AgentName, was: Presence) {
+        if was == Presence::Live {
+            self.live = self.live.saturating_sub(1);
+        }
+        self.forget(name);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.away.remove(name);
+        }
+    }
+
+    fn forget(&mut self, name: &AgentName) {
+        if let Some(at) = self.since.remove(name) {
+            self.by_time.remove(&(at, name.clone()));
+        }
+    }
+
+    /// How many went lately, and how many were there before.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.since.len(), self.since.len() + self.live)
+    }
+
+    fn forget_old(&mut self, now: Micros) {
+        while let Some((at, _)) = self.by_time.first()
+            && at.plus(VANISH_WITHIN) < now
+            && let Some((_, name)) = self.by_time.pop_first()
+        {
+            self.since.remove(&name);
+        }
+    }
+}
+
+/// Whether so many of so many are too many to be a matter of the agents.
+pub(crate) fn is_mass(gone: usize, of: usize) -> bool {
+    gone >= VANISH_LEAST && gone * 100 > of * VANISH_PERCENT
+}
+
+impl Tenant {
+    /// An agent turned stale.
+    pub(crate) fn vanish(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
+        let vanished = &mut self.vanished;
+        vanished.live = vanished.live.saturating_sub(1);
+        vanished.forget_old(ctx.now);
+        vanished.forget(name);
+        vanished.changed = true;
+        vanished.since.insert(name.clone(), ctx.now);
+        vanished.by_time.insert((ctx.now, name.clone()));
+        if let Some(frozen) = &mut vanished.frozen {
+            if frozen.away.insert(name.clone()) {
+                frozen.vanished += 1;
+            }
+            return;
+        }
+        let (gone, of) = vanished.counts();
+        if is_mass(gone, of) {
+            self.freeze(ctx, gone, of);
+        }
+    }
+
+    /// Gives up nothing silent from now on. `gone` of `of`: over this tenant, or over all of them.
+    pub(crate) fn freeze(&mut self, ctx: &mut Ctx<'_>, gone: usize, of: usize) {
+        if self.vanished.is_frozen() || self.vanished.since.is_empty() {
+            return;
+        }
+        let away: BTreeSet<AgentName> = self.vanished.since.keys().cloned().collect();
+        self.vanished.frozen = Some(Frozen {
+            since: ctx.now,
+            vanished: away.len(),
+            away,
+        });
+        let reason = format!("{gone} of {of} agents went within two minutes");
+        self.tell_freeze(ctx, Safety::Frozen, None, Some(reason));
+    }
+
+    /// An agent is in touch that was not.
+    pub(crate) fn back(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
+        self.vanished.live += 1;
+        self.vanished.forget(name);
+        let Some(frozen) = &mut self.vanished.frozen else {
+            return;
+        };
+        frozen.away.remove(name);
+        if frozen.away.len() * BACK_BUT_ONE_IN <= frozen.vanished {
+            self.thaw(ctx, None);
+        }
+    }
+
+    /// A person says that silence means what it always does.
+    pub(crate) fn unfreeze(&mut self, ctx: &mut Ctx<'_>, by: &str) -> Result<Answer, Denied> {
+        if !self.vanished.is_frozen() {
+            return Err(Denied::NotFrozen);
+        }
+        self.thaw(ctx, Some(by));
+        Ok(Answer::Recovery(self.recovery_view(ctx)))
+    }
+
+    fn thaw(&mut self, ctx: &mut Ctx<'_>, by: Option<&str>) {
+        let vanished = &mut self.vanished;
+        vanished.frozen = None;
+        // Those that are still away were counted once.
+        vanished.since.clear();
+        vanished.by_time.clear();
+        self.tell_freeze(ctx, Safety::Unfrozen, by, None);
+        self.arm_all(ctx);
+    }
+
+    /// What was frozen can be given up again.
+    pub(crate) fn arm_all(&mut self, ctx: &mut Ctx<'_>) {
+        let names: Vec<AgentName> = self.agents.keys().cloned().collect();
+        for name in names {
+            self.arm(ctx, &name);
+        }
+    }
+
+    fn tell_freeze(
+        &self,
+        ctx: &mut Ctx<'_>,
+        what: Safety,
+        by: Option<&str>,
+        reason: Option<String>,
+    ) {
+        let notice = NoticeKind::Safety {
+            what,
+            agent: None,
+            attempt: None,
+            by: by.map(str::to_owned),
+            reason,
+        };
+        ctx.notice(&self.record.tenant, notice);
+    }
+}

@@ -1,0 +1,170 @@
+//! What is kept of an agent besides what it does: whether one identity has two holders, and what it has yet to answer
+//! after its orchestrator's database was restored.
+//!
+//! Durable parts only, with the judgements that need nothing else; `clone` and `restore` act on them.
+
+use std::collections::BTreeSet;
+
+use outpost_proto::ids::{AttemptId, Incarnation, Nonce, RecoveryEpoch};
+use outpost_proto::message::Hello;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{NONCES, REJECTED};
+use crate::record::AgentRecord;
+
+/// The counter of a database that was never restored.
+const FIRST_LIFE: u32 = 1;
+
+/// How an agent stands. Most agents stand well, and nothing of it is written then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standing {
+    /// A second holder of the identity appeared, and nobody has decided yet which one stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
+    /// Nonces of holders that a person decided against: whoever presents one is turned away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<Nonce>,
+    /// Both holders were the same incarnation: what the kept one has not started, the other may have.
+    pub forked: bool,
+    /// It is to get a new key, because another one held the present one too.
+    pub rekey: bool,
+    /// The newest recovery counter under which it said Hello.
+    pub met: u32,
+    /// The newest recovery counter under which it told everything it holds and remembers.
+    pub reported: u32,
+    /// It has seen a newer state of this life of the database than there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub behind: Option<RecoveryEpoch>,
+    /// Attempts it runs of runs that a restored database does not know: they may go on to their end.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub adopted: BTreeSet<AttemptId>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            quarantine: None,
+            rejected: Vec::new(),
+            forked: false,
+            rekey: false,
+            met: FIRST_LIFE,
+            reported: FIRST_LIFE,
+            behind: None,
+            adopted: BTreeSet::new(),
+        }
+    }
+}
+
+impl Standing {
+    /// Whether there is nothing to keep.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Two holders of one identity: a copied machine, or one put back to an earlier snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// Since when.
+    pub since: u64,
+    /// What the unexpected holder may present: what it came with, then what was handed out to it; at most 8.
+    pub nonces: Vec<Nonce>,
+    /// The unexpected holder's.
+    pub incarnation: Incarnation,
+}
+
+/// One of the two holders of an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// The one that was known when the other one appeared.
+    This,
+    /// The one that appeared.
+    That,
+}
+
+/// Who says Hello, by its nonce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// The agent as it is known.
+    Known,
+    /// The second holder, for the first time or again.
+    Second,
+    /// One that a person decided against, or a third.
+    Refused,
+}
+
+impl AgentRecord {
+    /// Whether a stream under this key may go on: as known, or once after a restore, because a renewal may be missing
+    /// in the backup.
+    pub(crate) fn admits(&self, key_hash: &str, recovery: RecoveryEpoch) -> bool {
+        self.accepts(key_hash) || self.is_unmet(recovery)
+    }
+
+    /// Whether it has not said Hello since the database was restored: its first nonce is taken as given.
+    pub(crate) fn is_unmet(&self, recovery: RecoveryEpoch) -> bool {
+        self.standing.met < recovery.counter
+    }
+
+    /// Whether it has not told yet what it knows of the time that a restored database lacks.
+    pub(crate) fn is_awaited(&self, recovery: RecoveryEpoch) -> bool {
+        !self.removed && self.standing.reported < recovery.counter
+    }
+
+    /// Whether the database is older than what this agent was told by it.
+    pub(crate) fn is_behind(&self, recovery: RecoveryEpoch) -> bool {
+        self.standing.behind == Some(recovery)
+    }
+
+    /// Whether what it says it obeyed is more than this database ever commanded.
+    pub(crate) fn has_seen_more(&self, recovery: RecoveryEpoch, hello: &Hello) -> bool {
+        hello.last.is_some_and(|(life, command)| {
+            life.counter > recovery.counter
+                || (life.counter == recovery.counter && life.database != recovery.database)
+                || (life == recovery && command > self.command_seq)
+        })
+    }
+
+    pub(crate) fn holder(&self, nonce: Nonce) -> Holder {
+        if self.nonces.contains(&nonce) {
+            return Holder::Known;
+        }
+        if self.standing.rejected.contains(&nonce) {
+            return Holder::Refused;
+        }
+        match &self.standing.quarantine {
+            None => Holder::Second,
+            Some(quarantine) if quarantine.nonces.contains(&nonce) => Holder::Second,
+            Some(_) => Holder::Refused,
+        }
+    }
+
+    /// Turns away from now on whoever presents one of these.
+    pub(crate) fn reject(&mut self, nonces: Vec<Nonce>) {
+        let rejected = &mut self.standing.rejected;
+        rejected.extend(nonces);
+        let many = rejected.len().saturating_sub(REJECTED);
+        rejected.drain(..many);
+    }
+}
+
+/// Presenting a nonce confirms it: whatever was handed out besides, before or after, went to connections that its
+/// holder has given up. The confirmed one comes first, then what was handed out in answer to it, because the holder may
+/// end before it has kept that. When too many were, the oldest of those goes, never the confirmed one.
+pub(crate) fn hand_out(nonces: &mut Vec<Nonce>, presented: Nonce, next: Nonce) {
+    if nonces.first() != Some(&presented) {
+        *nonces = vec![presented];
+    }
+    if nonces.len() >= NONCES {
+        nonces.remove(1);
+    }
+    nonces.push(next);
+}
+
+/// The newest nonce was kept by its holder: no other one is good any more.
+pub(crate) fn confirm(nonces: &mut Vec<Nonce>) {
+    let confirmed = nonces.len().saturating_sub(1);
+    nonces.drain(..confirmed);
+}
