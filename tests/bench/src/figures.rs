@@ -11,6 +11,8 @@ pub(crate) enum Goal {
     Ratio(f64),
     /// Its value, at most.
     AtMost(f64),
+    /// Its ratio to the limit, at most.
+    RatioAtMost(f64),
 }
 
 /// One figure.
@@ -36,6 +38,7 @@ impl Figure {
             Goal::None => (None, None),
             Goal::Ratio(goal) => (Some(goal), ratio.map(|ratio| ratio >= goal)),
             Goal::AtMost(goal) => (Some(goal), Some(value <= goal)),
+            Goal::RatioAtMost(goal) => (Some(goal), ratio.map(|ratio| ratio <= goal)),
         };
         Self {
             name,
@@ -100,9 +103,13 @@ impl Figures {
             let mut merged =
                 Figure::new(figure.name.clone(), value, figure.unit, limit, figure.goal);
             merged.ratio = median(figure, |figure| figure.ratio);
-            if let (Goal::Ratio(goal), Some(ratio)) = (figure.goal, merged.ratio) {
-                merged.met = Some(ratio >= goal);
-            }
+            merged.met = match (figure.goal, merged.ratio) {
+                (Goal::Ratio(goal), Some(ratio)) => Some(ratio >= goal),
+                (Goal::RatioAtMost(goal), Some(ratio)) => Some(ratio <= goal),
+                (Goal::None | Goal::AtMost(_) | Goal::Ratio(_) | Goal::RatioAtMost(_), _) => {
+                    merged.met
+                }
+            };
             merged
         });
         Self(merged.collect())

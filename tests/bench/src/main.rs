@@ -4,6 +4,7 @@
 //! instruction is timed: a shell would take longer to start than what is measured.
 
 mod figures;
+mod live;
 mod machine;
 mod measure;
 
@@ -37,6 +38,9 @@ struct Args {
     /// How many runs are timed from the call to the first instruction.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=10_000))]
     triggers: Option<u32>,
+    /// Instead of everything else: so many live tasks, and what others feel of them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    live: Option<u32>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -102,7 +106,10 @@ fn measure(args: &Args) -> anyhow::Result<Figures> {
             "run {run} of {runs}, load {}",
             machine::load()
         ));
-        measured.push(measure::all(&plan, &mut worlds)?);
+        measured.push(match args.live {
+            Some(tasks) => live::all(tasks, plan.triggers, &mut worlds)?,
+            None => measure::all(&plan, &mut worlds)?,
+        });
     }
     Ok(Figures::medians(&measured))
 }

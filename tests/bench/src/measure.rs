@@ -349,7 +349,8 @@ fn until_over(api: &Api, wanted: &[String], begun: Instant) -> anyhow::Result<()
     }
 }
 
-fn now_us() -> f64 {
+/// The time of day in microseconds.
+pub(crate) fn now_us() -> f64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -367,7 +368,7 @@ pub(crate) fn stamp(file: &Path) -> std::io::Result<()> {
 }
 
 /// All times written so far, once there are so many.
-fn stamped(file: &Path, count: usize) -> anyhow::Result<Vec<f64>> {
+pub(crate) fn stamped(file: &Path, count: usize) -> anyhow::Result<Vec<f64>> {
     let until = Instant::now() + Duration::from_secs(30);
     loop {
         let text = std::fs::read_to_string(file).unwrap_or_default();

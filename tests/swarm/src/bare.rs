@@ -27,6 +27,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::stream::{Connection, Credentials, framed, tls};
 
 const LIFE: Duration = Duration::from_secs(24 * 3600);
+/// As the orchestrator dictates it.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 /// The size of a Hello.
 const HELLO: [u8; 60] = [7; 60];
 
@@ -95,17 +97,21 @@ async fn connection(tcp: TcpStream, acceptor: TlsAcceptor) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Connects once, says one message, counts the answer, and holds the stream.
+/// Connects once, says one message, counts the answer, and holds the stream with a message as often as an agent has a
+/// heartbeat.
 pub(crate) async fn client(
+    number: u64,
     address: SocketAddr,
     tls: Arc<ClientConfig>,
     answered: Arc<AtomicUsize>,
 ) -> anyhow::Result<()> {
-    let mut connection = Connection::establish(address, tls).await?;
-    let (_send, mut incomings) = connection.open("/bare", Some(&HELLO)).await?;
+    let mut connection = Connection::establish(number, address, tls).await?;
+    let (send, mut incomings) = connection.open("/bare", Some(&HELLO)).await?;
     let _ = incomings.next().await?;
     answered.fetch_add(1, Ordering::Relaxed);
     loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        send.send(Ok(framed(&HELLO))).await?;
         let _ = incomings.next().await?;
     }
 }

@@ -65,8 +65,9 @@ pub(crate) async fn run_bare(access: &Path, count_: usize) -> anyhow::Result<()>
     say("enrolled", clients.len());
     wait_for_go().await?;
     let answered = Arc::new(AtomicUsize::new(0));
-    for tls in clients {
-        tokio::spawn(bare::client(access.address, tls, Arc::clone(&answered)));
+    for (number, tls) in (0..).zip(clients) {
+        let client = bare::client(number, access.address, tls, Arc::clone(&answered));
+        tokio::spawn(client);
     }
     count(&answered, "live").await
 }
@@ -111,7 +112,11 @@ async fn enrol(task: &Task) -> anyhow::Result<Vec<Arc<ClientConfig>>> {
             && let Some((place, secret)) = waiting.next()
         {
             let (address, plain, root) = (task.address, Arc::clone(&plain), task.root.clone());
-            running.spawn(async move { (place, enrol_one(address, plain, &root, secret).await) });
+            let number = task.first + u64::try_from(place)?;
+            running.spawn(async move {
+                let enrolled = enrol_one(number, address, plain, &root, secret).await;
+                (place, enrolled)
+            });
         }
         let Some(done) = running.join_next().await else {
             break;
@@ -128,6 +133,7 @@ async fn enrol(task: &Task) -> anyhow::Result<Vec<Arc<ClientConfig>>> {
 }
 
 async fn enrol_one(
+    number: u64,
     address: SocketAddr,
     plain: Arc<ClientConfig>,
     root: &[u8],
@@ -143,7 +149,7 @@ async fn enrol_one(
     let request = request.encode()?;
     let mut tries = 0;
     let issued = loop {
-        let mut connection = Connection::establish(address, Arc::clone(&plain)).await?;
+        let mut connection = Connection::establish(number, address, Arc::clone(&plain)).await?;
         match connection.unary(ENROL, &request).await {
             Ok(issued) => break issued,
             // The orchestrator bounds how many it issues at once; the same key may ask again.

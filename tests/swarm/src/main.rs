@@ -107,18 +107,21 @@ fn measure(args: &Args) -> anyhow::Result<()> {
 fn lines(metrics: &[Metric]) -> Vec<String> {
     let cell = |number: Option<f64>| number.map_or("-".to_owned(), |n| format!("{n:.2}"));
     let head = format!(
-        "{:<42} {:>10} {:<11} {:>8} {:>6}  {:<24} met",
-        "metric", "this run", "", "limit", "ratio", "target"
+        "{:<36} {:>10} {:<4} {:>10} {:>6} {:>11}  met",
+        "metric", "this run", "unit", "bare stack", "ratio", "target"
     );
     let line = |metric: &Metric| {
+        let target = metric.target.map_or("-".to_owned(), |target| {
+            let of = if metric.of_ratio { "x" } else { "" };
+            format!("<= {target}{of}")
+        });
         format!(
-            "{:<42} {:>10.2} {:<11} {:>8} {:>6}  {:<24} {}",
+            "{:<36} {:>10.2} {:<4} {:>10} {:>6} {target:>11}  {}",
             metric.name,
             metric.value,
             metric.unit,
             cell(metric.limit),
             cell(metric.ratio),
-            metric.target.as_deref().unwrap_or("-"),
             metric.met.map_or("-", |met| if met { "yes" } else { "no" }),
         )
     };

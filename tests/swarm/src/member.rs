@@ -86,6 +86,7 @@ enum Heard {
 
 /// One agent.
 pub(crate) struct Member {
+    number: u64,
     core: Agent,
     store: Memory,
     crowd: Arc<Crowd>,
@@ -114,6 +115,7 @@ impl Member {
         let core = Agent::new(settings, seed, now, Snapshot::default(), BTreeMap::new());
         let (inbox, heard) = mpsc::channel(INBOX);
         Self {
+            number,
             core,
             store: Memory::default(),
             crowd,
@@ -199,6 +201,7 @@ impl Member {
         match speech {
             Speech::Dial { conn } => {
                 let dialled = line(
+                    self.number,
                     conn,
                     self.address,
                     Arc::clone(&self.tls),
@@ -274,8 +277,14 @@ fn is_reconciled(message: &DownMessage) -> bool {
 }
 
 /// One connection from its first packet to its end.
-async fn line(conn: Conn, address: SocketAddr, tls: Arc<ClientConfig>, inbox: mpsc::Sender<Heard>) {
-    let why = match carry(conn, address, tls, &inbox).await {
+async fn line(
+    number: u64,
+    conn: Conn,
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    inbox: mpsc::Sender<Heard>,
+) {
+    let why = match carry(number, conn, address, tls, &inbox).await {
         Ok(()) => Down::Ended,
         Err(_) => Down::Unreachable,
     };
@@ -284,12 +293,13 @@ async fn line(conn: Conn, address: SocketAddr, tls: Arc<ClientConfig>, inbox: mp
 }
 
 async fn carry(
+    number: u64,
     conn: Conn,
     address: SocketAddr,
     tls: Arc<ClientConfig>,
     inbox: &mpsc::Sender<Heard>,
 ) -> anyhow::Result<()> {
-    let mut connection = Connection::establish(address, tls).await?;
+    let mut connection = Connection::establish(number, address, tls).await?;
     let (outgoing, mut incomings) = connection.open(CONNECT, None).await?;
     inbox.send(Heard::Ready(conn, outgoing)).await?;
     loop {

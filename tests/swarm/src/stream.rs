@@ -1,7 +1,7 @@
 //! A connection as an agent makes it: TLS 1.3 with a certificate, HTTP/2, one gRPC stream of opaque messages.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
@@ -135,12 +135,15 @@ pub(crate) struct Incomings {
 }
 
 impl Connection {
-    /// TCP, TLS, HTTP/2.
+    /// TCP from an address of one's own, TLS, HTTP/2.
     pub(crate) async fn establish(
+        number: u64,
         address: SocketAddr,
         tls: Arc<ClientConfig>,
     ) -> anyhow::Result<Self> {
-        let tcp = TcpStream::connect(address).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((own_address(number), 0).into())?;
+        let tcp = socket.connect(address).await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::IpAddress(address.ip().into());
         let stream = TlsConnector::from(tls).connect(name, tcp).await?;
@@ -210,6 +213,12 @@ impl Incomings {
             }
         }
     }
+}
+
+/// Of loopback, another for each member: sites are not behind one address, and ports do not run out.
+fn own_address(number: u64) -> Ipv4Addr {
+    let [.., high, middle, low] = number.to_be_bytes();
+    Ipv4Addr::new(127, 64 + high % 64, middle, low)
 }
 
 /// A gRPC message as HTTP/2 data.

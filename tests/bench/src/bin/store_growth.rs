@@ -19,12 +19,17 @@ use serde::Serialize;
 
 #[path = "../growth/mod.rs"]
 mod growth;
+use growth::multiply::{multiply, some_runs};
 use growth::{History, TASKS};
 
 /// Items of a page: what the command line asks for.
 const PAGE: u32 = 50;
 /// Attempts written in one transaction while the database is filled.
 const FILL: usize = 2_000;
+/// Attempts that the store writes itself; what is more is copied from them.
+const WRITTEN: usize = 100_000;
+/// What a page of the run list may take, in ms, whatever lies in the database.
+const LIST_MS: f64 = 50.0;
 
 /// Measures the store with few and with many finished attempts in it.
 #[derive(Debug, Parser)]
@@ -49,6 +54,11 @@ struct Row {
     unit: &'static str,
     p50: f64,
     p99: f64,
+    /// At most so much for the 99th of 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    met: Option<bool>,
 }
 
 fn main() -> ExitCode {
@@ -70,8 +80,16 @@ fn main() -> ExitCode {
 }
 
 fn tell(row: &Row) {
+    let target = row.target.map_or(String::new(), |target| {
+        let met = if row.met == Some(true) {
+            "met"
+        } else {
+            "missed"
+        };
+        format!("  (p99 <= {target}: {met})")
+    });
     report::line(format_args!(
-        "{:>9} attempts  {:<44} p50 {:>10.2}  p99 {:>10.2} {}",
+        "{:>9} attempts  {:<44} p50 {:>10.2}  p99 {:>10.2} {}{target}",
         row.attempts, row.what, row.p50, row.p99, row.unit
     ));
 }
@@ -85,8 +103,16 @@ async fn measure_all(args: &Args) -> anyhow::Result<Vec<Row>> {
         let mut history = History::default();
         let begun = Instant::now();
         commit(&mut store, history.beginning()).await?;
-        for _ in 0..attempts.div_ceil(FILL) {
+        for _ in 0..(*attempts).min(WRITTEN).div_ceil(FILL) {
             commit(&mut store, history.finished_runs(FILL / TASKS)).await?;
+        }
+        if *attempts > WRITTEN {
+            store.close()?;
+            let file = dir.path().join(FILE);
+            multiply(&file, attempts.div_ceil(WRITTEN))?;
+            let runs = some_runs(&file, 1_000)?;
+            history.know(runs.iter().filter_map(|run| run.parse().ok()).collect());
+            store = Sqlite::open(dir.path()).await?;
         }
         let size = dir.path().join(FILE).metadata()?.len() >> 20;
         report::note(format_args!(
@@ -143,7 +169,16 @@ impl Measure {
             unit,
             p50: at(50),
             p99: at(99),
+            target: None,
+            met: None,
         });
+    }
+
+    /// The newest figure is one of the run list.
+    fn judge_list(&mut self) {
+        if let Some(row) = self.rows.last_mut() {
+            (row.target, row.met) = (Some(LIST_MS), Some(row.p99 <= LIST_MS));
+        }
     }
 
     async fn reads(&mut self, store: &mut Sqlite, history: &History) -> anyhow::Result<()> {
@@ -173,6 +208,7 @@ impl Measure {
                 cursor = page.next;
             }
             self.add(what, "ms", times);
+            self.judge_list();
         }
         let mut times = Vec::new();
         for place in 0..self.reads {
