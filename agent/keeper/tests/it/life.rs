@@ -50,6 +50,26 @@ fn success_and_death_by_a_signal_are_told_apart() {
 }
 
 #[test]
+fn a_keeper_whose_task_is_over_rests() {
+    let site = Site::new();
+    let spec = site.spec(&["/bin/true"]);
+    let keeper = site.start(&spec);
+    expect(last(&keeper), Ended::Exited(0), Cause::Own);
+    let used = format!("/proc/{}/schedstat", keeper_of(&spec).keeper.pid);
+    let used_ns = || -> u64 {
+        let text = read(std::path::Path::new(&used));
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let before = used_ns();
+    // Rest can only be watched: longer than any moment at which something of the task would have been due.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(
+        used_ns() - before < 5_000_000,
+        "it waits for nothing and runs"
+    );
+}
+
+#[test]
 fn what_cannot_be_executed_is_known_not_to_have_started() {
     let site = Site::new();
     let missing = site.spec(&["/nonexistent/program"]);
