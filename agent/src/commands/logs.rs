@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use outpost_agent_keeper::protocol::{About, Cause, Ended, is_attempt_id};
+use outpost_agent_keeper::protocol::{About, Cause, Ended, ExitRecord, is_attempt_id};
 use outpost_agent_keeper::record::{read_exit_record, read_keeper_record};
 
 use super::words::at;
@@ -168,13 +168,31 @@ fn find(state: &StateDir, prefix: &str) -> anyhow::Result<Found> {
 
 fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
     let mut log = LogTail::new(dir);
+    let mut is_empty = true;
     loop {
         // Looked at before the log: what is written before the end is then surely shown.
-        let over = matches!(read_exit_record(dir), Ok(Some(_)));
+        let end = read_exit_record(dir).ok().flatten();
+        let mut print = |bytes: &[u8]| {
+            is_empty &= bytes.is_empty();
+            output::bytes(bytes)
+        };
         // A reader that went away wants nothing more.
-        if !log.more(&mut |bytes| output::bytes(bytes))? || !follow || over {
+        let is_read = log.more(&mut print)?;
+        if !is_read || !follow || end.is_some() {
+            if let Some(end) = end.filter(|_| is_read && is_empty) {
+                output::note(silent(&end));
+            }
             return Ok(());
         }
         std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Why there is nothing to show of an attempt that is over.
+fn silent(end: &ExitRecord) -> String {
+    match end.ended {
+        Ended::NotStarted(_) if end.text.is_empty() => "it was not started".to_owned(),
+        Ended::NotStarted(_) => format!("it was not started: {}", end.text),
+        Ended::Exited(_) | Ended::Signalled(_) => "it printed nothing".to_owned(),
     }
 }

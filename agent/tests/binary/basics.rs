@@ -149,6 +149,11 @@ fn d6_what_an_agent_of_format_1_left_is_still_shown() {
     assert!(of_run.lines().any(|line| line == oldest), "{of_run}");
     home.agent(&["logs", "-f", run])
         .fails(1, "begins the id of a run");
+    let silent = home.agent(&["logs", "5acc"]);
+    assert!(
+        silent.out.is_empty() && silent.err.contains("it printed nothing"),
+        "{silent:#?}"
+    );
     home.agent(&["logs", "ffffffffffff"])
         .fails(1, "no attempt and no run here");
     let status = home.agent(&["status", "--output", "json"]);
