@@ -114,14 +114,14 @@ pub(crate) fn token_from(text: &str, whence: &str) -> Result<String, Failure> {
 fn token(effective: &Effective, server: &Url) -> Result<String, Failure> {
     match &effective.token {
         Some(said) => match &said.value {
-            TokenAt::File(path) => token_in(path).map_err(|failure| match failure {
-                Failure::File { path, error } => Failure::TokenFile {
-                    path,
+            TokenAt::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| Failure::TokenFile {
+                    path: path.clone(),
                     error,
                     said: said.source.to_string(),
-                },
-                failure => failure,
-            }),
+                })?;
+                token_from(&text, &path.display().to_string())
+            }
             TokenAt::Given(text) => token_from(text, &said.source.to_string()),
         },
         None => Err(Failure::NoToken {
