@@ -126,7 +126,7 @@ pub(crate) enum Command {
     Status,
     /// Show an attempt's output, or list the newest attempts.
     Logs {
-        /// The attempt's id, or its first digits; a run's lists its attempts, none the newest ones.
+        /// The attempt's id, or its first digits; those of a run list its attempts. Without it the newest are listed.
         attempt: Option<String>,
         /// Go on showing what is added, until the attempt is over.
         #[arg(short, long, requires = "attempt")]
