@@ -11,6 +11,7 @@ use outpost_proto::wire;
 use crate::disk::CenterDisk;
 use crate::driver::take_turn;
 use crate::invariants::{Checked, broken};
+use crate::moments::Message;
 use crate::network::{Direction, Packet};
 use crate::queue::{At, MS, SECOND};
 use crate::renewal::Renewing;
@@ -20,9 +21,11 @@ use crate::world::{Happening, World};
 /// The database host's clock when the simulation begins.
 const EPOCH_US: u64 = 1_700_000_000_000_000;
 
-/// What that clock shows.
-pub(crate) fn database_time(now: At) -> Micros {
-    Micros(EPOCH_US + now)
+impl World {
+    /// What that clock shows: never behind what it showed before, and ahead once another host's took its place.
+    pub(crate) fn database_time(&self, at: At) -> Micros {
+        self.center.time(at)
+    }
 }
 
 /// The orchestrator and its database.
@@ -35,6 +38,8 @@ pub(crate) struct Center {
     next_call: u64,
     /// The next turn's speech is cut short by the end of the process.
     pub(crate) cut_speech: bool,
+    /// How far the clock is ahead since the simulation began.
+    pub(crate) ahead_us: u64,
 }
 
 /// The orchestrator's process.
@@ -59,6 +64,10 @@ impl Process {
 }
 
 impl Center {
+    fn time(&self, at: At) -> Micros {
+        Micros(EPOCH_US + self.ahead_us + at)
+    }
+
     /// When the process has something to do.
     pub(crate) fn wakes(&self) -> Option<At> {
         let process = self.process.as_ref()?;
@@ -66,7 +75,7 @@ impl Center {
         let deadline = process
             .core
             .next_deadline()
-            .map(|at| at.0.saturating_sub(EPOCH_US));
+            .map(|at| at.0.saturating_sub(EPOCH_US + self.ahead_us));
         Some(
             inbox
                 .into_iter()
@@ -98,11 +107,12 @@ impl World {
         if self.center.process.is_some() {
             return;
         }
-        let now = database_time(self.now);
+        let now = self.database_time(self.now);
         let snapshot = self.center.disk.mirror.snapshot(now);
         let core = Orchestrator::new(self.center.settings, self.dice.seed(), now, snapshot);
         self.center.processes += 1;
         self.center.cut_speech = false;
+        self.center.disk.trouble.pressing = None;
         self.center.process = Some(Process {
             number: self.center.processes,
             core,
@@ -167,12 +177,14 @@ impl World {
     /// One turn of the orchestrator.
     pub(crate) fn center_turn(&mut self) -> Checked {
         let hasty = self.plan.hasty_center;
+        let now = self.database_time(self.now);
+        let waiting = self.traps.of_speaker(Direction::Down);
         let center = &mut self.center;
+        (center.disk.trouble.now, center.disk.trouble.waiting) = (self.now, waiting);
         let Some(process) = center.process.as_mut() else {
             return Ok(());
         };
         let events = next_turn(process, &center.disk);
-        let now = database_time(self.now);
         center.disk.now = now;
         center.disk.wrote = false;
         let mut said = Vec::new();
@@ -188,6 +200,9 @@ impl World {
         let cut = !said.is_empty() && turned.is_ok() && std::mem::take(&mut self.center.cut_speech);
         if cut {
             said.truncate(self.dice.below(said.len()));
+        }
+        if let Some(sprung) = self.center.disk.trouble.sprung.take() {
+            self.sprung(None, &sprung);
         }
         for speech in said {
             self.center_speaks(speech)?;
@@ -254,6 +269,11 @@ impl World {
                 let frames = wire::encode_down_frames(&messages).map_err(|error| {
                     broken("an honest orchestrator's frame can be encoded", error)
                 })?;
+                let is = |message: Message| messages.iter().any(|sent| message.is_down(sent));
+                let lost = self.traps_when_sent(conn.0, is);
+                if lost || self.is_acknowledgement_lost(conn, &messages) {
+                    return Ok(());
+                }
                 for frame in frames {
                     self.carry(conn.0, Direction::Down, Packet::Frame(frame.into()));
                 }
@@ -287,6 +307,10 @@ impl World {
                 agent,
                 what,
             } => {
+                if self.is_cheat(&tenant, &agent) {
+                    self.trace.count("cheat found out");
+                    return Ok(());
+                }
                 let what = format!("{tenant}/{agent}: {what:?}");
                 return Err(broken("an honest agent raises no alarm", what));
             }
@@ -300,6 +324,7 @@ impl World {
         tenant: &outpost_proto::name::TenantName,
         ask: Ask,
     ) -> Option<Speech> {
+        let now = self.database_time(self.now);
         let process = self.center.process.as_mut()?;
         let event = Event::Asked {
             call: Call(0),
@@ -307,9 +332,7 @@ impl World {
             ask,
         };
         let mut out = outpost_driver::Effects::new();
-        process
-            .core
-            .handle(database_time(self.now), &event, &mut out);
+        process.core.handle(now, &event, &mut out);
         out.speech.pop()
     }
 }

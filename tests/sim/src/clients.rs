@@ -15,7 +15,7 @@ use crate::trace::note;
 use crate::world::{Happening, World};
 
 /// Most times that one thing is asked for.
-const TRIES: u32 = 200;
+const TRIES: u32 = 2000;
 
 /// What somebody wants.
 #[derive(Debug, Clone)]
@@ -352,6 +352,10 @@ impl World {
                 }
             }
             (Want::Invite(site), Ok(_)) => self.want(&tenant, Want::Enrol(site)),
+            (Want::Invite(site), Err(Denied::AgentExists(_))) if !self.sites[site].enrolled => {
+                // It enrolled, and never heard so before its invitation ran out.
+                self.want(&tenant, Want::Remove(site));
+            }
             (Want::Enrol(site), Ok(_)) => {
                 self.sites[site].enrolled = true;
                 self.sites[site].identity.since = self.now;

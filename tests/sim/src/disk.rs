@@ -12,6 +12,10 @@ use outpost_orchestrator_core::record::{AttemptRecord, RunRecord, TaskRecord};
 use outpost_proto::ids::Conn;
 use outpost_proto::wire;
 
+use crate::moments::{Message, Sprung, in_commit};
+use crate::plan::Planned;
+use crate::queue::At;
+
 /// How the next commit with something to write goes wrong.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CommitFault {
@@ -32,6 +36,51 @@ impl CommitFault {
     }
 }
 
+/// What is about to go wrong with a disk.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble {
+    /// The next commit with something to write goes wrong like this.
+    pub(crate) fault: Option<CommitFault>,
+    /// The next commit of all does.
+    pub(crate) pressing: Option<Sprung>,
+    /// The commit of a turn that says such a message does.
+    pub(crate) waiting: Vec<Planned>,
+    /// One of the two did, in this turn.
+    pub(crate) sprung: Option<Sprung>,
+    /// Nothing can be written before.
+    pub(crate) full_until: At,
+    /// This turn's time.
+    pub(crate) now: At,
+    /// A full disk ends the process.
+    pub(crate) full_is_fatal: bool,
+}
+
+impl Trouble {
+    /// How this commit goes wrong.
+    fn take(&mut self, writes: bool, says: impl Fn(Message) -> bool) -> Option<CommitFault> {
+        let waits = |planned: &&Planned| planned.when.is_some_and(|when| says(when.message));
+        let waiting = self.waiting.iter().find(waits).map(|planned| Sprung {
+            fault: in_commit(planned),
+            planned: planned.clone(),
+        });
+        if let Some(sprung) = self.pressing.take().or(waiting) {
+            let fault = sprung.fault;
+            self.sprung = Some(sprung);
+            return Some(fault);
+        }
+        if !writes {
+            return None;
+        }
+        if self.now < self.full_until {
+            return Some(CommitFault {
+                applied: false,
+                fatal: self.full_is_fatal,
+            });
+        }
+        self.fault.take()
+    }
+}
+
 /// One frame as the ledger holds it: the exact bytes, and on which connection of which process.
 pub(crate) type Frame = (u64, Conn, Rc<[u8]>);
 
@@ -47,7 +96,7 @@ pub(crate) struct SiteDisk {
     pub(crate) ledger: Rc<RefCell<Vec<Frame>>>,
     /// Frames of this turn, to be handed to the network.
     pub(crate) encoded: Rc<RefCell<VecDeque<Rc<[u8]>>>>,
-    pub(crate) fault: Option<CommitFault>,
+    pub(crate) trouble: Trouble,
     /// Which process writes.
     pub(crate) process: u64,
     /// Writes since this was last taken.
@@ -127,11 +176,26 @@ impl Store<agent::Agent> for SiteDisk {
         effects: &Effects<agent::record::Write, agent::event::Speech>,
     ) -> Result<(), CommitError> {
         std::future::ready(()).await;
-        let fault = if effects.writes.is_empty() {
-            None
-        } else {
-            self.fault.take()
+        let says = |message: Message| {
+            let mut speech = effects.speech.iter();
+            speech.any(|said| match said {
+                agent::event::Speech::Send { messages, .. } => {
+                    messages.iter().any(|sent| message.is_up(sent))
+                }
+                agent::event::Speech::Dial { .. }
+                | agent::event::Speech::Hangup { .. }
+                | agent::event::Speech::MakeCsr
+                | agent::event::Speech::Renew { .. }
+                | agent::event::Speech::Start { .. }
+                | agent::event::Speech::Cancel { .. }
+                | agent::event::Speech::InTouch
+                | agent::event::Speech::Discard { .. }
+                | agent::event::Speech::Refused { .. }
+                | agent::event::Speech::Alarm(_)
+                | agent::event::Speech::Done => false,
+            })
         };
+        let fault = self.trouble.take(!effects.writes.is_empty(), says);
         if fault.is_none_or(|fault| fault.applied) {
             self.encode(&effects.speech)?;
             if !effects.writes.is_empty() {
@@ -159,7 +223,7 @@ pub(crate) enum Change {
 #[derive(Debug, Default)]
 pub(crate) struct CenterDisk {
     pub(crate) mirror: center::mirror::Mirror,
-    pub(crate) fault: Option<CommitFault>,
+    pub(crate) trouble: Trouble,
     /// The database host's clock, for the turn at hand.
     pub(crate) now: Micros,
     /// Changes since this was last taken, each with what the database held just before it.
@@ -202,11 +266,18 @@ impl Store<center::Orchestrator> for CenterDisk {
         effects: &Effects<center::record::Write, center::event::Speech>,
     ) -> Result<(), CommitError> {
         std::future::ready(()).await;
-        let fault = if effects.writes.is_empty() {
-            None
-        } else {
-            self.fault.take()
+        let says = |message: Message| {
+            let mut speech = effects.speech.iter();
+            speech.any(|said| match said {
+                center::event::Speech::Send { messages, .. } => {
+                    messages.iter().any(|sent| message.is_down(sent))
+                }
+                center::event::Speech::Close { .. }
+                | center::event::Speech::Answer { .. }
+                | center::event::Speech::Alarm { .. } => false,
+            })
         };
+        let fault = self.trouble.take(!effects.writes.is_empty(), says);
         if fault.is_none_or(|fault| fault.applied) {
             self.wrote |= !effects.writes.is_empty();
             effects.writes.iter().for_each(|write| self.apply(write));

@@ -86,10 +86,7 @@ impl World {
             last_word: 0,
         };
         self.sites[site].keepers.insert(attempt, keeper);
-        // A busy host takes long now and then, longer than a lease.
-        let slow = self.dice.percent(3);
-        let takes = if slow { 60 * SECOND } else { 20 * MS };
-        let at = self.now + self.dice.span(MS, takes);
+        let at = self.now + self.plan.start_takes(&mut self.dice);
         self.keeper_later(site, attempt, at, Step::Fork);
         Ok(())
     }
@@ -117,6 +114,10 @@ impl World {
         if self.sites[site].incarnation != life {
             return Ok(());
         }
+        if let Some(at) = self.asleep_until(site) {
+            self.keeper_later(site, attempt, at, step);
+            return Ok(());
+        }
         let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
             return Ok(());
         };
@@ -127,9 +128,7 @@ impl World {
                     return Ok(());
                 }
                 keeper.phase = Phase::Forked;
-                let slow = self.dice.percent(3);
-                let takes = if slow { 60 * SECOND } else { 20 * MS };
-                let at = self.now + self.dice.span(MS, takes);
+                let at = self.now + self.plan.start_takes(&mut self.dice);
                 self.keeper_later(site, attempt, at, Step::Exec);
             }
             (Phase::Forked, Step::Exec) => return self.exec(site, attempt),

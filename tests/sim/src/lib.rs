@@ -7,10 +7,13 @@
 //! Read downward: [`run`] plays one seed; `world` is the next event, `center` and `site` the two ends with `disk` under
 //! them and `network` between them, `keeper` what really ran, `invariants`, `records` and `checks` what must hold.
 
-mod bugbank;
+pub mod bugbank;
 mod center;
+mod cheats;
 mod checks;
 mod clients;
+mod clocks;
+mod coverage;
 mod dice;
 mod disk;
 mod driver;
@@ -18,12 +21,15 @@ mod faults;
 mod invariants;
 mod keeper;
 mod limits;
+mod moments;
 mod network;
+mod plan;
 mod queue;
 mod records;
 mod renewal;
 mod schedules;
 mod shop;
+mod shrink;
 mod site;
 mod trace;
 mod workload;
@@ -31,12 +37,16 @@ mod world;
 
 use std::collections::BTreeMap;
 
-pub use bugbank::{Bug, BugbankError, bugbank};
+pub use coverage::Coverage;
+pub use faults::Fault;
+pub use moments::{Message, Moment, When};
+pub use plan::{Planned, Script};
+pub use shrink::shrink;
 
 use crate::dice::Dice;
-use crate::queue::{MINUTE, SECOND};
+use crate::plan::{Plan, draw_faults};
 use crate::trace::Trace;
-use crate::world::{Plan, World};
+use crate::world::{Happening, World};
 
 /// How one seed is played.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,6 +78,12 @@ pub struct Played {
     pub counts: BTreeMap<&'static str, u64>,
     /// The last lines.
     pub lines: Vec<String>,
+    /// Which fault came at which step.
+    pub coverage: Coverage,
+    /// What was to go wrong.
+    pub faults: Vec<Planned>,
+    /// How many things people wanted.
+    pub wants: u32,
     /// What must never happen and did: the invariant's sentence, and what broke it.
     pub broken: Option<(&'static str, String)>,
 }
@@ -75,29 +91,46 @@ pub struct Played {
 /// Plays one seed.
 #[must_use]
 pub fn run(seed: u64, options: Options) -> Played {
-    let mut dice = Dice::new(seed);
+    play(&Script::of(seed), options)
+}
+
+/// Plays a seed, or what is left of one. Who is there and what they want, what goes wrong, and how long everything takes
+/// are drawn apart from each other, so that less of one leaves the others as they are.
+#[must_use]
+pub fn play(script: &Script, options: Options) -> Played {
+    let seed = script.seed;
+    let mut people = Dice::new(seed);
     let plan = Plan {
-        quiet_from: dice.between(3 * MINUTE, 15 * MINUTE),
-        longest_outage: dice.span(2 * SECOND, 6 * MINUTE),
-        calm: dice.percent(12),
-        certificate_life: dice.span(40 * SECOND, 30 * MINUTE),
         hasty_agent: options.hasty == Hasty::Agents,
         hasty_center: options.hasty == Hasty::Orchestrator,
+        ..Plan::draw(&mut people)
     };
-    let mut world = World::new(dice, plan, Trace::new(options.keep_lines));
+    let drawn = || draw_faults(seed, &mut Dice::new(!seed), &plan);
+    let faults = script.faults.clone().unwrap_or_else(drawn);
+    let mut world = World::new(people, plan, Trace::new(options.keep_lines));
+    world.wanted.clone_from(&script.wants);
+    world.center.settings = world.plan.settings();
     let populated = world.populate();
-    world.plan_faults();
+    world.dice = Dice::new(seed.rotate_left(32));
+    for planned in &faults {
+        let happening = Happening::Fault(Box::new(planned.clone()));
+        world.queue.put(planned.at_us, happening);
+    }
     let broken = match (populated, world.run()) {
         (Err(error), _) => Some(("every name is one", error.to_string())),
         (Ok(()), Err(violation)) => Some((violation.sentence, violation.what)),
         (Ok(()), Ok(())) => None,
     };
     let hash = world.trace.hash();
+    let (wants, coverage) = (world.wants, world.coverage);
     let (lines, counts) = world.trace.lines();
     Played {
         hash,
         counts,
         lines,
+        coverage,
+        faults,
+        wants,
         broken,
     }
 }

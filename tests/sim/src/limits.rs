@@ -30,7 +30,8 @@ pub(crate) fn limit(spec: &mut WorkflowSpec, drawn: u64) {
     spec.priority = i8::try_from(part(52, 5)).unwrap_or(0) - 2;
 }
 
-fn is_limited(spec: &WorkflowSpec) -> bool {
+/// Whether it has limits.
+pub(crate) fn is_limited(spec: &WorkflowSpec) -> bool {
     let task = spec.tasks.iter().any(|task| task.max_active.is_some());
     spec.max_active_runs.is_some() || spec.max_active_tasks.is_some() || task
 }
@@ -138,7 +139,11 @@ impl World {
         runs.count()
     }
 
-    fn newest(&self, tenant: &TenantName, workflow: &WorkflowName) -> Option<&WorkflowSpec> {
+    pub(crate) fn newest(
+        &self,
+        tenant: &TenantName,
+        workflow: &WorkflowName,
+    ) -> Option<&WorkflowSpec> {
         let versions =
             (tenant.clone(), workflow.clone(), 0)..=(tenant.clone(), workflow.clone(), u32::MAX);
         let versions = &mut self.center.disk.mirror.workflows.range(versions);

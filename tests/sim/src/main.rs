@@ -1,13 +1,18 @@
-//! `cargo sim`: plays seeds until one breaks an invariant, and says how to play that one again.
+//! `cargo sim`: plays seeds until one breaks an invariant, makes that one smaller, and says how to play it again.
+//! `cargo bugbank`: puts known bugs back, one by one, and sees that each is found.
 
 mod report;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
-use clap::{Parser, ValueEnum};
-use outpost_sim::{Hasty, Options, bugbank, run};
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use outpost_sim::{Hasty, Options, Played, Script, bugbank, play, run, shrink};
 
 use report::{Totals, line};
 
@@ -16,33 +21,57 @@ const LINES: usize = 30;
 /// Every so many seeds one is played twice: the second time must be the same.
 const TWICE_EVERY: u64 = 25;
 /// How often progress is told, in seeds.
-const PROGRESS_EVERY: u64 = 100;
+const PROGRESS_EVERY: u64 = 500;
 
 /// Plays both cores against each other under seeded faults.
 #[derive(Debug, Parser)]
-#[command(name = "outpost-sim")]
+#[command(name = "outpost-sim", args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// How many seeds to play.
-    #[arg(long, default_value_t = 300)]
-    seeds: u64,
-    /// The first seed.
-    #[arg(long, default_value_t = 1)]
-    from: u64,
+    #[command(subcommand)]
+    other: Option<Other>,
+    /// Which seeds: `A..B` (B not included), or `N` for the first N.
+    #[arg(long, default_value = "300", value_parser = seeds)]
+    seeds: Range<u64>,
     /// Play this seed only, and print its trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// Play what is left of a seed, as a failing one was written down, and print its trace.
+    #[arg(long, conflicts_with = "seed")]
+    script: Option<PathBuf>,
+    /// Print which fault came at which step of the protocol; fails if one that can be hit was not.
+    #[arg(long)]
+    coverage: bool,
+    /// Write what is left of a failing seed into this directory, to be kept as a regression.
+    #[arg(long, value_name = "DIRECTORY")]
+    keep: Option<PathBuf>,
     /// Print the whole trace of a seed that breaks an invariant, not only its end.
     #[arg(long)]
     trace: bool,
+    /// Simulations at the same time; one per processor if not given.
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Break something on purpose: the simulation must notice.
     #[arg(long = "break", hide = true)]
     broken: Option<Break>,
-    /// Try the patches in `tests/sim/bugs`: each must be found.
-    #[arg(long)]
-    bugbank: bool,
-    /// Where the bug bank builds; kept, so that the next time is faster. A temporary directory if not given.
-    #[arg(long, requires = "bugbank")]
-    scratch: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Try the patches in `tests/sim/bugs`: each must be found. Writes the table beside them.
+    Bugbank {
+        /// Seeds that each bug is looked for in.
+        #[arg(long, default_value_t = 2000)]
+        seeds: u64,
+        /// Only the patches whose name contains this; the table is not written then.
+        #[arg(long)]
+        only: Option<String>,
+        /// Where it builds; kept, so that the next time is faster.
+        #[arg(long, default_value = "target/bugbank")]
+        scratch: PathBuf,
+        /// Write what is left of each seed that finds a bug to the regressions.
+        #[arg(long)]
+        keep: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -53,16 +82,28 @@ enum Break {
     SpeakBeforeCommitOrchestrator,
 }
 
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| {
+        let parsed = text.parse::<u64>();
+        parsed.map_err(|_| format!("`{text}` is not a number; use `20000` or `5000..6000`"))
+    };
+    match text.split_once("..") {
+        Some((from, until)) => Ok(number(from)?..number(until)?),
+        None => Ok(1..number(text)?.saturating_add(1)),
+    }
+}
+
 impl Arguments {
-    fn hasty(&self) -> Hasty {
-        match self.broken {
+    fn options(&self, keep_lines: usize) -> Options {
+        let hasty = match self.broken {
             None => Hasty::Nobody,
             Some(Break::SpeakBeforeCommit) => Hasty::Agents,
             Some(Break::SpeakBeforeCommitOrchestrator) => Hasty::Orchestrator,
-        }
+        };
+        Options { keep_lines, hasty }
     }
 
-    fn replay(&self, seed: u64) -> String {
+    fn replay(&self, what: &str) -> String {
         let broken = match self.broken {
             None => "",
             Some(Break::SpeakBeforeCommit) => " --break speak-before-commit",
@@ -70,104 +111,163 @@ impl Arguments {
                 " --break speak-before-commit-orchestrator"
             }
         };
-        format!("cargo sim --seed {seed}{broken}")
+        format!("cargo sim {what}{broken}")
     }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    if arguments.bugbank {
-        return try_bugs(&arguments);
+    if let Some(other) = &arguments.other {
+        return try_bugs(other);
     }
-    Ok(match arguments.seed {
-        Some(seed) => replay(&arguments, seed),
-        None => play(&arguments),
-    })
+    if let Some(path) = &arguments.script {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let script = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        let again = arguments.replay(&format!("--script {}", path.display()));
+        return Ok(replay(&arguments, &script, &again));
+    }
+    if let Some(seed) = arguments.seed {
+        let again = arguments.replay(&format!("--seed {seed}"));
+        return Ok(replay(&arguments, &Script::of(seed), &again));
+    }
+    play_all(&arguments)
 }
 
-/// Plays one seed with its whole trace.
-fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
-    let played = run(
-        seed,
-        Options {
-            keep_lines: usize::MAX,
-            hasty: arguments.hasty(),
-        },
-    );
+/// Plays one seed, or what is left of it, with its whole trace.
+fn replay(arguments: &Arguments, script: &Script, again: &str) -> ExitCode {
+    let played = play(script, arguments.options(usize::MAX));
     if played.broken.is_some() {
-        report::broken(seed, 1, &played, &arguments.replay(seed));
+        report::broken(script.seed, &played, again);
         return ExitCode::FAILURE;
     }
     played.lines.iter().for_each(line);
     line(format!(
-        "seed {seed}: every invariant held; trace {:016x}",
-        played.hash
+        "seed {}: every invariant held; trace {:016x}",
+        script.seed, played.hash
     ));
     ExitCode::SUCCESS
 }
 
-fn play(arguments: &Arguments) -> ExitCode {
-    let began = Instant::now();
-    let mut totals = Totals::default();
-    let plain = Options {
-        keep_lines: 0,
-        hasty: arguments.hasty(),
-    };
-    for (nth, seed) in (1..).zip(arguments.from..arguments.from.saturating_add(arguments.seeds)) {
-        let played = run(seed, plain);
-        if played.broken.is_some() {
-            let keep_lines = if arguments.trace { usize::MAX } else { LINES };
-            let again = run(
-                seed,
-                Options {
-                    keep_lines,
-                    ..plain
-                },
-            );
-            report::broken(seed, nth, &again, &arguments.replay(seed));
-            return ExitCode::FAILURE;
-        }
-        if nth % TWICE_EVERY == 0 && run(seed, plain).hash != played.hash {
-            line(format!(
-                "broken: the same seed gives the same trace\nseed {seed}"
-            ));
-            return ExitCode::FAILURE;
-        }
-        totals.add(&played);
-        if nth % PROGRESS_EVERY == 0 {
-            line(format!(
-                "{nth} seeds, {:.1} s",
-                began.elapsed().as_secs_f64()
-            ));
-        }
-    }
-    report::totals(&totals, began.elapsed());
-    ExitCode::SUCCESS
+/// One seed's end: how it was played, or that it was not the same the second time.
+fn one(arguments: &Arguments, seed: u64) -> (u64, Played, bool) {
+    let plain = arguments.options(0);
+    let played = run(seed, plain);
+    let twice = seed.is_multiple_of(TWICE_EVERY) && played.broken.is_none();
+    let same = !twice || run(seed, plain).hash == played.hash;
+    (seed, played, same)
 }
 
-fn try_bugs(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let seeds = arguments.seeds;
+/// Plays all seeds on all processors; the first that fails ends it.
+fn play_all(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let began = Instant::now();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = arguments.jobs.unwrap_or(processors).max(1);
+    let next = AtomicU64::new(arguments.seeds.start);
+    let end = arguments.seeds.end;
+    let mut totals = Totals::default();
+    let mut failed: Option<(u64, bool)> = None;
+    std::thread::scope(|scope| {
+        let (sender, played) = mpsc::sync_channel(jobs * 4);
+        for _ in 0..jobs {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // Nobody listens any more once a seed has failed.
+                    if seed >= end || sender.send(one(arguments, seed)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for (seed, played, same) in played {
+            if played.broken.is_some() || !same {
+                // The least one that fails is told of, whichever was faster.
+                next.store(end, Ordering::Relaxed);
+                let first = failed.is_none_or(|(least, _)| seed < least);
+                failed = if first { Some((seed, same)) } else { failed };
+                continue;
+            }
+            totals.add(&played);
+            if totals.seeds.is_multiple_of(PROGRESS_EVERY) {
+                let took = began.elapsed().as_secs_f64();
+                line(format!("{} seeds, {took:.1} s", totals.seeds));
+            }
+        }
+    });
+    if let Some((seed, same)) = failed {
+        return tell_failure(arguments, seed, same);
+    }
+    report::totals(&totals, began.elapsed());
+    if !arguments.coverage {
+        return Ok(ExitCode::SUCCESS);
+    }
+    line(totals.coverage.table());
+    let missing = totals.coverage.missing();
+    for cell in &missing {
+        line(format!("never hit: {cell}"));
+    }
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// What broke, made smaller.
+fn tell_failure(arguments: &Arguments, seed: u64, same: bool) -> anyhow::Result<ExitCode> {
+    if !same {
+        line(format!(
+            "broken: the same seed gives the same trace\nseed {seed}"
+        ));
+        return Ok(ExitCode::FAILURE);
+    }
+    let keep_lines = if arguments.trace { usize::MAX } else { LINES };
+    let options = arguments.options(keep_lines);
+    let again = arguments.replay(&format!("--seed {seed}"));
+    report::broken(seed, &run(seed, options), &again);
+    let Some(script) = shrink(&Script::of(seed), arguments.options(0)) else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let faults = script.faults.as_ref().map_or(0, Vec::len);
+    let text = script.text()?;
+    line(format!("with {faults} faults it breaks as well:\n{text}"));
+    if let Some(directory) = &arguments.keep {
+        let path = directory.join(format!("seed-{seed}.json"));
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        line(format!("written to {}", path.display()));
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+fn try_bugs(other: &Other) -> anyhow::Result<ExitCode> {
+    let Other::Bugbank {
+        seeds,
+        only,
+        scratch,
+        keep,
+    } = other;
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .canonicalize()?;
-    let temporary = tempfile::tempdir()?;
-    let scratch = arguments.scratch.as_deref().unwrap_or(temporary.path());
-    let bugs = bugbank(&workspace, scratch, seeds)?;
-    let mut missed = false;
-    for bug in &bugs {
-        match &bug.found {
-            Some(said) => {
-                let last = said
-                    .lines()
-                    .filter(|text| text.starts_with("broken: ") || text.starts_with("seed "));
-                line(format!("{}: found", bug.name));
-                last.for_each(|text| line(format!("  {text}")));
-            }
-            None => {
-                missed = true;
-                line(format!("{}: NOT FOUND in {seeds} seeds", bug.name));
-            }
-        }
+    let scratch = std::path::absolute(scratch)?;
+    let bank = bugbank::Bank {
+        workspace: &workspace,
+        scratch: &scratch,
+        seeds: *seeds,
+        keep: *keep,
+    };
+    let bugs = bank.try_all(only.as_deref(), |bug| line(bug.told(*seeds)))?;
+    let missed = bugs.iter().any(|bug| bug.found.is_none());
+    if only.is_none() {
+        let path = workspace.join("tests/sim/bugs/README.md");
+        std::fs::write(&path, bugbank::table(&bugs, *seeds))?;
+        line(format!(
+            "{} bugs, written to {}",
+            bugs.len(),
+            path.display()
+        ));
     }
     Ok(if missed {
         ExitCode::FAILURE

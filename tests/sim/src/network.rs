@@ -1,15 +1,18 @@
 //! The network between sites and orchestrator: streams of ordered frames with latency, and everything that goes wrong
 //! with them. Nothing here looks into a frame.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use outpost_agent_core::event::{Down, Event as SiteEvent};
+use outpost_agent_core::record::AttemptRecord;
 use outpost_orchestrator_core::event::Event as CenterEvent;
 use outpost_proto::ids::Conn;
+use outpost_proto::message::{AttemptState, DownMessage};
 use outpost_proto::wire;
 
 use crate::invariants::{Checked, broken};
+use crate::moments::Message;
 use crate::queue::{At, MS, SECOND};
 use crate::renewal::Letter;
 use crate::trace::{fnv, note};
@@ -17,6 +20,9 @@ use crate::world::{Happening, World};
 
 /// A stream without a first frame for so long is ended by the orchestrator's port.
 const FIRST_FRAME: At = 10 * SECOND;
+
+/// So many of a direction's last frames may come again.
+const REPLAYED: usize = 3;
 
 /// One stream and its two ends. Its number is the orchestrator's connection number.
 #[derive(Debug)]
@@ -31,8 +37,8 @@ pub(crate) struct Link {
     /// The orchestrator's process that accepted it.
     center_process: Option<u64>,
     latency: (At, At),
-    up: Lane,
-    down: Lane,
+    pub(crate) up: Lane,
+    pub(crate) down: Lane,
     pub(crate) site_open: bool,
     center_open: bool,
     greeted: bool,
@@ -40,7 +46,7 @@ pub(crate) struct Link {
 
 /// One direction.
 #[derive(Debug, Default)]
-struct Lane {
+pub(crate) struct Lane {
     /// When the newest packet arrives: later ones never overtake it.
     last: At,
     /// Nothing more is carried.
@@ -49,6 +55,8 @@ struct Lane {
     dead: bool,
     /// Nothing arrives before.
     held_until: At,
+    /// The last frames that were put on their way.
+    pub(crate) newest: VecDeque<Rc<[u8]>>,
 }
 
 /// What travels.
@@ -73,6 +81,8 @@ pub(crate) struct Network {
     pub(crate) next: u64,
     /// Per site: no connection can be made before.
     pub(crate) refused_until: BTreeMap<usize, At>,
+    /// Per site: until then every frame that acknowledges an outcome is lost.
+    pub(crate) acks_lost: BTreeMap<usize, At>,
     /// Shortest and longest way of a packet in this simulation.
     pub(crate) latency: (At, At),
 }
@@ -84,6 +94,12 @@ impl Network {
             .iter()
             .filter(|(_, link)| link.site_open || link.center_open);
         open.map(|(id, _)| *id).collect()
+    }
+
+    /// No connection of this site can be made before.
+    pub(crate) fn refuse(&mut self, site: usize, until: At) {
+        let refused = self.refused_until.entry(site).or_insert(until);
+        *refused = (*refused).max(until);
     }
 
     /// The stream of this site's process with the agent's number.
@@ -104,10 +120,16 @@ impl World {
             .refused_until
             .get(&site)
             .is_some_and(|until| *until > self.now);
-        if refused || self.center.process.is_none() {
+        let wrong = self.sites[site].wall_ahead_s != 0;
+        if refused || wrong || self.center.process.is_none() {
             self.trace.count("connection refused");
             let at = self.now + self.dice.span(MS, 3 * SECOND);
-            let why = Down::Unreachable;
+            // By a clock that is wrong, no certificate holds.
+            let why = if wrong {
+                Down::Refused
+            } else {
+                Down::Unreachable
+            };
             return self.queue.put(
                 at,
                 Happening::NotConnected {
@@ -152,6 +174,12 @@ impl World {
         }
         let at = (self.now + takes).max(lane.held_until).max(lane.last);
         lane.last = at;
+        if let Packet::Frame(bytes) = &packet {
+            lane.newest.push_back(Rc::clone(bytes));
+            if lane.newest.len() > REPLAYED {
+                lane.newest.pop_front();
+            }
+        }
         self.queue.put(
             at,
             Happening::Packet {
@@ -212,12 +240,16 @@ impl World {
                     self.sites[site].heard = Some(self.now);
                 }
                 note!(self, "link {id} up {:x}", fnv(0, &bytes));
-                let messages = wire::decode_up(&bytes)
+                let mut messages = wire::decode_up(&bytes)
                     .map_err(|error| broken("an honest agent's frame is understood", error))?;
+                self.cheat(site, &mut messages);
+                let heard = messages.clone();
                 self.center_hears(CenterEvent::Frame {
                     conn: Conn(id),
                     messages,
                 });
+                let is = |message: Message| heard.iter().any(|sent| message.is_up(sent));
+                self.traps_when_arrived(id, is);
             }
             Packet::Letter(letter) if current => self.letter_up(id, &letter),
             Packet::Letter(_) => {}
@@ -242,7 +274,12 @@ impl World {
                     broken("an honest orchestrator's frame is understood", error)
                 })?;
                 self.observe_down(site, process, conn, &messages);
+                let heard = messages.clone();
                 self.site_hears(site, process, SiteEvent::Frame { conn, messages });
+                if self.sites[site].runs(process) && open {
+                    let is = |message: Message| heard.iter().any(|sent| message.is_down(sent));
+                    self.traps_when_arrived(id, is);
+                }
             }
             Packet::Letter(letter) if open => self.letter_down(site, process, &letter),
             Packet::Letter(_) => {}
@@ -374,9 +411,9 @@ impl World {
             .put(self.now + lasts, Happening::Cut { link: id });
     }
 
-    /// What is sent upward from now on arrives late; the agent gives the stream up at once, so that its next one is
-    /// there first.
-    pub(crate) fn hold_back(&mut self, id: u64, lasts: At) {
+    /// What is sent this way from now on arrives late; the agent gives the stream up soon, so that its next one is there
+    /// first.
+    pub(crate) fn hold_back(&mut self, id: u64, direction: Direction, lasts: At) {
         let Some(link) = self
             .network
             .links
@@ -385,7 +422,7 @@ impl World {
         else {
             return;
         };
-        link.up.held_until = self.now + lasts;
+        link.lane(direction).held_until = self.now + lasts;
         let later = self.dice.span(MS, 60 * SECOND);
         self.queue
             .put(self.now + later, Happening::GiveUp { link: id });
@@ -397,6 +434,57 @@ impl World {
             link.up.held_until = self.now + lasts;
             link.down.held_until = self.now + lasts;
         }
+    }
+
+    /// Whether this frame acknowledges an outcome while such frames are lost: its stream is, too.
+    pub(crate) fn is_acknowledgement_lost(&mut self, conn: Conn, messages: &[DownMessage]) -> bool {
+        let Some(site) = self.network.links.get(&conn.0).map(|link| link.site) else {
+            return false;
+        };
+        let until = self.network.acks_lost.get(&site);
+        if until.is_none_or(|until| *until <= self.now) {
+            return false;
+        }
+        let tells = [Message::Forget, Message::Durable];
+        let told = |sent: &DownMessage| tells.iter().any(|message| message.is_down(sent));
+        let ended = |held: &AttemptRecord| matches!(held.state, AttemptState::Finished(_));
+        let waits = self.sites[site].disk.snapshot().attempts.iter().any(ended);
+        if !waits || !messages.iter().any(told) {
+            return false;
+        }
+        self.trace.count("acknowledgement of an outcome lost");
+        self.cut(conn.0, SECOND);
+        true
+    }
+
+    /// A frame of an earlier connection comes again: whoever hears it has let go of that connection.
+    pub(crate) fn replayed(
+        &mut self,
+        id: u64,
+        (site, process, conn): (usize, u64, Conn),
+        direction: Direction,
+        bytes: &[u8],
+    ) -> Checked {
+        let link = self.network.links.get(&id);
+        if link.is_some_and(|link| link.site_open || link.center_open) {
+            return Ok(());
+        }
+        self.trace.count("frame of an old connection came again");
+        match direction {
+            Direction::Up => {
+                let messages = wire::decode_up(bytes)
+                    .map_err(|error| broken("an honest agent's frame is understood", error))?;
+                let conn = Conn(id);
+                self.center_hears(CenterEvent::Frame { conn, messages });
+            }
+            Direction::Down => {
+                let messages = wire::decode_down(bytes).map_err(|error| {
+                    broken("an honest orchestrator's frame is understood", error)
+                })?;
+                self.site_hears(site, process, SiteEvent::Frame { conn, messages });
+            }
+        }
+        Ok(())
     }
 
     /// The agent's own network process lost the stream; the orchestrator learns it behind everything still on the way.

@@ -12,7 +12,6 @@ use outpost_orchestrator_core::record::Presence;
 use outpost_proto::ids::Conn;
 use outpost_proto::limits::STALE_AFTER;
 
-use crate::center::database_time;
 use crate::invariants::{Checked, broken, holds};
 use crate::network::{Direction, Packet};
 use crate::queue::{At, MS};
@@ -41,6 +40,7 @@ impl World {
     pub(crate) fn certificate_of(&self, index: usize) -> (u64, Micros) {
         let site = &self.sites[index];
         let left = (site.identity.since + self.plan.certificate_life).saturating_sub(self.now);
+        let left = site.certificate_left(left);
         (
             self.plan.certificate_life,
             Micros(site.clock.shows(self.now) + left),
@@ -99,6 +99,7 @@ impl World {
             next: *next,
         };
         self.center_is_asked_to_renew(renewing, |call| CenterEvent::Renew {
+            beside: Some(Conn(id)),
             call,
             tenant: identity.tenant,
             agent: identity.agent,
@@ -207,7 +208,8 @@ impl World {
     fn invariant_stale_means_silent(&self, index: usize, view: &AgentView) -> Checked {
         let process = self.center.process.as_ref();
         let all = process.is_some_and(crate::center::Process::has_heard_all);
-        let Some(heard) = self.sites[index].heard.filter(|_| all) else {
+        let honest = !self.sites[index].cheats;
+        let Some(heard) = self.sites[index].heard.filter(|_| all && honest) else {
             return Ok(());
         };
         let silent = self.now.saturating_sub(heard);
@@ -217,7 +219,7 @@ impl World {
             "an agent is stale only after it was silent for long enough",
             format!(
                 "s{index} is stale at {}, {silent} us after its last frame",
-                database_time(self.now).0
+                self.database_time(self.now).0
             ),
         )
     }

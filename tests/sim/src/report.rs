@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use outpost_sim::Played;
+use outpost_sim::{Coverage, Played};
 
 /// What all seeds together did.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     pub(crate) seeds: u64,
+    pub(crate) coverage: Coverage,
     counts: BTreeMap<&'static str, u64>,
     seeds_with: BTreeMap<&'static str, u64>,
 }
@@ -17,6 +18,7 @@ pub(crate) struct Totals {
 impl Totals {
     pub(crate) fn add(&mut self, played: &Played) {
         self.seeds += 1;
+        self.coverage.add(&played.coverage);
         for (what, count) in &played.counts {
             *self.counts.entry(what).or_insert(0) += count;
             *self.seeds_with.entry(what).or_insert(0) += 1;
@@ -48,7 +50,7 @@ fn f64_of(count: u64) -> f64 {
 }
 
 /// What must never happen and did.
-pub(crate) fn broken(seed: u64, nth: u64, played: &Played, replay: &str) {
+pub(crate) fn broken(seed: u64, played: &Played, replay: &str) {
     let Some((sentence, what)) = &played.broken else {
         return;
     };
@@ -57,7 +59,5 @@ pub(crate) fn broken(seed: u64, nth: u64, played: &Played, replay: &str) {
     }
     line(format!("broken: {sentence}"));
     line(format!("  {}", what.chars().take(4000).collect::<String>()));
-    line(format!(
-        "seed {seed}, the {nth}. tried; replay with: {replay}"
-    ));
+    line(format!("seed {seed}; replay with: {replay}"));
 }

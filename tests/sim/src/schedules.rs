@@ -8,12 +8,11 @@ use outpost_orchestrator_core::schedule::Schedule;
 use outpost_orchestrator_core::spec::{Missed, ScheduleSpec, When};
 use outpost_proto::name::{TenantName, WorkflowName};
 
-use crate::center::database_time;
 use crate::clients::Want;
 use crate::invariants::{Checked, broken, holds};
 use crate::queue::{MS, SECOND};
 use crate::trace::note;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// What is known of schedules besides what the database holds.
 #[derive(Debug, Default)]
@@ -26,6 +25,13 @@ pub(crate) struct Calendar {
     disturbed: BTreeSet<(TenantName, WorkflowName)>,
 }
 
+impl Calendar {
+    /// The orchestrator's clock is not what it was: instants may have been left out.
+    pub(crate) fn clock_was_set(&mut self) {
+        self.jumped = true;
+    }
+}
+
 impl World {
     /// Some workflows run by themselves; all schedules end before the faults do, or soon after.
     pub(crate) fn draw_schedule(&mut self) -> Option<ScheduleSpec> {
@@ -33,7 +39,7 @@ impl World {
             return None;
         }
         let end = self.plan.quiet_from * 5 / 4;
-        let when = if self.dice.percent(50) {
+        let when = if self.plan.long || self.dice.percent(50) {
             let times = self.dice.between(2, 6);
             When::Every {
                 ms: (end / times / MS).max(1_000),
@@ -46,7 +52,7 @@ impl World {
         };
         let missed = [Missed::Skip, Missed::Latest, Missed::All][self.dice.below(3)];
         Some(ScheduleSpec {
-            end: Some(database_time(end).0),
+            end: Some(self.database_time(end).0),
             missed,
             missed_limit: 100,
             ..ScheduleSpec::new(when)
@@ -67,8 +73,7 @@ impl World {
         for want in wants {
             at += self.dice.between(30 * SECOND, self.plan.quiet_from / 2);
             self.disturb(tenant, workflow);
-            let tenant = tenant.clone();
-            self.queue.put(at, Happening::Want { tenant, want });
+            self.want_at(at, tenant, want);
         }
     }
 
@@ -154,7 +159,7 @@ impl World {
             }
             let due = schedule.following(record.applied_at);
             let due: BTreeSet<u64> = due
-                .take_while(|instant| *instant <= database_time(self.now).0)
+                .take_while(|instant| *instant <= self.database_time(self.now).0)
                 .collect();
             let what = format!("`{name}` of {tenant}: {made:?} instead of {due:?}");
             holds(made == due, "each instant makes its run", what)?;

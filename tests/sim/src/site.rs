@@ -16,6 +16,7 @@ use crate::disk::SiteDisk;
 use crate::driver::take_turn;
 use crate::invariants::{Checked, broken};
 use crate::keeper::Keeper;
+use crate::moments::Message;
 use crate::network::{Direction, Packet};
 use crate::queue::{At, BootClock, MS, SECOND};
 use crate::shop;
@@ -81,6 +82,13 @@ pub(crate) struct Site {
     pub(crate) heard: Option<At>,
     /// Without faults: it was in touch.
     pub(crate) met: bool,
+    /// How far its wall clock is ahead.
+    pub(crate) wall_ahead_s: i64,
+    /// Everything on it stands still until then.
+    pub(crate) suspended_until: At,
+    /// It is not honest, and what it makes of its next frame.
+    pub(crate) cheats: bool,
+    pub(crate) next_lie: Option<u64>,
 }
 
 /// The agent's process.
@@ -109,9 +117,16 @@ impl Site {
         Settings {
             schema_hash: outpost_proto::wire::schema_hash(),
             drain_limit: std::time::Duration::from_secs(120),
-            wall_offset_s: 1_700_000_000 + self.clock.booted_at() / SECOND,
+            wall_offset_s: self.wall_offset_s(),
             ..Settings::new(self.incarnation, self.slots)
         }
+    }
+
+    /// Whether this process of its agent lives.
+    pub(crate) fn runs(&self, process: u64) -> bool {
+        self.process
+            .as_ref()
+            .is_some_and(|living| living.number == process)
     }
 
     /// When its process has something to do.
@@ -136,6 +151,9 @@ impl World {
         if site.process.is_some() || !site.enrolled {
             return;
         }
+        if let Some(at) = self.asleep_until(index) {
+            return self.queue.put(at, Happening::StartSite { site: index });
+        }
         let (settings, snapshot) = (site.settings(), site.disk.snapshot());
         let found: BTreeMap<AttemptId, Found> = unsettled(&snapshot, &settings)
             .into_iter()
@@ -147,6 +165,7 @@ impl World {
         let site = &mut self.sites[index];
         site.processes += 1;
         site.disk.process = site.processes;
+        site.disk.trouble.pressing = None;
         site.cut_speech = false;
         site.process = Some(Process {
             number: site.processes,
@@ -236,7 +255,10 @@ impl World {
     /// One turn of the agent.
     pub(crate) fn site_turn(&mut self, index: usize) -> Checked {
         let hasty = self.plan.hasty_agent;
+        let waiting = self.traps.of_speaker(Direction::Up);
         let site = &mut self.sites[index];
+        (site.disk.trouble.now, site.disk.trouble.waiting) = (self.now, waiting);
+        site.disk.trouble.full_is_fatal = true;
         let Some(process) = site.process.as_mut() else {
             return Ok(());
         };
@@ -261,6 +283,8 @@ impl World {
         if cut {
             said.truncate(self.dice.below(said.len()));
         }
+        let sprung = site.disk.trouble.sprung.take();
+        let no_power = sprung.is_some_and(|sprung| self.sprung(Some(index), &sprung));
         self.site_speaks(index, shown, before, said)?;
         self.check_site(index, turned == Ok(Turn::Spoken))?;
         match turned {
@@ -273,6 +297,7 @@ impl World {
                 self.trace.count("agent commit failed");
                 self.again_at_site(index, events);
             }
+            Err(_) if no_power => self.power_cut(index),
             Err(_) => {
                 self.trace.count("agent crash in commit");
                 self.crash_site(index);
@@ -289,7 +314,11 @@ impl World {
             return;
         };
         let again = |event: &Event| match event {
-            Event::Keeper { .. } | Event::Catalogue(_) | Event::Site(_) | Event::Health(_) => true,
+            Event::Keeper { .. }
+            | Event::Catalogue(_)
+            | Event::Site(_)
+            | Event::Health(_)
+            | Event::Room(_) => true,
             Event::Opened { .. }
             | Event::Closed { .. }
             | Event::Frame { .. }
@@ -329,7 +358,10 @@ impl World {
                     frame += 1;
                     self.beats(index, conn, shown, &messages);
                     if let Some(link) = self.network.of_site(index, number, conn) {
-                        self.carry(link, Direction::Up, Packet::Frame(bytes));
+                        let is = |message: Message| messages.iter().any(|sent| message.is_up(sent));
+                        if !self.traps_when_sent(link, is) {
+                            self.carry(link, Direction::Up, Packet::Frame(bytes));
+                        }
                     }
                 }
                 Speech::MakeCsr => self.make_csr(index, number),
@@ -360,6 +392,7 @@ impl World {
                 Speech::InTouch => self.in_touch(index),
                 Speech::Discard { attempt } => self.discard(index, attempt)?,
                 Speech::Refused { .. } => self.trace.count("assignment refused by its site"),
+                Speech::Alarm(_) if self.sites[index].cheats => {}
                 Speech::Alarm(alarm) => {
                     return Err(broken(
                         "an honest orchestrator raises no alarm",
@@ -456,6 +489,7 @@ impl World {
         let site = &mut self.sites[index];
         site.incarnation = Incarnation(self.dice.next());
         site.clock = BootClock::new(self.now, site.drift_ppm);
+        site.suspended_until = 0;
         site.keepers.clear();
     }
 }

@@ -23,13 +23,16 @@ const TASKS: u64 = 7;
 impl World {
     /// Sites, and everything that people will want.
     pub(crate) fn populate(&mut self) -> Result<(), NotAName> {
-        let tenants: [TenantName; 2] = ["acme".parse()?, "globex".parse()?];
-        let sites = usize::try_from(self.dice.between(1, 6)).unwrap_or(1);
+        let sites = usize::try_from(self.plan.sites).unwrap_or(1);
+        let names = ["acme", "globex", "initech", "umbrella", "hooli"];
+        let many = usize::try_from(self.plan.tenants).unwrap_or(1);
+        let tenants = names.iter().take(many).map(|name| name.parse());
+        let tenants: Vec<TenantName> = tenants.collect::<Result<_, _>>()?;
         for index in 0..sites {
-            let tenant = tenants[index % 2].clone();
+            let tenant = tenants[index % many].clone();
             self.add_site(index, tenant)?;
         }
-        for tenant in tenants.iter().take(sites) {
+        for tenant in &tenants {
             let names = self.workflows(tenant)?;
             self.runs(tenant, &names)?;
         }
@@ -37,15 +40,24 @@ impl World {
             let site = self.dice.below(sites);
             let tenant = self.sites[site].identity.tenant.clone();
             let at = self.dice.between(60 * SECOND, self.plan.quiet_from);
-            self.queue.put(
-                at,
-                Happening::Want {
-                    tenant,
-                    want: Want::Remove(site),
-                },
-            );
+            self.want_at(at, &tenant, Want::Remove(site));
         }
         Ok(())
+    }
+
+    /// Somebody will want this then, unless it is left out.
+    pub(crate) fn want_at(&mut self, at: At, tenant: &TenantName, want: Want) {
+        let number = self.wants;
+        self.wants += 1;
+        if self
+            .wanted
+            .as_ref()
+            .is_some_and(|wanted| !wanted.contains(&number))
+        {
+            return;
+        }
+        let tenant = tenant.clone();
+        self.queue.put(at, Happening::Want { tenant, want });
     }
 
     fn add_site(&mut self, index: usize, tenant: TenantName) -> Result<(), NotAName> {
@@ -77,15 +89,14 @@ impl World {
             newest: 0,
             heard: None,
             met: false,
+            wall_ahead_s: 0,
+            suspended_until: 0,
+            cheats: self.plan.cheats && index == 0,
+            next_lie: None,
         });
         let at = self.dice.span(1, 20 * SECOND);
-        self.queue.put(
-            at,
-            Happening::Want {
-                tenant,
-                want: Want::Invite(index),
-            },
-        );
+        let want = Want::Invite(index);
+        self.queue.put(at, Happening::Want { tenant, want });
         Ok(())
     }
 
@@ -101,13 +112,7 @@ impl World {
             for version in 0..versions {
                 let at = version * self.dice.between(30 * SECOND, self.plan.quiet_from);
                 let want = Want::Apply(Box::new(self.workflow(&name)?));
-                self.queue.put(
-                    at,
-                    Happening::Want {
-                        tenant: tenant.clone(),
-                        want,
-                    },
-                );
+                self.want_at(at, tenant, want);
             }
             self.interfere(tenant, &name);
             names.push(name);
@@ -182,22 +187,10 @@ impl World {
                     .then(|| self.dice.span(10_000, 400_000)),
             };
             let at = self.dice.between(SECOND, self.plan.quiet_from * 3 / 4);
-            self.queue.put(
-                at,
-                Happening::Want {
-                    tenant: tenant.clone(),
-                    want: want.clone(),
-                },
-            );
+            self.want_at(at, tenant, want.clone());
             if self.dice.percent(20) {
                 let again = at + self.dice.span(SECOND, 60 * SECOND);
-                self.queue.put(
-                    again,
-                    Happening::Want {
-                        tenant: tenant.clone(),
-                        want,
-                    },
-                );
+                self.want_at(again, tenant, want);
             }
         }
         self.snoop(tenant);
@@ -209,13 +202,7 @@ impl World {
         for _ in 0..2 {
             let at: At = self.dice.between(60 * SECOND, self.plan.quiet_from);
             let want = Want::Cancel(RunId(0));
-            self.queue.put(
-                at,
-                Happening::Want {
-                    tenant: tenant.clone(),
-                    want,
-                },
-            );
+            self.want_at(at, tenant, want);
         }
     }
 

@@ -1,5 +1,8 @@
 //! One simulation: virtual time, the next thing that happens, and what everything else stands on.
 
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
 use outpost_agent_core::event::{Down, Event as SiteEvent, Site as SiteWants};
 use outpost_orchestrator_core::event::{Answer, Denied};
 use outpost_proto::ids::{AttemptId, Conn, Incarnation, RunId};
@@ -7,12 +10,14 @@ use outpost_proto::name::TenantName;
 
 use crate::center::Center;
 use crate::clients::{Clients, Want};
+use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::disk::SiteDisk;
-use crate::faults::Fault;
 use crate::invariants::{Checked, Truth, broken};
 use crate::keeper::Step;
+use crate::moments::Traps;
 use crate::network::{Direction, Network, Packet};
+use crate::plan::{Plan, Planned};
 use crate::queue::{At, MINUTE, Queue, SECOND};
 use crate::schedules::Calendar;
 use crate::site::Site;
@@ -25,20 +30,6 @@ const BOUND: At = 90 * MINUTE;
 const LOOK: At = 5 * SECOND;
 /// More events than any simulation has: something goes round in circles.
 const MOST_EVENTS: u64 = 2_000_000;
-
-/// What one simulation is like.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    /// From then on nothing goes wrong any more.
-    pub(crate) quiet_from: At,
-    pub(crate) longest_outage: At,
-    /// Nothing goes wrong at all.
-    pub(crate) calm: bool,
-    pub(crate) certificate_life: At,
-    /// Speak before the commit, to prove that it is noticed.
-    pub(crate) hasty_agent: bool,
-    pub(crate) hasty_center: bool,
-}
 
 /// Everything that can happen.
 #[derive(Debug)]
@@ -112,7 +103,23 @@ pub(crate) enum Happening {
     Rerun {
         run: RunId,
     },
-    Fault(Fault),
+    Fault(Box<Planned>),
+    CutOff {
+        site: usize,
+        lasts: At,
+    },
+    ClockRight {
+        site: usize,
+    },
+    /// A frame comes again on the connection it once came on: of this site, process and number.
+    Replayed {
+        link: u64,
+        of: (usize, u64, Conn),
+        direction: Direction,
+        bytes: Rc<[u8]>,
+    },
+    /// Nothing goes wrong any more.
+    Quiet,
     Look,
 }
 
@@ -130,6 +137,11 @@ pub(crate) struct World {
     pub(crate) clients: Clients,
     pub(crate) truth: Truth,
     pub(crate) calendar: Calendar,
+    pub(crate) traps: Traps,
+    pub(crate) coverage: Coverage,
+    /// Wants so far, and, unless it is all, those that count.
+    pub(crate) wants: u32,
+    pub(crate) wanted: Option<BTreeSet<u32>>,
     /// Turns of the orchestrator.
     pub(crate) turns: u64,
     events: u64,
@@ -159,6 +171,10 @@ impl World {
             clients: Clients::default(),
             truth: Truth::default(),
             calendar: Calendar::default(),
+            traps: Traps::default(),
+            coverage: Coverage::default(),
+            wants: 0,
+            wanted: None,
             turns: 0,
             events: 0,
             over: false,
@@ -168,6 +184,7 @@ impl World {
     /// From the first event until everything is over.
     pub(crate) fn run(&mut self) -> Checked {
         self.start_center();
+        self.queue.put(self.plan.quiet_from, Happening::Quiet);
         self.queue.put(self.plan.quiet_from, Happening::Look);
         while !self.over {
             self.next()?;
@@ -261,7 +278,16 @@ impl World {
             Happening::Want { tenant, want } => self.want(&tenant, want),
             Happening::Cancel { run } => self.cancel(run),
             Happening::Rerun { run } => self.rerun(run),
-            Happening::Fault(fault) => self.fault(fault),
+            Happening::Fault(planned) => self.fault_due(&planned),
+            Happening::CutOff { site, lasts } => self.isolate(site, lasts),
+            Happening::ClockRight { site } => self.clock_right(site),
+            Happening::Replayed {
+                link,
+                of,
+                direction,
+                bytes,
+            } => return self.replayed(link, of, direction, &bytes),
+            Happening::Quiet => self.traps.disarm(),
             Happening::Look => return self.look_whether_all_is_over(),
         }
         Ok(())

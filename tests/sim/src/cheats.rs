@@ -1,0 +1,261 @@
+//! Agents that do what no honest one does: inventories that invent or leave out, outcomes of others' attempts, numbers from
+//! nowhere. The real core runs behind each, and what it says is changed on its way. Such an agent may harm its own
+//! attempts and nothing else.
+
+use outpost_orchestrator_core::record::AttemptRecord;
+use outpost_proto::ids::{AttemptId, CommandSeq, EventSeq, Nonce, RunId};
+use outpost_proto::message::{AttemptState, Event as Told, Hello, InventoryItem, UpMessage};
+use outpost_proto::name::{AgentName, TenantName};
+use outpost_proto::outcome::{Outcome, Report};
+
+use crate::limits::is_limited;
+use crate::world::World;
+
+/// What is done to the next frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lie {
+    /// The end of an attempt of somebody else.
+    OthersOutcome,
+    /// The end of an attempt that never was.
+    InventedOutcome,
+    /// Everything ended well.
+    AllSucceeded,
+    /// Nothing is held.
+    LeaveOut,
+    /// More is held than is.
+    AddInvented,
+    AddOthers,
+    /// Another run, or another fence.
+    OtherEcho,
+    NumberFromNowhere,
+    CommandFromNowhere,
+    NonceFromNowhere,
+    HelloAgain,
+    EventsTwice,
+}
+
+const LIES: [Lie; 12] = [
+    Lie::OthersOutcome,
+    Lie::InventedOutcome,
+    Lie::AllSucceeded,
+    Lie::LeaveOut,
+    Lie::AddInvented,
+    Lie::AddOthers,
+    Lie::OtherEcho,
+    Lie::NumberFromNowhere,
+    Lie::CommandFromNowhere,
+    Lie::NonceFromNowhere,
+    Lie::HelloAgain,
+    Lie::EventsTwice,
+];
+
+fn well() -> AttemptState {
+    AttemptState::Finished(Report {
+        outcome: Outcome::Succeeded,
+        may_have_started: true,
+        duration_ms: 1,
+        exit_code: None,
+        count: None,
+    })
+}
+
+impl World {
+    /// A cheating agent changes one of its next frames.
+    pub(crate) fn cheat_soon(&mut self) {
+        let cheats: Vec<usize> = (0..self.sites.len())
+            .filter(|site| self.sites[*site].cheats)
+            .collect();
+        if !cheats.is_empty() {
+            let site = cheats[self.dice.below(cheats.len())];
+            self.sites[site].next_lie = Some(self.dice.next());
+        }
+    }
+
+    pub(crate) fn is_cheat(&self, tenant: &TenantName, agent: &AgentName) -> bool {
+        let of = |site: &&crate::site::Site| {
+            site.identity.tenant == *tenant && site.identity.agent == *agent
+        };
+        self.sites.iter().find(of).is_some_and(|site| site.cheats)
+    }
+
+    pub(crate) fn is_with_a_cheat(&self, attempt: &AttemptRecord) -> bool {
+        self.is_cheat(&attempt.tenant, &attempt.agent)
+    }
+
+    /// Whether what becomes of this run is in the hands of a cheating agent.
+    pub(crate) fn is_a_cheats_run(&self, run: RunId) -> bool {
+        if !self.plan.cheats {
+            return false;
+        }
+        let mirror = &self.center.disk.mirror;
+        let Some(known) = mirror.runs.get(&run) else {
+            return false;
+        };
+        let mut own = self
+            .sites
+            .iter()
+            .filter(|site| site.identity.tenant == known.tenant);
+        if !own.clone().any(|site| site.cheats) {
+            return false;
+        }
+        let bound = known
+            .agent
+            .as_ref()
+            .is_some_and(|agent| self.is_cheat(&known.tenant, agent));
+        let mut attempts = mirror.attempts.values();
+        let touched = attempts.any(|attempt| attempt.run == run && self.is_with_a_cheat(attempt));
+        let newest = self.newest(&known.tenant, &known.workflow);
+        // A limit counts what it never lets end; and nobody else may be there to run it.
+        bound || touched || newest.is_some_and(is_limited) || own.all(|site| site.cheats)
+    }
+
+    /// What a cheating agent says instead.
+    pub(crate) fn cheat(&mut self, index: usize, messages: &mut Vec<UpMessage>) {
+        let Some(draw) = self.sites[index].next_lie else {
+            return;
+        };
+        let others = self.others_attempts(index);
+        let mut told = false;
+        self.with_own_dice(draw, |world| {
+            let first = world.dice.below(LIES.len());
+            let other = others[world.dice.below(others.len())];
+            let invented = AttemptId(u128::from(world.dice.next()));
+            for nth in 0..LIES.len() {
+                let lie = LIES[(first + nth) % LIES.len()];
+                if tell(lie, messages, other, invented) {
+                    told = true;
+                    return;
+                }
+            }
+        });
+        if told {
+            self.sites[index].next_lie = None;
+            self.trace.count("frame that no honest agent sends");
+        }
+    }
+
+    fn others_attempts(&self, index: usize) -> Vec<AttemptId> {
+        let own = &self.sites[index].identity;
+        let attempts = self.center.disk.mirror.attempts.values();
+        let others = attempts.filter(|attempt| attempt.agent != own.agent);
+        let mut others: Vec<AttemptId> = others.map(|attempt| attempt.attempt).collect();
+        others.push(AttemptId(7));
+        others
+    }
+}
+
+/// Whether this frame could carry it, and does.
+fn tell(lie: Lie, messages: &mut Vec<UpMessage>, other: AttemptId, invented: AttemptId) -> bool {
+    let highest = |messages: &[UpMessage]| {
+        let numbers = messages.iter().filter_map(|message| match message {
+            UpMessage::Event(event) => Some(event.event_seq),
+            UpMessage::Hello(_)
+            | UpMessage::Catalogue(_)
+            | UpMessage::Inventory(_)
+            | UpMessage::Heartbeat(_)
+            | UpMessage::Trigger { .. }
+            | UpMessage::Ack(_) => None,
+        });
+        numbers.max()
+    };
+    let end_of = |attempt, messages: &mut Vec<UpMessage>| {
+        let Some(seq) = highest(messages) else {
+            return false;
+        };
+        messages.push(UpMessage::Event(Told {
+            event_seq: EventSeq(seq.0 + 1),
+            attempt,
+            state: well(),
+        }));
+        true
+    };
+    match lie {
+        Lie::OthersOutcome => end_of(other, messages),
+        Lie::InventedOutcome => end_of(invented, messages),
+        Lie::AllSucceeded => each_event(messages, |event| event.state = well()),
+        Lie::NumberFromNowhere => each_event(messages, |event| event.event_seq.0 += 1_000_000),
+        Lie::EventsTwice => {
+            let again = messages.clone();
+            let has = highest(messages).is_some();
+            messages.extend(again.into_iter().filter(|_| has));
+            has
+        }
+        Lie::LeaveOut => each_inventory(messages, Vec::clear),
+        Lie::AddInvented => each_inventory(messages, |items| items.push(item(invented))),
+        Lie::AddOthers => each_inventory(messages, |items| items.push(item(other))),
+        Lie::OtherEcho => each_inventory(messages, |items| {
+            for item in items {
+                item.fence.0 += 1;
+            }
+        }),
+        Lie::CommandFromNowhere => {
+            let acks = messages
+                .iter()
+                .any(|message| matches!(message, UpMessage::Ack(_)));
+            if acks {
+                messages.push(UpMessage::Ack(CommandSeq(1 << 40)));
+            }
+            acks
+        }
+        Lie::NonceFromNowhere => each_hello(messages, |hello| {
+            hello.session_nonce = Nonce(hello.session_nonce.0 ^ 0xffff);
+        }),
+        Lie::HelloAgain => match messages.first().cloned() {
+            Some(UpMessage::Hello(hello)) => {
+                messages.push(UpMessage::Hello(hello));
+                true
+            }
+            Some(_) | None => false,
+        },
+    }
+}
+
+fn item(attempt: AttemptId) -> InventoryItem {
+    InventoryItem {
+        attempt,
+        run: RunId(1),
+        task: outpost_proto::ids::TaskIndex(0),
+        fence: outpost_proto::ids::Fence(1),
+        state: AttemptState::Running,
+        event_seq: EventSeq(0),
+    }
+}
+
+fn each_event(messages: &mut [UpMessage], change: impl Fn(&mut Told)) -> bool {
+    let mut any = false;
+    for message in messages {
+        if let UpMessage::Event(event) = message {
+            change(event);
+            any = true;
+        }
+    }
+    any
+}
+
+fn each_hello(messages: &mut [UpMessage], change: impl Fn(&mut Hello)) -> bool {
+    let mut any = false;
+    for message in messages {
+        if let UpMessage::Hello(hello) = message {
+            change(hello);
+            any = true;
+        }
+    }
+    any
+}
+
+/// Changes a whole inventory, its count with it.
+fn each_inventory(messages: &mut [UpMessage], change: impl Fn(&mut Vec<InventoryItem>)) -> bool {
+    let mut any = false;
+    for message in messages {
+        if let UpMessage::Inventory(page) = message
+            && page
+                .end
+                .is_some_and(|end| usize::try_from(end) == Ok(page.items.len()))
+        {
+            change(&mut page.items);
+            page.end = u32::try_from(page.items.len()).ok();
+            any = true;
+        }
+    }
+    any
+}
