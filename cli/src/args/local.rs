@@ -15,7 +15,8 @@ Examples:
 const DEMO: &str = "\
 Examples:
   outpost demo
-  outpost demo --top 5 --keep";
+  outpost demo --top 5 --keep
+  outpost demo --chaos";
 
 const COMPLETIONS: &str = "\
 Examples:
@@ -124,4 +125,7 @@ pub(crate) struct DemoArgs {
     /// Leave orchestrator and agent running afterwards, until Ctrl-C.
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Kill, stop and cut off its processes while it runs, and check afterwards what both sides recorded.
+    #[arg(long)]
+    pub(crate) chaos: bool,
 }

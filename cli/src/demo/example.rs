@@ -5,6 +5,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use outpost_faults::history::site;
+
 use crate::failure::Failure;
 
 /// The workflow's name.
@@ -40,6 +42,26 @@ const SCRIPTS: &[(&str, &str)] = scripts![
 
 /// Writes catalogue and scripts into a new directory. With `user`, every entry runs as that account.
 pub(crate) fn install(catalogue: &Path, user: Option<&str>) -> Result<(), Failure> {
+    install_with(catalogue, user, "")
+}
+
+/// The same, where every script first writes down in `marks` that it was started, and at last how it ends.
+pub(super) fn install_counted(
+    catalogue: &Path,
+    user: Option<&str>,
+    marks: &Path,
+) -> Result<(), Failure> {
+    write(marks, "")?;
+    std::fs::set_permissions(marks, Permissions::from_mode(0o666)).map_err(Failure::file(marks))?;
+    let counting = format!(
+        "\nmarks='{}'\n{}trap 'status=$?; rm -rf \"$scratch\"; mark end \"$status\"' EXIT\n",
+        marks.display(),
+        site::SHELL
+    );
+    install_with(catalogue, user, &counting)
+}
+
+fn install_with(catalogue: &Path, user: Option<&str>, counting: &str) -> Result<(), Failure> {
     let scripts = catalogue.join("scripts");
     for dir in [catalogue, &scripts] {
         DirBuilder::new()
@@ -49,7 +71,9 @@ pub(crate) fn install(catalogue: &Path, user: Option<&str>) -> Result<(), Failur
         std::fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(Failure::file(dir))?;
     }
     for (name, text) in SCRIPTS {
-        write(&scripts.join(name), text)?;
+        // What all scripts begin with.
+        let more = if *name == "common.sh" { counting } else { "" };
+        write(&scripts.join(name), &format!("{text}{more}"))?;
     }
     write(
         &catalogue.join("host-report.toml"),

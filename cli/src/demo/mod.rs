@@ -3,17 +3,21 @@
 //! Uses the same programs, commands and API as anybody: nothing here reaches into the orchestrator or the agent, except
 //! that the ledger is read with the agent's own reader.
 
+mod chaos;
 pub(crate) mod example;
 mod ledger;
 mod search;
 mod summary;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use outpost_faults::proxy::Proxy;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use self::chaos::Disturbed;
 use self::ledger::Left;
 pub(crate) use self::summary::Example;
 use self::summary::Whereabouts;
@@ -36,6 +40,9 @@ struct Done {
     server: Server,
     tree: RunTree,
     value: Value,
+    disturbed: Option<Disturbed>,
+    /// What the agent's connections pass through, if anything.
+    _proxy: Option<Proxy>,
 }
 
 /// Runs it, and ends everything that it started.
@@ -88,10 +95,21 @@ async fn all(
     out: Out,
 ) -> Result<Done, Failure> {
     let user = rustix::process::geteuid().is_root().then_some("nobody");
-    example::install(&place.catalogue(), user)?;
+    let proxy = if args.chaos {
+        example::install_counted(&place.catalogue(), user, &chaos::marks(place.root()))?;
+        let proxy = Proxy::listen(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Some(proxy.map_err(|error| Failure::Internal(format!("no proxy: {error}")))?)
+    } else {
+        example::install(&place.catalogue(), user)?;
+        None
+    };
     good(out, &format!("directory     {}", place.root().display()));
 
-    let server = pair::orchestrator(place, supervisor).await?;
+    let door = proxy.as_ref().map(Proxy::address);
+    let server = pair::orchestrator_behind(door, place, supervisor).await?;
+    if let Some(proxy) = &proxy {
+        proxy.forward_to(server.ready.agents);
+    }
     good(
         out,
         &format!(
@@ -116,6 +134,16 @@ async fn all(
             applied.name, applied.version, applied.result
         ),
     );
+    if let Some(proxy) = proxy {
+        let disturbed = chaos::run(place, &server, &proxy, args.top, out).await?;
+        return Ok(Done {
+            server,
+            tree: disturbed.tree.clone(),
+            value: disturbed.value.clone(),
+            disturbed: Some(disturbed),
+            _proxy: Some(proxy),
+        });
+    }
     let key = format!("demo-{}", std::process::id());
     let params = json!({ "top": args.top });
     let answer = client::start(&server.client, example::NAME, &params, Some(&key)).await?;
@@ -130,6 +158,8 @@ async fn all(
         server,
         tree,
         value,
+        disturbed: None,
+        _proxy: None,
     })
 }
 
@@ -160,11 +190,18 @@ fn tell(done: &Done, place: &Place, restarts: u32, out: Out) -> Result<(), Failu
     };
     if out.is_json() {
         let left = examined.as_ref().and_then(|left| left.as_ref().ok());
-        out.json(&summary::json(&done.value, &at, left, restarts));
+        let mut told = summary::json(&done.value, &at, left, restarts);
+        if let Some(disturbed) = &done.disturbed {
+            told["chaos"] = disturbed.json();
+        }
+        out.json(&told);
     } else {
         summary::run(&done.tree, &at, out);
         if let Some(Ok(left)) = &examined {
             summary::left(left, &at, out);
+        }
+        if let Some(disturbed) = &done.disturbed {
+            disturbed.tell(out);
         }
         if restarts > 0 {
             out.line("");
@@ -173,6 +210,7 @@ fn tell(done: &Done, place: &Place, restarts: u32, out: Out) -> Result<(), Failu
             ));
         }
     }
+    done.disturbed.as_ref().map_or(Ok(()), Disturbed::verdict)?;
     verdict(&done.tree, examined)
 }
 

@@ -50,6 +50,15 @@ pub(crate) async fn orchestrator(
     place: &Place,
     supervisor: &mut Supervisor,
 ) -> Result<Server, Failure> {
+    orchestrator_behind(None, place, supervisor).await
+}
+
+/// The same, where agents are told to connect to another address, which leads there.
+pub(crate) async fn orchestrator_behind(
+    door: Option<SocketAddr>,
+    place: &Place,
+    supervisor: &mut Supervisor,
+) -> Result<Server, Failure> {
     let dir = place.orchestrator();
     let until = Instant::now() + STEP;
     let init = program(
@@ -66,7 +75,7 @@ pub(crate) async fn orchestrator(
         let _ = std::fs::remove_dir_all(&dir);
         sleep(Duration::from_millis(50)).await;
     }
-    supervisor.keep(serve(place))?;
+    supervisor.keep(serve(place, door))?;
     let Some(ready) = wait_for(until, || Ready::read(&place.ready())).await else {
         return Err(did_not("begin to listen", &place.log("orchestrator")));
     };
@@ -163,7 +172,7 @@ async fn in_touch(client: &Client) -> Result<(), Failure> {
 }
 
 /// The kernel chooses the ports at the first start; later ones use the same, or nobody would find it again.
-fn serve(place: &Place) -> Program {
+fn serve(place: &Place, door: Option<SocketAddr>) -> Program {
     let (dir, file, log) = (
         place.orchestrator(),
         place.ready(),
@@ -182,6 +191,9 @@ fn serve(place: &Place) -> Program {
         let mut args = words(["serve", "--dir"], &dir);
         args.extend(["--agents".into(), agents.into(), "--api".into(), api.into()]);
         args.extend(["--ready-file".into(), file.clone().into()]);
+        if let Some(door) = door {
+            args.extend(["--public-agents".into(), door.to_string().into()]);
+        }
         args
     };
     Program {

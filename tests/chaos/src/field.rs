@@ -41,14 +41,31 @@ impl Field {
     /// When any of it fails.
     #[must_use]
     pub fn with_entries(agents: usize, entries: &[Entry]) -> Self {
+        Self::with_environment(agents, entries, &[])
+    }
+
+    /// The same where all processes find more in their environment.
+    ///
+    /// # Panics
+    /// When any of it fails.
+    #[must_use]
+    pub fn with_environment(agents: usize, entries: &[Entry], more: &[(&str, &str)]) -> Self {
         let proxy = Proxy::listen(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a port of loopback");
-        let world = World::serving(&["--public-agents", &proxy.address().to_string()]);
+        let mut world = World::serving(&["--public-agents", &proxy.address().to_string()]);
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let env = more.iter().map(owned).collect::<Vec<_>>();
+        if !env.is_empty() {
+            world.orchestrator.env.clone_from(&env);
+            world.orchestrator.kill_and_restart();
+        }
         proxy.forward_to(world.orchestrator.agents_port());
         let api = world.api();
         let enrolled = (1..=agents).map(|number| {
             let name = format!("site-{number:02}");
             let token = world.token_file(&api, &name);
-            world.enrolled(&name, &token, entries)
+            let mut agent = world.enrolled(&name, &token, entries);
+            agent.env.clone_from(&env);
+            agent
         });
         let mut agents = enrolled.collect::<Vec<_>>();
         agents.iter_mut().for_each(Agent::start);

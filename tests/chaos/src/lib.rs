@@ -12,6 +12,7 @@
 pub mod fault;
 pub mod field;
 pub mod gather;
+pub mod places;
 pub mod plan;
 pub mod preload;
 pub mod work;

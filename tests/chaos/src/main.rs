@@ -34,6 +34,9 @@ struct Args {
     /// One JSON value on standard output in place of the summary; faults are told on standard error.
     #[arg(long)]
     json: bool,
+    /// Print every place at which a test build can be killed between two steps, and do nothing else.
+    #[arg(long)]
+    failpoints: bool,
     /// Leave the directory with all logs, databases and ledgers where it is.
     #[arg(long)]
     keep: bool,
@@ -41,6 +44,12 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.failpoints {
+        for point in &outpost_failpoint::ALL {
+            report::line(format_args!("{:<24} {}", point.name, point.between));
+        }
+        return ExitCode::SUCCESS;
+    }
     for binary in [Binary::Agent, Binary::Orchestrator] {
         if let Err(why) = binary.find() {
             report::note(format_args!("error: {why}"));

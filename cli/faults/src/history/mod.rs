@@ -133,13 +133,7 @@ impl Attempt {
             outcome: text(&attempt["outcome"]),
             late: text(&attempt["late"]),
             may_have_started: attempt["may_have_started"].as_bool(),
-            asserted: ["asserted", "asserted_by", "asserted_dead"]
-                .iter()
-                .any(|key| {
-                    attempt
-                        .get(*key)
-                        .is_some_and(|said| !said.is_null() && said != false)
-                }),
+            asserted: !attempt["asserted_dead"].is_null(),
             assigned_at: text(&attempt["assigned_at"])?,
             finished_at: text(&attempt["finished_at"]),
         })

@@ -1,0 +1,168 @@
+//! C1, C2: every named place in the code, one after the other: work is under way, somebody dies there, it is started
+//! again, and the history of both sides holds.
+
+use std::time::Duration;
+
+use outpost_chaos::field::Field;
+use outpost_chaos::gather;
+use outpost_chaos::places::Places;
+use outpost_chaos::work::{Asked, entry};
+use outpost_e2e::wait::so;
+use outpost_e2e::{Proc, eventually, report};
+use outpost_failpoint::{ALL, Point, Process};
+use outpost_faults::history::Summary;
+
+/// A task that waits until the test lets it go on.
+const GATE: &str = "until [ -e \"$shared/go.$OUTPOST_RUN\" ]; do sleep 0.05; done\nalive\nover 0";
+const WORKFLOW: &str =
+    "name: one\ndefaults: {retries: 5, retry_delay: 1s}\ntasks:\n  wait: {entry: gate}\n";
+
+/// When the wish is made: before a run is asked for, or while its task runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Before,
+    During,
+}
+
+struct Stage {
+    field: Field,
+    places: Places,
+    asked: Asked,
+}
+
+impl Stage {
+    fn new() -> Self {
+        // Beside the world's directory, which is made with the processes that must know this one.
+        let dir = std::env::temp_dir().join(format!("outpost-places-{}", std::process::id()));
+        let places = Places::at(&dir);
+        let environment = places.environment();
+        let environment = environment
+            .each_ref()
+            .map(|(name, value)| (*name, value.as_str()));
+        let field = Field::with_environment(1, &[entry("gate", GATE)], &environment);
+        let _ = field.api.apply(WORKFLOW).ok();
+        Self {
+            field,
+            places,
+            asked: Asked::default(),
+        }
+    }
+
+    /// Asks until there is an answer, with whoever is dead started again meanwhile.
+    fn trigger(&mut self, key: &str) -> String {
+        let run = eventually("a run is acknowledged", || {
+            self.start_the_dead();
+            let reply = self.field.api.try_trigger_once("one", key)?;
+            (reply.status < 300).then(|| outpost_e2e::api::text(&reply.body["run"]))
+        });
+        self.asked.acknowledged.push(run.clone());
+        run
+    }
+
+    fn start_the_dead(&mut self) {
+        if !self.field.world.orchestrator.is_running() {
+            self.field.world.orchestrator.kill_and_restart();
+        }
+        let agent = &mut self.field.agents[0];
+        if !agent.is_running() {
+            agent.kill_runner();
+            agent.start();
+        }
+    }
+
+    fn running(&mut self, run: &str) {
+        eventually("its task runs", || {
+            self.start_the_dead();
+            let tree = self.field.api.run(run)?;
+            so(tree["tasks"][0]["state"] == "running")
+        });
+    }
+
+    fn allow(&self, run: &str) {
+        self.field.world.allow(&format!("go.{run}"));
+    }
+
+    fn over(&mut self, run: &str) {
+        eventually("the run is over", || {
+            self.start_the_dead();
+            let tree = self.field.api.run(run)?;
+            so(tree["state"] == "succeeded")
+        });
+    }
+
+    /// A runner that knows no keeper asks the spawner for one.
+    fn fresh_runner(&mut self) {
+        let agent = &mut self.field.agents[0];
+        agent.kill_runner();
+        agent.start();
+        agent.live(&self.field.api);
+    }
+
+    fn die_at(&mut self, point: &Point, moment: Moment) {
+        let key = format!("{}-{moment:?}", point.name);
+        match (point.process, moment) {
+            (Process::ClaimingRunner, _) => return self.die_claiming(point, &key),
+            (Process::Spawner | Process::Keeper, _) => self.fresh_runner(),
+            (Process::Orchestrator | Process::Runner, _) => {}
+        }
+        if moment == Moment::Before {
+            self.places.kill_once(point.name);
+        }
+        let run = self.trigger(&key);
+        if moment == Moment::During {
+            self.running(&run);
+            self.places.kill_once(point.name);
+        }
+        // What comes at the end of a task is reached only when it may end.
+        self.allow(&run);
+        let died = self.places.wait(point.name);
+        eventually("it is dead", || so(Proc::of(died).is_none()));
+        self.over(&run);
+    }
+
+    /// A keeper that dies before its claim, while no runner is there: the next runner claims.
+    fn die_claiming(&mut self, point: &Point, key: &str) {
+        self.fresh_runner();
+        self.places.pause("keeper-leased");
+        let run = self.trigger(key);
+        let keeper = self.places.wait("keeper-leased");
+        self.field.agents[0].kill_runner();
+        Proc::of(keeper).iter().for_each(Proc::kill);
+        self.places.go_on("keeper-leased");
+        self.places.kill_once(point.name);
+        self.allow(&run);
+        self.field.agents[0].start();
+        let died = self.places.wait(point.name);
+        eventually("it is dead", || so(Proc::of(died).is_none()));
+        self.over(&run);
+    }
+}
+
+/// Places that are passed before a task runs, and so not while one does.
+fn has_moment(point: &Point, moment: Moment) -> bool {
+    let at_start = ["runner-prepared", "runner-asked"].contains(&point.name);
+    let both = matches!(point.process, Process::Orchestrator | Process::Runner) && !at_start;
+    moment == Moment::Before || both
+}
+
+#[test]
+fn c1_c2_killed_at_every_named_place_nothing_is_lost_and_nothing_starts_twice() {
+    let mut stage = Stage::new();
+    for point in &ALL {
+        for moment in [Moment::Before, Moment::During] {
+            if has_moment(point, moment) {
+                report::note(format_args!(
+                    "{}, {moment:?}: {}",
+                    point.name, point.between
+                ));
+                stage.die_at(point, moment);
+            }
+        }
+    }
+    stage.field.mend();
+    assert!(gather::quiet(&stage.field, Duration::from_secs(60)));
+    let asked = std::mem::take(&mut stage.asked);
+    let summary = Summary::of(&gather::history(&stage.field, asked));
+    report::note(&summary);
+    assert!(summary.holds(), "{summary}");
+}

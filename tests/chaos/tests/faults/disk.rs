@@ -1,0 +1,170 @@
+//! D1, D2: a full disk at either side says so, starts nothing and loses nothing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use outpost_chaos::work::Asked;
+use outpost_e2e::process::run;
+use outpost_e2e::wait::so;
+use outpost_e2e::{eventually, site};
+use rustix::io::Errno;
+
+use crate::{allow, field, holds, trigger};
+
+/// A small file system of its own in place of a directory, with what was in it.
+struct Small {
+    dir: PathBuf,
+}
+
+impl Small {
+    fn in_place_of(dir: &Path, mib: u32) -> Self {
+        let aside = dir.with_extension("aside");
+        std::fs::rename(dir, &aside).unwrap();
+        std::fs::create_dir(dir).unwrap();
+        let size = format!("size={mib}m,mode=0700");
+        let mut mount = Command::new("mount");
+        let _ = run({
+            mount
+                .args(["-t", "tmpfs", "-o", &size, "outpost-chaos"])
+                .arg(dir);
+            mount
+        })
+        .ok();
+        let mut copy = Command::new("cp");
+        let _ = run({
+            copy.arg("-a").arg(aside.join(".")).arg(dir);
+            copy
+        })
+        .ok();
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// Takes every byte that is left.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(self.dir.join("filler")).unwrap();
+        for size in [1 << 16, 1 << 9, 1] {
+            let bytes = vec![0; size];
+            loop {
+                match file.write(&bytes) {
+                    Ok(_) => {}
+                    Err(error) => {
+                        assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.dir.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: whoever still ends below it is not waited for.
+        let _ = run({
+            let mut umount = Command::new("umount");
+            umount.arg("-l").arg(&self.dir);
+            umount
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn d1_a_full_disk_at_the_agent_starts_nothing_and_loses_nothing() {
+    let mut field = field();
+    let mut asked = Asked::default();
+    field.agents[0].kill_runner();
+    if let Some(spawner) = field.agents[0].find_spawner() {
+        spawner.kill();
+        eventually("the spawner is gone", || so(!spawner.is_alive()));
+    }
+    let small = Small::in_place_of(&field.agents[0].state, 48);
+    site::mode(&field.agents[0].state, 0o711);
+    field.agents[0].start();
+    field.agents[0].live(&field.api);
+    let first = trigger(&field, &mut asked);
+    let _ = field.api.attempt_in(&first, "wait", "running");
+    small.fill();
+    let second = trigger(&field, &mut asked);
+    allow(&field, &second);
+    allow(&field, &first);
+    eventually("the full disk is told", || {
+        so(field.agents[0].logged().contains("No space left"))
+    });
+    // Whatever its runner does meanwhile, an init system starts it again.
+    for _ in 0..10 {
+        if !field.agents[0].is_running() {
+            field.agents[0].kill_runner();
+            field.agents[0].start();
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    small.free();
+    eventually("both runs are over", || {
+        if !field.agents[0].is_running() {
+            field.agents[0].kill_runner();
+            field.agents[0].start();
+        }
+        let over = |run: &str| {
+            field
+                .api
+                .run(run)
+                .is_some_and(|tree| tree["state"] != "running")
+        };
+        so(over(&first) && over(&second))
+    });
+    holds(&field, asked);
+    drop(field);
+    drop(small);
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn d2_a_full_disk_at_the_orchestrator_is_503_before_any_effect_and_heals() {
+    let mut field = field();
+    let mut asked = Asked::default();
+    field.world.orchestrator.kill();
+    let dir = field.world.orchestrator.dir().to_owned();
+    let small = Small::in_place_of(&dir, 24);
+    field.world.orchestrator.start();
+    field.agents[0].live(&field.api);
+    let first = trigger(&field, &mut asked);
+    let _ = field.api.attempt_in(&first, "wait", "running");
+    small.fill();
+    let mut refused = 0;
+    for number in 0..40 {
+        let key = format!("full-{number}");
+        match field.api.try_trigger_once("one", &key) {
+            // What still found room is as good as any other.
+            Some(reply) if reply.status < 300 => {
+                let run = outpost_e2e::api::text(&reply.body["run"]);
+                allow(&field, &run);
+                asked.acknowledged.push(run);
+            }
+            Some(reply) => {
+                assert_eq!(reply.status, 503, "{reply:?}");
+                refused += 1;
+            }
+            None => asked.unanswered += 1,
+        }
+    }
+    assert!(refused > 0, "the disk was full");
+    assert!(field.world.orchestrator.is_running());
+    small.free();
+    allow(&field, &first);
+    let _ = field.api.succeeded(&first);
+    let last = trigger(&field, &mut asked);
+    allow(&field, &last);
+    let _ = field.api.succeeded(&last);
+    holds(&field, asked);
+    drop(field);
+    drop(small);
+}
