@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use outpost_proto::message::Health;
 
+/// Below this an agent may be unable to record what it does: journal, ledger segment, and an exit record per attempt.
+pub const LEAST_BYTES: u64 = 64 << 20;
+
 /// Samples the host; remembers the last sample, because processor time is a difference.
 #[derive(Debug)]
 pub struct Sampler {
@@ -28,6 +31,19 @@ impl Sampler {
             state_dir: state_dir.to_owned(),
             last: None,
         }
+    }
+
+    /// Whether the disk has room for more work. `had`: whether it had before; it must come back by more than it went.
+    #[must_use]
+    pub fn has_room(&self, had: bool) -> bool {
+        let least = if had {
+            LEAST_BYTES
+        } else {
+            LEAST_BYTES / 4 * 5
+        };
+        let free = rustix::fs::statvfs(&self.state_dir)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        free.map_or(true, |free| free >= least)
     }
 
     /// The host's numbers now. What cannot be read is 0. Ledger, logs, certificate and refusals are others' to fill in.

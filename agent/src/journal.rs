@@ -17,12 +17,15 @@ use serde::{Deserialize, Serialize};
 
 mod line;
 
+use crate::ahead::{self, Ahead};
 use line::{Read, Told};
 
 /// Version of the format; an agent refuses a journal of a newer one.
 pub const VERSION: u32 = 2;
 /// Bytes below which a journal is never written anew.
 const COMPACT_FROM_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes that are added before it is tried again to write a journal anew on a full disk.
+const COMPACT_AGAIN_BYTES: u64 = 64 * 1024;
 /// Bytes of one line: a burst of 1,024 events, each with an assignment of full size, stays below.
 const LINE_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -80,6 +83,9 @@ pub struct Journal {
     bytes: u64,
     /// Bytes right after the last time it was written anew.
     base_bytes: u64,
+    /// Bytes from which on it may be written anew, when there was no room for that before.
+    wait_until: u64,
+    ahead: Ahead,
     mirror: Mirror,
     line: Vec<u8>,
 }
@@ -106,11 +112,14 @@ impl Journal {
             file.set_len(good)
                 .map_err(io("cutting the torn end of", &path))?;
         }
+        let ahead = Ahead::of(&file, good).map_err(io("taking space for", &path))?;
         let mut journal = Self {
             path,
             file: Arc::new(file),
             bytes: good,
             base_bytes: good,
+            wait_until: 0,
+            ahead,
             mirror,
             line: Vec::new(),
         };
@@ -124,7 +133,7 @@ impl Journal {
             journal.write_line()?;
             journal.sync()?;
         } else if version < VERSION {
-            journal.compact()?;
+            journal.write_anew()?;
         }
         Ok(journal)
     }
@@ -158,9 +167,13 @@ impl Journal {
         let is_due = writes.iter().any(|write| self.needs_sync(write));
         self.push_writes(writes);
         self.write_line()?;
-        if self.bytes > COMPACT_FROM_BYTES && self.bytes > 2 * self.base_bytes {
+        let is_long = self.bytes > COMPACT_FROM_BYTES && self.bytes > 2 * self.base_bytes;
+        if is_long && self.bytes > self.wait_until {
             self.compact()?;
         }
+        self.ahead
+            .take(&self.file, self.bytes)
+            .map_err(io("taking space for", &self.path))?;
         Ok(is_due)
     }
 
@@ -239,34 +252,77 @@ impl Journal {
         self.bytes
     }
 
-    /// Writes the journal anew beside the old one and puts it in its place.
+    /// Whether there is space for the end of everything that is held.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.ahead.is_enough()
+    }
+
+    /// Writes the journal anew, unless the disk has no room for a second one: then the long one goes on.
     fn compact(&mut self) -> Result<(), JournalError> {
+        match self.write_anew() {
+            Err(JournalError::Io { source, .. }) if ahead::is_full(&source) => {
+                self.wait_until = self.bytes + COMPACT_AGAIN_BYTES;
+                tracing::warn!("no room to shorten {}: {source}", self.path.display());
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    /// Writes the journal anew beside the old one and puts it in its place. The old one stays when that fails.
+    fn write_anew(&mut self) -> Result<(), JournalError> {
         let temp = self.path.with_extension("new");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temp)
-            .map_err(io("making", &temp))?;
-        let old = std::mem::replace(&mut self.file, Arc::new(file));
-        self.bytes = 0;
-        self.push_line(&Header {
-            outpost_journal: VERSION,
-        });
-        self.write_line()?;
-        let writes = self.mirror.writes().collect::<Vec<_>>();
-        self.push_line(&writes);
-        self.write_line()?;
-        self.sync()?;
-        drop(old);
+        let written = self.write_beside(&temp);
+        let (file, bytes, ahead) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                // Whatever of it is there takes room; the next try begins with an empty one.
+                let _ = std::fs::remove_file(&temp);
+                return Err(error);
+            }
+        };
         std::fs::rename(&temp, &self.path).map_err(io("replacing", &self.path))?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
         File::open(dir)
             .and_then(|dir| dir.sync_all())
             .map_err(io("syncing", dir))?;
-        self.base_bytes = self.bytes;
+        self.file = Arc::new(file);
+        self.bytes = bytes;
+        self.base_bytes = bytes;
+        self.wait_until = 0;
+        self.ahead = ahead;
         Ok(())
+    }
+
+    /// The same journal in another file, synced, with the space that it needs from then on.
+    fn write_beside(&mut self, temp: &Path) -> Result<(File, u64, Ahead), JournalError> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(temp)
+            .map_err(io("making", temp))?;
+        let mut bytes = 0;
+        let mut write = |line: &[u8]| {
+            bytes += line.len() as u64;
+            file.write_all(line).map_err(io("writing to", temp))
+        };
+        self.push_line(&Header {
+            outpost_journal: VERSION,
+        });
+        write(&self.line)?;
+        let writes = self.mirror.writes().collect::<Vec<_>>();
+        self.push_line(&writes);
+        write(&self.line)?;
+        let ahead = Ahead::of(&file, bytes).map_err(io("taking space for", temp))?;
+        if !ahead.is_enough() {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(io("taking space for", temp)(full));
+        }
+        file.sync_data().map_err(io("syncing", temp))?;
+        Ok((file, bytes, ahead))
     }
 }
 

@@ -4,6 +4,7 @@
 //! `dev` and `demo`. `runner` decides and records; the network and process roles are crates of their own, so that
 //! their dependencies show what they cannot do.
 
+mod ahead;
 pub mod catalogue;
 mod cli;
 mod commands;

@@ -42,6 +42,8 @@ pub struct Settings {
     pub drain_limit: Duration,
     /// How long a stop waits for outcomes to be acknowledged before the process ends anyway.
     pub stop_grace: Duration,
+    /// How long the first connection waits: after a process that ended again and again, so that it takes no work.
+    pub begin_after: Duration,
     /// Seconds since 1970 at boot, by the site's clock: plus the boot-time clock it dates memories.
     pub wall_offset_s: u64,
 }
@@ -73,6 +75,7 @@ impl Settings {
             },
             drain_limit: Duration::from_secs(3600),
             stop_grace: Duration::from_secs(2),
+            begin_after: Duration::ZERO,
             wall_offset_s: 0,
         }
     }

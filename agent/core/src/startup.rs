@@ -32,6 +32,8 @@ impl Agent {
         snapshot: Snapshot,
         found: BTreeMap<AttemptId, Found>,
     ) -> Self {
+        let begins = u64::try_from(settings.begin_after.as_micros()).unwrap_or(u64::MAX);
+        let first_dial = Micros(now.0.saturating_add(begins));
         let mut agent = Self {
             settings,
             rules: None,
@@ -44,7 +46,7 @@ impl Agent {
             next_event: 1,
             acknowledged: EventSeq(0),
             gates: Gates::default(),
-            connector: Connector::new(seed, now),
+            connector: Connector::new(seed, first_dial),
             renewal: Renewal::new(),
             health: Health::default(),
             refusals: 0,

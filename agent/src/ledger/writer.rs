@@ -6,12 +6,17 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::ahead::{self, Ahead};
+
 use super::prune::{Limits, Sessions};
 use super::reader::{Walk, read_pruned};
 use super::{
     HEAD_BYTES, HEADER_BYTES, Head, Kind, LedgerError, MAGIC, SEGMENT_BYTES, chain, io,
     segment_path, segments,
 };
+
+/// Bytes that are added before it is tried again to begin a segment on a full disk.
+const SEGMENT_AGAIN_BYTES: u64 = 64 * 1024;
 
 /// The open ledger. One writer per state directory: the caller holds the directory's lock.
 #[derive(Debug)]
@@ -27,6 +32,9 @@ pub struct Ledger {
     pub(super) sessions: Sessions,
     head: Head,
     pub(super) buffer: Vec<u8>,
+    ahead: Ahead,
+    /// Bytes of the present segment from which on the next one begins.
+    ends_at: u64,
 }
 
 impl Ledger {
@@ -68,11 +76,14 @@ impl Ledger {
         let mut file = file;
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(good))
             .map_err(io("opening", &path))?;
+        let ahead = Ahead::of(&file, good).map_err(io("taking space for", &path))?;
         let mut ledger = Self {
             dir: dir.to_owned(),
             file: Arc::new(file),
             number,
             written: good,
+            ahead,
+            ends_at: SEGMENT_BYTES,
             total: total_before + good,
             limits,
             sessions: Sessions::default(),
@@ -96,9 +107,13 @@ impl Ledger {
     fn begin(dir: &Path, limits: Limits, wall_us: u64) -> Result<Self, LedgerError> {
         let pruned = read_pruned(dir)?;
         let number = pruned.segment + 1;
-        let file = create(&segment_path(dir, number))?;
+        let path = segment_path(dir, number);
+        let file = create(&path)?;
         let head = pruned.head;
+        let ahead = Ahead::of(&file, 0).map_err(io("taking space for", &path))?;
         let mut ledger = Self {
+            ahead,
+            ends_at: SEGMENT_BYTES,
             dir: dir.to_owned(),
             file: Arc::new(file),
             number,
@@ -163,11 +178,14 @@ impl Ledger {
         self.buffer.clear();
         self.written += added;
         self.total += added;
-        if self.written >= SEGMENT_BYTES {
+        if self.written >= self.ends_at {
             // Once in a long while: whoever syncs `file` from now on syncs the next segment only.
             self.sync_file()?;
             self.next_segment()?;
         }
+        self.ahead
+            .take(&self.file, self.written)
+            .map_err(io("taking space for", &path))?;
         Ok(true)
     }
 
@@ -195,6 +213,12 @@ impl Ledger {
         self.total
     }
 
+    /// Whether there is space for what is to be sent of everything that is held.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.ahead.is_enough()
+    }
+
     /// How much of it is kept.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -209,15 +233,46 @@ impl Ledger {
         self.append(Kind::Segment, 0, wall_us, &payload);
     }
 
+    /// Begins the next segment; goes on with the present one while the disk has no room for another.
     fn next_segment(&mut self) -> Result<(), LedgerError> {
+        let path = segment_path(&self.dir, self.number + 1);
+        let begun = create(&path).and_then(|file| {
+            let ahead = Ahead::of(&file, 0).map_err(io("taking space for", &path))?;
+            Ok((file, ahead))
+        });
+        let (file, ahead) = match begun {
+            Ok((file, ahead)) if ahead.is_enough() => (file, ahead),
+            Ok(_) => return self.stay(&path),
+            Err(LedgerError::Io { source, .. }) if ahead::is_full(&source) => {
+                return self.stay(&path);
+            }
+            Err(error) => return Err(error),
+        };
         self.number += 1;
-        self.file = Arc::new(create(&segment_path(&self.dir, self.number))?);
+        self.file = Arc::new(file);
         self.written = 0;
+        self.ends_at = SEGMENT_BYTES;
+        self.ahead = ahead;
         // The start of a segment carries no time of its own: the first frame in it does.
         self.push_segment_start(0);
         self.sync()?;
         sync_dir(&self.dir)?;
         self.prune()
+    }
+
+    fn stay(&mut self, next: &Path) -> Result<(), LedgerError> {
+        match std::fs::remove_file(next) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("removing", next)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.ends_at = self.written + SEGMENT_AGAIN_BYTES;
+        tracing::warn!(
+            "no room for {}: the segment before it goes on",
+            next.display()
+        );
+        Ok(())
     }
 
     fn head_before(&self, number: u64) -> Result<Head, LedgerError> {

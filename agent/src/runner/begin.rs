@@ -21,6 +21,7 @@ use super::link::LinkHandle;
 use super::link_process::LinkSetup;
 use super::outgoing::Outgoing;
 use super::retention::{self, Keep, Trash};
+use super::steady::Steady;
 use super::store::AgentStore;
 use super::tasks::{Current, Tasks};
 use super::{INBOX, Options, RawLeash, Runner, durable, keepers, local, now, wall_us};
@@ -56,7 +57,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let numbers = Shared::new(RefCell::new(Numbers::new(wall_us())));
     let (syncs, waits) = durable::start().context("starting the thread that syncs")?;
     let store = open_store(&state, options.keep, syncs, Rc::clone(&numbers))?;
-    let (settings, life) = settings(&options, &state)?;
+    let (mut settings, life) = settings(&options, &state)?;
+    let steady = Steady::begin(state.path());
+    settings.begin_after = steady.wait();
     let snapshot = store.snapshot();
     let trash = clean_up(&state, &snapshot);
     let begun = begun(&snapshot, &settings);
@@ -111,7 +114,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         keep,
         identity,
         pending: vec![Event::Catalogue(rules)],
-        life: Some((state, life.present)),
+        room: true,
+        steady,
+        life: (!life.known).then_some((state, life.present)),
         asked: Vec::new(),
     };
     let ended = runner.run(happened, leash).await;
@@ -175,6 +180,8 @@ fn open_store(
 struct Lives {
     present: Life,
     changed: bool,
+    /// Whether the state directory remembers exactly this one.
+    known: bool,
 }
 
 /// What this host, this life and this build settle.
@@ -194,10 +201,11 @@ fn settings(options: &Options, state: &StateDir) -> anyhow::Result<(Settings, Li
     };
     settings.observe = options.observe;
     settings.wall_offset_s = (wall_us().saturating_sub(boot_time_us())) / 1_000_000;
-    let changed = earlier.is_some_and(|earlier| earlier != life);
+    let known = earlier.as_ref() == Some(&life);
     let lives = Lives {
+        changed: earlier.is_some() && !known,
+        known,
         present: life,
-        changed,
     };
     Ok((settings, lives))
 }

@@ -11,6 +11,7 @@ mod local;
 mod outcome;
 mod outgoing;
 mod retention;
+mod steady;
 mod store;
 mod tasks;
 pub(crate) mod trial;
@@ -35,6 +36,7 @@ use outpost_proto::ids::Conn;
 use outpost_proto::message::Health;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::ahead;
 use crate::catalogue::{self, Catalogue};
 use crate::health::Sampler;
 use crate::life::{self, Life};
@@ -45,6 +47,7 @@ use durable::Synced;
 use link::LinkJob;
 use outgoing::Outgoing;
 use retention::Held;
+use steady::Steady;
 pub(crate) use store::wall_us;
 use store::{AgentStore, Encoded};
 use tasks::{Current, Tasks};
@@ -135,6 +138,10 @@ struct Runner {
     identity: Identity,
     /// What follows from speaking itself: the first events of the next turn.
     pending: Vec<Event>,
+    /// Whether there is room on disk, as the core was told last.
+    room: bool,
+    /// Remembers that this process did not last, until it has.
+    steady: Steady,
     /// The present life, until the state directory remembers it.
     life: Option<(StateDir, Life)>,
     /// Who asked in this turn: they are told what is so after it.
@@ -166,7 +173,10 @@ impl Runner {
             tokio::select! {
                 biased;
                 // The leash first: its end is the end.
-                () = over(leash.as_ref()) => return Ok(()),
+                () = over(leash.as_ref()) => {
+                    self.steady.ends();
+                    return Ok(());
+                }
                 _ = terminate.recv() => stop(&mut events, &mut stopping)?,
                 _ = interrupt.recv() => stop(&mut events, &mut stopping)?,
                 _ = hangup.recv() => self.reload(&mut events),
@@ -174,6 +184,9 @@ impl Runner {
                 _ = sample.tick() => {
                     events.extend(self.certificate.event(false, boot_time_us(), wall_us()));
                     events.push(Event::Health(self.health()));
+                    let room = self.store.has_room() && self.sampler.has_room(self.room);
+                    events.extend(self.room_is(room));
+                    self.steady.lived();
                     self.tasks.let_go();
                     if self.tasks.rests() {
                         memory::let_go();
@@ -201,9 +214,20 @@ impl Runner {
             self.remember_trouble(&events);
             events.clear();
             if done {
+                self.steady.ends();
                 return self.last_words().await;
             }
         }
+    }
+
+    /// On a full disk the earlier life stays on record until there is room: to be found again means nothing worse than
+    /// to be reported as interrupted again.
+    fn remember(&mut self, state: StateDir, life: Life) -> anyhow::Result<()> {
+        match life::remember(state.path(), &life) {
+            Err(error) if ahead::is_full(&error) => self.life = Some((state, life)),
+            remembered => remembered.context("remembering which life this is")?,
+        }
+        Ok(())
     }
 
     fn synced(&mut self, synced: &Synced) {
@@ -307,7 +331,7 @@ impl Runner {
         if let Turn::NotCommitted(why) = turn {
             tracing::error!("nothing was said, because nothing could be recorded: {why}");
         } else if let Some((state, life)) = self.life.take() {
-            life::remember(state.path(), &life).context("remembering which life this is")?;
+            self.remember(state, life)?;
         }
         // Starts first: a free slot waits for nothing else of this turn.
         let (starts, others): (Vec<_>, Vec<_>) = speech
@@ -319,7 +343,27 @@ impl Runner {
             done |= self.speak(said);
         }
         self.outgoing.flush(&mut self.pending);
+        if !self.store.has_room() {
+            let full = self.room_is(false);
+            self.pending.extend(full);
+        }
         Ok(done)
+    }
+
+    /// Whether there is room on disk for more work: told when it changes.
+    fn room_is(&mut self, room: bool) -> Option<Event> {
+        if self.room == room {
+            return None;
+        }
+        self.room = room;
+        if room {
+            tracing::info!("there is room on disk again: work is taken");
+        } else {
+            tracing::error!(
+                "too little room on disk: new work is refused; what runs goes on and is reported"
+            );
+        }
+        Some(Event::Room(room))
     }
 
     fn speak(&mut self, speech: Speech) -> bool {
@@ -351,7 +395,10 @@ impl Runner {
             }
             Speech::Cancel { attempt } => self.tasks.cancel(attempt),
             Speech::InTouch => self.tasks.in_touch(),
-            Speech::Discard { attempt } => self.tasks.discard(attempt),
+            Speech::Discard { attempt } => {
+                self.steady.ends();
+                self.tasks.discard(attempt);
+            }
             Speech::Refused {
                 attempt,
                 entry,

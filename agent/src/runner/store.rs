@@ -68,6 +68,11 @@ impl AgentStore {
         (self.ledger.bytes(), self.ledger.limits().bytes)
     }
 
+    /// Whether there is space for what is to be recorded of everything that is held.
+    pub(super) fn has_room(&self) -> bool {
+        self.journal.has_room() && self.ledger.has_room()
+    }
+
     pub(super) fn journal_bytes(&self) -> u64 {
         self.journal.bytes()
     }

@@ -7,13 +7,12 @@ use std::path::Path;
 use super::Findings;
 use crate::catalogue::Catalogue;
 use crate::commands::words::bytes;
+use crate::health::LEAST_BYTES;
 use crate::runner::{Ask, ask};
 use crate::state_dir::{Identity, StateDir, StateError};
 
 const CHECK: &str = "state";
 const SPACE: &str = "space";
-/// Below this an agent may be unable to record what it does: journal, ledger segment, and an exit record per attempt.
-const LEAST_BYTES: u64 = 64 << 20;
 /// Below this a log or two can fill the disk.
 const LITTLE_BYTES: u64 = 1 << 30;
 /// Inodes below which attempts may be unable to have a directory.

@@ -1,0 +1,113 @@
+//! Disk space that is taken before it is needed: what must be recorded of work that was begun still fits when somebody
+//! else has filled the disk.
+//!
+//! Journal and ledger keep their files allocated ahead of their ends. The size of a file does not change by it, so that
+//! readers see nothing. While the space ahead is less than it should be, the agent takes no new work.
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::FallocateFlags;
+
+/// Bytes that are taken at once.
+const STEP: u64 = 2 << 20;
+/// Bytes that are there at any time: an end of each attempt that an agent holds, some hundred bytes each, and hours of
+/// heartbeats.
+const LEAST: u64 = 1 << 20;
+
+/// What is allocated of one file.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    /// Up to this offset.
+    until: u64,
+    /// Whether as much is there as should be. Also where the file system cannot do this at all.
+    enough: bool,
+}
+
+impl Ahead {
+    /// Takes space behind `end`, the last byte that is written.
+    ///
+    /// # Errors
+    /// When the disk is broken. A full one is no error.
+    pub(crate) fn of(file: &File, end: u64) -> io::Result<Self> {
+        let mut ahead = Self {
+            until: end,
+            enough: true,
+        };
+        ahead.take(file, end)?;
+        Ok(ahead)
+    }
+
+    /// Takes more once `end` has come near to what is there.
+    ///
+    /// # Errors
+    /// As [`Ahead::of`].
+    pub(crate) fn take(&mut self, file: &File, end: u64) -> io::Result<()> {
+        if self.until >= end + LEAST {
+            return Ok(());
+        }
+        // From the end on: what is allocated already costs nothing.
+        for bytes in [STEP, LEAST] {
+            self.enough = allocate(file, end, bytes)?;
+            if self.enough {
+                self.until = end + bytes;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is enough.
+    pub(crate) fn is_enough(&self) -> bool {
+        self.enough
+    }
+}
+
+/// Whether the space is there now, or cannot be taken on such a file system.
+fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<bool> {
+    use io::ErrorKind as K;
+    loop {
+        let taken = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes);
+        let error = match taken {
+            Ok(()) => return Ok(true),
+            Err(errno) => io::Error::from(errno),
+        };
+        match error.kind() {
+            K::Interrupted => {}
+            K::Unsupported | K::InvalidInput => return Ok(true),
+            _ if is_full(&error) => return Ok(false),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Whether there was no room for something.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::StorageFull | K::QuotaExceeded | K::FileTooLarge
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_taken_ahead_is_there_and_cannot_be_seen() {
+        let file = tempfile::tempfile().unwrap();
+        let mut ahead = Ahead::of(&file, 0).unwrap();
+        assert!(ahead.is_enough());
+        let taken = || file.metadata().unwrap().blocks() * 512;
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        assert!(taken() >= STEP);
+        let before = taken();
+        ahead.take(&file, LEAST).unwrap();
+        assert_eq!(taken(), before, "there is enough still");
+        ahead.take(&file, LEAST + 1).unwrap();
+        assert!(taken() > before);
+    }
+}
