@@ -145,7 +145,7 @@ impl Handle {
         let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
         let outbox = self.sessions.enter(conn);
         if self
-            .link(Event::Opened {
+            .link(|| Event::Opened {
                 conn,
                 tenant,
                 agent,
@@ -164,13 +164,13 @@ impl Handle {
     /// One frame arrived. Waits while the driver is busy: the peer is slowed down, not the process. `false` when the
     /// orchestrator is stopping.
     pub async fn frame(&self, conn: Conn, messages: Vec<UpMessage>) -> bool {
-        self.link(Event::Frame { conn, messages }).await
+        self.link(|| Event::Frame { conn, messages }).await
     }
 
     /// A stream is gone.
     pub async fn closed(&self, conn: Conn) {
         self.sessions.leave(conn);
-        self.link(Event::Closed { conn }).await;
+        self.link(|| Event::Closed { conn }).await;
     }
 
     /// Changes whenever something new about the tenant is committed; the notices themselves are in the database.
@@ -209,8 +209,15 @@ impl Handle {
         !self.inbox.is_closed()
     }
 
-    async fn link(&self, event: Event) -> bool {
-        self.inbox.send(Item::Link(event)).await.is_ok()
+    /// Waits for room first: an event is large, and a stream's task would carry the place for one as long as it lives.
+    async fn link(&self, event: impl FnOnce() -> Event) -> bool {
+        match self.inbox.reserve().await {
+            Ok(room) => {
+                room.send(Item::Link(event()));
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     async fn call(&self, event: impl FnOnce(Call) -> Event) -> Result<Answer, AskError> {

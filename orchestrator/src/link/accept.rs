@@ -116,7 +116,8 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 async fn connection(stream: TcpStream, address: SocketAddr, stranger: Stranger, context: Context) {
-    let (tls, peer) = match handshake(stream, &context).await {
+    // Boxed, as the rest: what one phase needs is not kept through the next, which may last for days.
+    let (tls, peer) = match Box::pin(handshake(stream, &context)).await {
         Ok(shaken) => shaken,
         Err(error) => return debug!(%address, %error, "no connection"),
     };
@@ -151,41 +152,50 @@ async fn handshake(
     Ok((tls, peer))
 }
 
-async fn serve(tls: TlsStream<TcpStream>, peer: Peer, address: SocketAddr, context: &Context) {
+/// Serves HTTP/2 to the connection's end. Not async itself: the future holds the connection once.
+fn serve(
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+    address: SocketAddr,
+    context: &Context,
+) -> impl Future<Output = ()> + Send {
     let over = expiry(match &peer {
         Peer::Agent(identity) => Some(identity.not_after),
         Peer::Anonymous => None,
     });
     let calls = Calls::default();
     let caller = Caller {
-        stream: Stream::default(),
         peer: Arc::new(peer),
         calls: calls.clone(),
+        stream: Stream::default(),
     };
     let services = context.services.clone();
     let service = hyper::service::service_fn(move |request| {
-        let call = services.clone().call(caller.clone(), request);
+        // Boxed: the answer's body, which is an agent's whole stream, is not to carry the room for making it.
+        let call = Box::pin(services.clone().call(caller.clone(), request));
         async move { Ok::<_, std::convert::Infallible>(call.await) }
     });
-    let connection =
-        http2_limits(&context.services.tasks).serve_connection(TokioIo::new(tls), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        biased;
-        result = connection.as_mut() => Some(result),
-        () = over => None,
-        () = idle(&calls, IDLE) => None,
-        () = context.stop.cancelled() => None,
-    };
-    let result = match ended {
-        Some(result) => result,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+    let http2 = http2_limits(&context.services.tasks);
+    let mut connection = Box::pin(http2.serve_connection(TokioIo::new(tls), service));
+    let stop = context.stop.clone();
+    async move {
+        let ended = tokio::select! {
+            biased;
+            result = connection.as_mut() => Some(result),
+            () = over => None,
+            () = idle(&calls, IDLE) => None,
+            () = stop.cancelled() => None,
+        };
+        let result = match ended {
+            Some(result) => result,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = result {
+            debug!(%address, %error, "the connection broke");
         }
-    };
-    if let Err(error) = result {
-        debug!(%address, %error, "the connection broke");
     }
 }
 
