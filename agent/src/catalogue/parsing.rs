@@ -37,6 +37,17 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("type", "it is `kind` here"),
     ("uid", "it is `user` here: the account's name"),
 ];
+/// What the parser calls tables that are not there, and how they are written.
+const TABLES: [(&str, &str); 2] = [
+    (
+        "expected struct RawParam",
+        "each parameter is a table: `[entry.NAME.param.PARAMETER]`, and `kind = \"int\"` or another kind below it",
+    ),
+    (
+        "expected struct RawEntry",
+        "each entry is a table: `[entry.NAME]`, and `argv = [\"/path/of/program\"]` below it",
+    ),
+];
 /// Keys whose values are a length of time.
 const TIMES: [&str; 2] = ["timeout", "grace"];
 /// Characters of a value that are shown.
@@ -46,6 +57,10 @@ const SHOWN: usize = 60;
 pub(super) fn told(text: &str, offset: Option<usize>, message: &str) -> String {
     if let Some(unknown) = unknown(message) {
         return unknown;
+    }
+    let tables = TABLES.iter().find(|(theirs, _)| message.contains(theirs));
+    if let Some((_, ours)) = tables {
+        return (*ours).to_owned();
     }
     let written = offset.and_then(|offset| Written::at(text, offset));
     let better = written.and_then(|written| written.better(message));
@@ -99,7 +114,9 @@ impl<'a> Written<'a> {
                 ))
             } else if message.ends_with("expected a string") && is_number && TIMES.contains(key) {
                 Some(format!("{found}: it needs a unit, `{key} = \"{value}s\"`"))
-            } else if message.ends_with("expected a string") && !value.starts_with(['[', '{']) {
+            } else if message.ends_with("expected a string") && value.starts_with('[') {
+                Some(format!("{found}: put each element in quotes"))
+            } else if message.ends_with("expected a string") && !value.starts_with('{') {
                 Some(format!("{found}: put it in quotes, `{key} = \"{value}\"`"))
             } else if message.ends_with("expected a boolean") {
                 Some(format!("{found}: write `true` or `false`, without quotes"))
@@ -156,6 +173,18 @@ mod tests {
             (
                 "[entry.a]\nworkdir = /srv\nargv = [\"/bin/true\"]\n",
                 "workdir: text stands in quotes: `workdir = \"/srv\"`",
+            ),
+            (
+                "[entry.a]\nargv = [\"/bin/echo\", 5]\n",
+                "argv: `[\"/bin/echo\", 5]` is not what it takes: put each element in quotes",
+            ),
+            (
+                "[entry.a]\nargv = [\"/bin/echo\"]\nparam = { n = \"int\" }\n",
+                "each parameter is a table: `[entry.NAME.param.PARAMETER]`, and `kind = \"int\"` or another kind below it",
+            ),
+            (
+                "[entry]\nargv = [\"/bin/echo\"]\n",
+                "each entry is a table: `[entry.NAME]`, and `argv = [\"/path/of/program\"]` below it",
             ),
             (
                 "[extract]\nargv = [\"/bin/true\"]\n",
