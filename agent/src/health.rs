@@ -10,6 +10,9 @@ use outpost_proto::message::Health;
 /// Below this an agent may be unable to record what it does: journal, ledger segment, and an exit record per attempt.
 pub const LEAST_BYTES: u64 = 64 << 20;
 
+/// Below this no new work is taken: what was begun has its space already, a new attempt's files and log have not.
+const ROOM_BYTES: u64 = 16 << 20;
+
 /// Samples the host; remembers the last sample, because processor time is a difference.
 #[derive(Debug)]
 pub struct Sampler {
@@ -36,11 +39,7 @@ impl Sampler {
     /// Whether the disk has room for more work. `had`: whether it had before; it must come back by more than it went.
     #[must_use]
     pub fn has_room(&self, had: bool) -> bool {
-        let least = if had {
-            LEAST_BYTES
-        } else {
-            LEAST_BYTES / 4 * 5
-        };
+        let least = if had { ROOM_BYTES } else { ROOM_BYTES / 4 * 5 };
         let free = rustix::fs::statvfs(&self.state_dir)
             .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
         free.map_or(true, |free| free >= least)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use outpost_e2e::api::attempts_of;
 use outpost_e2e::binaries::Binary;
 use outpost_e2e::wait::so;
-use outpost_e2e::{Agent, World, eventually};
+use outpost_e2e::{Agent, Entry, World, eventually};
 use serde_json::json;
 
 use crate::kills::{ONE_GATE, gate};
@@ -117,4 +117,118 @@ fn d3_a_failed_sync_ends_the_agent_and_the_next_one_goes_on_from_what_is_surely_
     assert!(attempts[0].get("late").is_none(), "{tree:#}");
     assert_eq!(world.starts_of("wait"), 1);
     let _ = agent.command(&["ledger", "verify"]).ok();
+}
+
+/// Fills the file system of a directory to the last byte; gone when it is dropped.
+struct Filled(PathBuf);
+
+impl Filled {
+    fn all_of(dir: &Path) -> Self {
+        use std::io::Write as _;
+        let path = dir.join("somebody-elses");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            let bytes = vec![1; size];
+            while file.write_all(&bytes).is_ok() {}
+        }
+        let error = file.write_all(b"x").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+        Self(path)
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A file system of its own for an agent's state, unmounted when it is dropped.
+struct Small(PathBuf);
+
+impl Small {
+    fn at(dir: &Path, size: &str) -> Self {
+        std::fs::create_dir(dir).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args([
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("mode=755,size={size}"),
+            "none",
+        ]);
+        assert!(mount.arg(dir).status().unwrap().success());
+        Self(dir.to_owned())
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let mut unmount = std::process::Command::new("umount");
+        let _ = unmount.arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn d1_on_a_full_disk_outcomes_are_reported_new_work_is_refused_and_nothing_is_lost() {
+    let world = World::new();
+    let api = world.api();
+    let small = Small::at(&world.dir().join("small"), "160m");
+    let body = "until [ -e \"$shared/talk\" ]; do sleep 0.05; done\nyes | head -c 3000000\nuntil [ -e \"$shared/go\" ]; do sleep 0.05; done";
+    let entries = [Entry::script("gate", body)];
+    let token = world.token_file(&api, "site-1");
+    let mut agent = world.stranger("site-1", &entries);
+    agent.state = small.0.join("state");
+    let _ = agent
+        .command(&["enrol", "--token-file", &token.to_string_lossy()])
+        .ok();
+    agent.start();
+    agent.live(&api);
+    let _ = api.apply(ONE_GATE).ok();
+    let runs = (0..3)
+        .map(|_| api.trigger("one", &json!({})))
+        .collect::<Vec<_>>();
+    for run in &runs {
+        let _ = api.attempt_in(run, "wait", "running");
+    }
+    let filled = Filled::all_of(&small.0);
+    eventually("it says so", || {
+        so(agent.logged().contains("too little room on disk"))
+    });
+    eventually("heartbeats tell it", || {
+        so(api.agent("site-1")?["disk_percent"].as_u64()? >= 99)
+    });
+    let refused = api.trigger("one", &json!({}));
+    eventually("new work is refused with its reason", || {
+        so(agent.logged().contains("the disk has too little room"))
+    });
+    // Tasks write as much as they like, a runner is killed and comes back, and every outcome is told.
+    world.allow("talk");
+    agent.kill_runner();
+    agent.start();
+    agent.live(&api);
+    world.allow("go");
+    for run in &runs {
+        let tree = api.succeeded(run);
+        assert_eq!(attempts_of(&tree, "wait").len(), 1, "{tree:#}");
+    }
+    assert_eq!(world.starts_of("wait"), 3, "the refused one did not start");
+    assert_eq!(api.run(&refused).unwrap()["state"], "running");
+    drop(filled);
+    let tree = outpost_e2e::eventually_within(Duration::from_secs(120), "it runs now", || {
+        let tree = api.run(&refused)?;
+        (tree["state"] == "succeeded").then_some(tree)
+    });
+    let told = attempts_of(&tree, "wait");
+    assert!(
+        told.iter().any(|one| one["outcome"] == "refused{disk}"),
+        "{tree:#}"
+    );
+    assert_eq!(world.starts_of("wait"), 4);
+    let _ = agent.command(&["ledger", "verify"]).ok();
+    agent.kill_runner();
+    drop(agent);
+    drop(world);
+    drop(small);
 }

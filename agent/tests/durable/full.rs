@@ -1,0 +1,142 @@
+//! Journal and ledger on a disk that somebody else has filled: what must be recorded of work that was begun still fits.
+
+use std::path::{Path, PathBuf};
+
+use outpost_agent::journal::Journal;
+use outpost_agent::ledger::{DEFAULT_LIMIT_BYTES, Kind, Ledger, verify};
+use outpost_proto::limits::HELD_ATTEMPTS;
+use outpost_proto::message::AttemptState;
+
+use crate::writes::{attempt, report, settled};
+
+/// A small file system of its own, unmounted when it is dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn of(mib: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "none"]);
+        assert!(mount.arg(dir.path()).status().unwrap().success());
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes every byte that is left.
+    fn fill(&self) -> PathBuf {
+        use std::io::Write as _;
+        let path = self.path().join("somebody-elses");
+        let mut file = std::fs::File::create(&path).unwrap();
+        for size in [1 << 20, 4096, 1] {
+            let bytes = vec![1; size];
+            while file.write_all(&bytes).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let mut unmount = std::process::Command::new("umount");
+        let _ = unmount.arg("-l").arg(self.path()).status();
+    }
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn d1_the_ends_of_all_attempts_that_can_be_held_fit_into_a_journal_on_a_full_disk() {
+    let small = Small::of(24);
+    let mut journal = Journal::open(small.path()).unwrap();
+    let held = HELD_ATTEMPTS as u128;
+    for id in 0..held {
+        journal
+            .append(&[attempt(id, AttemptState::Running, 200)])
+            .unwrap();
+    }
+    assert!(journal.has_room());
+    small.fill();
+    for id in 0..held {
+        let over = AttemptState::Finished(report());
+        journal.commit(&[attempt(id, over, 200)]).unwrap();
+    }
+    let told = journal.snapshot();
+    drop(journal);
+    let again = Journal::open(small.path()).unwrap();
+    assert_eq!(again.snapshot(), told);
+    assert!(
+        told.attempts
+            .iter()
+            .all(|held| matches!(held.state, AttemptState::Finished(_)))
+    );
+    assert!(!again.has_room(), "no new work");
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn d1_a_long_journal_goes_on_while_there_is_no_room_for_a_shorter_one() {
+    let small = Small::of(16);
+    let mut journal = Journal::open(small.path()).unwrap();
+    let long = |journal: &Journal, bytes: u64| journal.bytes() < bytes;
+    let mut id = 0;
+    // All of it is still held: a shorter one would be as long.
+    while long(&journal, (4 << 20) - (200 << 10)) {
+        journal
+            .append(&[attempt(id, AttemptState::Running, 60 << 10)])
+            .unwrap();
+        id += 1;
+    }
+    let filled = small.fill();
+    while long(&journal, (4 << 20) + (100 << 10)) {
+        journal
+            .append(&[attempt(id, AttemptState::Running, 60 << 10)])
+            .unwrap();
+        id += 1;
+    }
+    assert!(!small.path().join("journal.new").exists());
+    assert!(journal.bytes() > 4 << 20 && !journal.has_room());
+    (0..id).for_each(|id| {
+        journal.append(&[settled(id)]).unwrap();
+    });
+    std::fs::remove_file(filled).unwrap();
+    for id in 0..1000 {
+        journal.append(&[settled(id)]).unwrap();
+    }
+    assert!(journal.bytes() < 1 << 20, "{} bytes", journal.bytes());
+    assert!(journal.has_room());
+    let told = journal.snapshot();
+    drop(journal);
+    assert_eq!(Journal::open(small.path()).unwrap().snapshot(), told);
+}
+
+#[test]
+#[ignore = "needs: root"]
+fn d1_a_ledger_goes_on_in_its_segment_while_there_is_no_room_for_the_next() {
+    let small = Small::of(24);
+    let dir = small.path().join("ledger");
+    let mut ledger = Ledger::open(&dir, DEFAULT_LIMIT_BYTES, 1).unwrap();
+    let frame = vec![7; 32 << 10];
+    let mut frames = 0;
+    let mut until = |ledger: &mut Ledger, bytes: u64| {
+        while ledger.bytes() < bytes {
+            ledger.append(Kind::Frame, 1, 1, &frame);
+            ledger.sync().unwrap();
+            frames += 1;
+        }
+    };
+    until(&mut ledger, (16 << 20) - (100 << 10));
+    let filled = small.fill();
+    until(&mut ledger, (16 << 20) + (700 << 10));
+    assert!(!ledger.has_room());
+    assert!(!dir.join("000002.led").exists());
+    drop(ledger);
+    let mut ledger = Ledger::open(&dir, DEFAULT_LIMIT_BYTES, 2).unwrap();
+    std::fs::remove_file(filled).unwrap();
+    until(&mut ledger, 17 << 20);
+    assert!(ledger.has_room());
+    assert!(dir.join("000002.led").exists());
+    drop(ledger);
+    assert_eq!(verify(&dir).unwrap().frames, frames);
+}
