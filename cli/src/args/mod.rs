@@ -206,6 +206,8 @@ pub(crate) enum ClientCommand {
     Explain {
         /// The run's id, or a unique beginning of it.
         run: String,
+        /// Only this task of it.
+        task: Option<String>,
     },
     /// List agents, invite and remove them, say what they get to do.
     #[command(after_help = agents::EXAMPLES)]

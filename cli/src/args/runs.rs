@@ -44,7 +44,8 @@ Examples:
 
 pub(super) const EXPLAIN: &str = "\
 Examples:
-  outpost explain 4f1d9c02";
+  outpost explain 4f1d9c02
+  outpost explain 4f1d9c02 upload";
 
 pub(super) const LOGS: &str = "\
 Examples:

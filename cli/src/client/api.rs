@@ -192,6 +192,7 @@ pub(crate) struct AgentItem {
     pub(crate) memory_percent: Option<u32>,
     pub(crate) disk_percent: Option<u32>,
     pub(crate) certificate_days_left: Option<i64>,
+    pub(crate) certificate_not_after: Option<String>,
     /// Assigned and not over.
     #[serde(default)]
     pub(crate) attempts: u32,

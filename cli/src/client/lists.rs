@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::api::{AgentItem, Attempt, Items, Reason, RunItem, outcome_words};
@@ -9,6 +10,9 @@ use super::http::parse;
 use super::tree::{day_and_clock, took};
 use crate::failure::Failure;
 use crate::output::{Column, Out, Table, clean};
+
+/// Of a certificate.
+const EXPIRED: &str = "expired";
 
 /// `outpost runs`; `is_some`: only some were asked for.
 pub(crate) fn runs(value: &Value, is_some: bool, out: Out) -> Result<(), Failure> {
@@ -97,7 +101,7 @@ fn agents_table(items: Vec<AgentItem>) -> Table {
             (free, None) => count(free),
             (None, Some(_)) => String::new(),
         };
-        let flags = flags(&item);
+        let (flags, left) = (flags(&item), certificate_left(&item, Timestamp::now()));
         let queues = item.queues.join(",");
         let labels = labels(&item.labels);
         table.row(vec![
@@ -108,9 +112,7 @@ fn agents_table(items: Vec<AgentItem>) -> Table {
             percent(item.cpu_percent),
             percent(item.memory_percent),
             percent(item.disk_percent),
-            item.certificate_days_left
-                .map(|days| format!("{days} d"))
-                .unwrap_or_default(),
+            left.unwrap_or_default(),
             item.last_heard
                 .as_deref()
                 .map(day_and_clock)
@@ -122,6 +124,23 @@ fn agents_table(items: Vec<AgentItem>) -> Table {
         ]);
     }
     table
+}
+
+/// How long its certificate still lives, in the unit that fits: `6 d`, `5 h`, `40 min`, `30 s`. An agent's life is in
+/// days in one place and in minutes in another.
+fn certificate_left(item: &AgentItem, now: Timestamp) -> Option<String> {
+    let ends = item.certificate_not_after.as_deref();
+    let Some(ends) = ends.and_then(|text| text.parse::<Timestamp>().ok()) else {
+        return item.certificate_days_left.map(|days| format!("{days} d"));
+    };
+    let seconds = ends.duration_since(now).as_secs();
+    Some(match seconds {
+        ..=0 => EXPIRED.to_owned(),
+        1..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        172_800.. => format!("{} d", seconds / 86_400),
+    })
 }
 
 /// What the agent says of itself, and what was decided about it here.
@@ -149,6 +168,7 @@ pub(crate) fn labels(labels: &BTreeMap<String, String>) -> String {
 pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
     let item: AgentItem = parse(value.clone())?;
     let shown = flags(&item);
+    let left = certificate_left(&item, Timestamp::now());
     out.either(value, |out| {
         let line = |name: &str, text: String| {
             if !text.is_empty() {
@@ -172,12 +192,11 @@ pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
         line("cpu", percent(item.cpu_percent));
         line("memory", percent(item.memory_percent));
         line("disk", percent(item.disk_percent));
-        let days = item.certificate_days_left;
-        line(
-            "certificate",
-            days.map(|days| format!("{days} days left"))
-                .unwrap_or_default(),
-        );
+        let left = left.map(|left| match left.as_str() {
+            EXPIRED => left,
+            _ => format!("{left} left"),
+        });
+        line("certificate", left.unwrap_or_default());
     });
     Ok(())
 }
@@ -239,6 +258,30 @@ mod tests {
 
     fn at_widths(table: &Table) -> String {
         [60, 80, 120].map(|width| shown(table, width)).join("\n")
+    }
+
+    #[test]
+    fn what_is_left_of_a_certificate_is_told_in_its_own_unit() {
+        let now: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let left = |ends: &str| {
+            let item = format!(
+                r#"{{"agent":"a","presence":"live","certificate_days_left":0,"certificate_not_after":"{ends}"}}"#
+            );
+            certificate_left(&serde_json::from_str(&item).unwrap(), now).unwrap()
+        };
+        let ends = [
+            ("2026-03-08T12:00:00Z", "7 d"),
+            ("2026-03-02T12:00:00Z", "24 h"),
+            ("2026-03-01T17:59:59Z", "5 h"),
+            ("2026-03-01T12:40:00Z", "40 min"),
+            ("2026-03-01T12:01:00Z", "60 s"),
+            ("2026-03-01T12:00:00Z", "expired"),
+            ("2026-02-01T12:00:00Z", "expired"),
+            ("no time", "0 d"),
+        ];
+        for (ends, expected) in ends {
+            assert_eq!(left(ends), expected, "{ends}");
+        }
     }
 
     #[test]

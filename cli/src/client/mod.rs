@@ -15,6 +15,7 @@ mod params;
 mod runs;
 pub(crate) mod sse;
 pub(crate) mod tree;
+mod waiting;
 mod watch;
 mod workflows;
 
@@ -51,7 +52,9 @@ pub(crate) async fn run(
         ClientCommand::Watch { run } => runs::watch_to_end(client, &run, out).await,
         ClientCommand::Rerun(args) => runs::rerun(client, &args, out).await,
         ClientCommand::Cancel(args) => runs::cancel(client, &args, out).await,
-        ClientCommand::Explain { run } => runs::explain(client, &run, out).await,
+        ClientCommand::Explain { run, task } => {
+            runs::explain(client, &run, task.as_deref(), out).await
+        }
         ClientCommand::Agents { command } => {
             agents::run(client, command.unwrap_or(AgentsCommand::List), out).await
         }

@@ -331,11 +331,26 @@ fn meant(tree: &RunTree, tasks: &[String], failure: Failure) -> Failure {
     failure.advised(help)
 }
 
-/// `outpost explain RUN`
-pub(super) async fn explain(client: &Client, given: &str, out: Out) -> Result<(), Failure> {
+/// `outpost explain RUN [TASK]`
+pub(super) async fn explain(
+    client: &Client,
+    given: &str,
+    task: Option<&str>,
+    out: Out,
+) -> Result<(), Failure> {
     let run = id(client, given).await?;
-    lists::reasons(
-        &client.ask(&Ask::get(&["runs", &run, "explain"])).await?,
-        out,
-    )
+    let mut value = client.ask(&Ask::get(&["runs", &run, "explain"])).await?;
+    if let Some(task) = task
+        && let Some(items) = value.get_mut("items").and_then(Value::as_array_mut)
+    {
+        let named = |item: &Value| item.get("task").and_then(Value::as_str).map(str::to_owned);
+        let names: Vec<String> = items.iter().filter_map(named).collect();
+        items.retain(|item| named(item).as_deref() == Some(task));
+        if items.is_empty() {
+            let unknown = Failure::NotFound(format!("the run has no task `{task}`"));
+            let names = names.iter().map(String::as_str);
+            return Err(unknown.advised(suggest::sentence(task, names)));
+        }
+    }
+    lists::reasons(&value, out)
 }

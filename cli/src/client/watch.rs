@@ -13,6 +13,7 @@ use super::api::{AttemptNode, RunTree, TaskNode};
 use super::http::{Ask, Client};
 use super::sse::{Following, Signal};
 use super::tree::{self, Pen, clock, took};
+use super::waiting::Waiting;
 use crate::failure::Failure;
 use crate::output::{Live, Out, Tone, clean};
 
@@ -49,8 +50,10 @@ pub(crate) async fn watch_from(
     let mut frames = interval(FRAME);
     frames.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut due: Option<Instant> = None;
+    let mut waiting = Waiting::new();
     loop {
         let looking = due.unwrap_or_else(Instant::now);
+        let wondering = waiting.due().filter(|_| !view.is_silent());
         let now = tokio::select! {
             biased;
             // First what was seen to happen: a storm of events must not keep anybody from looking.
@@ -66,6 +69,12 @@ pub(crate) async fn watch_from(
                     false
                 }
             },
+            () = sleep_until(wondering.unwrap_or(looking)), if wondering.is_some() => {
+                for line in waiting.ask(client, run).await? {
+                    view.note(&line);
+                }
+                false
+            }
             _ = frames.tick(), if view.is_live() => {
                 view.frame();
                 false
@@ -77,7 +86,7 @@ pub(crate) async fn watch_from(
         due = None;
         match look(client, run, &mut view).await? {
             Look::Over(tree) => return Ok(*tree),
-            Look::Goes => {}
+            Look::Goes(tree) => waiting.saw(&tree, Instant::now()),
             Look::Away => due = Some(Instant::now() + AWAY),
         }
     }
@@ -85,7 +94,7 @@ pub(crate) async fn watch_from(
 
 /// What a look found.
 enum Look {
-    Goes,
+    Goes(Box<RunTree>),
     Over(Box<RunTree>),
     /// Nothing: the server could not answer.
     Away,
@@ -103,10 +112,12 @@ async fn look(client: &Client, run: &str, view: &mut View) -> Result<Look, Failu
         Err(failure) => return Err(failure),
     };
     view.update(tree.clone());
-    Ok(if tree.is_over() {
-        Look::Over(Box::new(tree))
+    let over = tree.is_over();
+    let tree = Box::new(tree);
+    Ok(if over {
+        Look::Over(tree)
     } else {
-        Look::Goes
+        Look::Goes(tree)
     })
 }
 
@@ -139,6 +150,23 @@ impl View {
 
     fn is_live(&self) -> bool {
         matches!(self, Self::Tree(..))
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self, Self::Silent)
+    }
+
+    /// Says something beside the results.
+    fn note(&mut self, line: &str) {
+        match self {
+            Self::Silent => {}
+            Self::Lines(out, _) => out.note(line),
+            Self::Tree(out, live, _) => {
+                live.clear();
+                out.note(line);
+                self.frame();
+            }
+        }
     }
 
     fn update(&mut self, tree: RunTree) {
