@@ -2,9 +2,12 @@
 
 mod asks;
 mod cancel;
+mod clones;
 mod configure;
+mod dead;
 mod explain;
 mod faults;
+mod freezes;
 mod invariants;
 mod lifecycle;
 mod naive;
@@ -12,6 +15,7 @@ mod place;
 mod reconnect;
 mod renewal;
 mod reruns;
+mod restores;
 mod schedule_histories;
 mod schedules;
 mod site;

@@ -13,6 +13,8 @@ pub(super) struct Site {
     pub(super) slots: u16,
     pub(super) flags: Flags,
     pub(super) catalogue_version: u32,
+    pub(super) last: Option<(RecoveryEpoch, CommandSeq)>,
+    pub(super) key: String,
 }
 
 impl Site {
@@ -27,6 +29,8 @@ impl Site {
             slots: 2,
             flags: Flags::default(),
             catalogue_version: 1,
+            last: None,
+            key: "key".into(),
         }
     }
 
@@ -43,7 +47,7 @@ impl Site {
             tenant: name("acme"),
             agent: self.agent.clone(),
             spiffe_id,
-            key_hash: "key".into(),
+            key_hash: self.key.clone(),
             not_after: 0,
         }
     }
@@ -61,7 +65,7 @@ impl Site {
             build: (0, 1, 0),
             schema_hash: 1,
             incarnation: self.incarnation,
-            last: None,
+            last: self.last,
             session_nonce: self.nonce,
             slots: self.slots,
             sandbox: Level::Strict,

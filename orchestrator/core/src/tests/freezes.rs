@@ -1,0 +1,97 @@
+//! Most agents gone at once.
+
+use super::*;
+
+fn sites(rig: &mut Rig, count: usize) -> Vec<Site> {
+    (0..count).map(|n| rig.site(&format!("s{n}"))).collect()
+}
+
+fn is_frozen(rig: &mut Rig) -> bool {
+    let Ok(Answer::Recovery(view)) = rig.ask(Ask::Recovery) else {
+        panic!()
+    };
+    view.frozen_since.is_some()
+}
+
+/// Lets time pass while these send heartbeats.
+fn pass(rig: &mut Rig, alive: &mut [Site], seconds: u64) {
+    for _ in 0..seconds / 10 {
+        rig.pass_ms(10_000);
+        for site in alive.iter_mut() {
+            site.beats(rig);
+        }
+    }
+}
+
+fn lost(rig: &Rig) -> usize {
+    let attempts = rig.mirror.attempts.values();
+    attempts
+        .filter(|attempt| matches!(attempt.phase, Phase::Lost { .. }))
+        .count()
+}
+
+/// Ten agents with a task each that could be given up.
+fn busy() -> (Rig, Vec<Site>) {
+    let mut rig = Rig::with(Settings {
+        restart_grace: std::time::Duration::ZERO,
+        ..Settings::default()
+    });
+    let mut sites = sites(&mut rig, 10);
+    rig.apply(workflow("w", vec![task("a", "load", &[])]));
+    for _ in 0..10 {
+        let (_, said) = rig.trigger("w");
+        let conns = said.iter().filter_map(|speech| match speech {
+            Speech::Send { conn, .. } => Some(*conn),
+            Speech::Close { .. } | Speech::Answer { .. } | Speech::Alarm { .. } => None,
+        });
+        let conn = conns.last().unwrap();
+        let attempt = assigns(&said)[0].attempt;
+        let site = sites.iter_mut().find(|site| site.conn == conn).unwrap();
+        site.tells(&mut rig, attempt, AttemptState::Running);
+    }
+    (rig, sites)
+}
+
+#[test]
+fn half_of_the_agents_gone_are_given_up_and_most_of_them_are_not() {
+    for (gone, frozen) in [(5, false), (6, true), (10, true)] {
+        let (mut rig, mut sites) = busy();
+        pass(&mut rig, &mut sites[gone..], 900);
+        assert_eq!(is_frozen(&mut rig), frozen, "{gone}");
+        assert_eq!(lost(&rig), if frozen { 0 } else { gone }, "{gone}");
+    }
+}
+
+#[test]
+fn one_after_the_other_is_no_mass() {
+    let (mut rig, mut sites) = busy();
+    for gone in 1..=8 {
+        pass(&mut rig, &mut sites[gone..], 150);
+    }
+    assert!(!is_frozen(&mut rig));
+    pass(&mut rig, &mut sites[8..], 600);
+    assert!(lost(&rig) >= 8, "each is given up in its turn");
+}
+
+#[test]
+fn a_freeze_ends_when_they_are_back_or_a_person_says_so() {
+    let (mut rig, mut sites) = busy();
+    pass(&mut rig, &mut sites[8..], 600);
+    assert!(is_frozen(&mut rig));
+    for site in &mut sites[1..8] {
+        site.beats(&mut rig);
+        assert_eq!(lost(&rig), 0);
+    }
+    assert!(is_frozen(&mut rig), "one of eight is still away");
+    sites[0].beats(&mut rig);
+    assert!(!is_frozen(&mut rig));
+    assert_eq!(lost(&rig), 0);
+
+    let (mut rig, mut sites) = busy();
+    pass(&mut rig, &mut sites[8..], 600);
+    let by = "0123".to_owned();
+    assert!(rig.ask(Ask::Unfreeze { by: by.clone() }).is_ok());
+    pass(&mut rig, &mut sites[8..], 20);
+    assert_eq!(lost(&rig), 8, "silence means what it always does");
+    assert_eq!(rig.ask(Ask::Unfreeze { by }), Err(Denied::NotFrozen));
+}

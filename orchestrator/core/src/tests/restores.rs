@@ -1,0 +1,283 @@
+//! Backups, restores, and databases that were copied back.
+
+use crate::event::{Alarm, RecoveryView};
+
+use super::*;
+
+/// What `restore` does to a backup.
+fn restore(rig: &mut Rig, backup: &Mirror) {
+    rig.mirror = backup.clone();
+    rig.mirror.recovery = RecoveryEpoch {
+        counter: rig.mirror.recovery.counter.max(1) + 1,
+        database: 99,
+    };
+    rig.mirror.restored_at = Some(rig.now.0);
+    for tenant in rig.mirror.tenants.values_mut() {
+        tenant.next_fence.0 += crate::limits::FENCE_LEAP;
+    }
+    rig.restart();
+}
+
+fn recovery(rig: &mut Rig) -> RecoveryView {
+    let Ok(Answer::Recovery(view)) = rig.ask(Ask::Recovery) else {
+        panic!()
+    };
+    view
+}
+
+fn finished() -> AttemptState {
+    AttemptState::Finished(report(Outcome::Succeeded))
+}
+
+/// Two agents, and a run whose task was placed, run and settled after the backup.
+fn ran_after_the_backup(entry: &str) -> (Rig, Site, Site, Mirror, RunId, Assign) {
+    let mut rig = Rig::new();
+    let (mut bank, shop) = (rig.site("bank"), rig.site("shop"));
+    let mut spec = workflow("w", vec![task("a", entry, &[]), task("b", entry, &[0])]);
+    spec.tasks[0].retry.retries = 3;
+    rig.apply(spec);
+    for flag in [true, false] {
+        for agent in ["bank", "shop"] {
+            let change = crate::event::AgentChange {
+                cordoned: Some(flag || agent == "shop"),
+                ..Default::default()
+            };
+            rig.ask(Ask::ConfigureAgent {
+                agent: name(agent),
+                change,
+            })
+            .unwrap();
+        }
+        if flag {
+            rig.trigger("w");
+        }
+    }
+    let run = *rig.mirror.runs.keys().next().unwrap();
+    // The backup is of before the task was placed.
+    let mut backup = rig.mirror.clone();
+    backup.attempts.clear();
+    for task in backup.tasks.values_mut() {
+        if task.task == TaskIndex(0) {
+            task.state = TaskState::Queued { since: T0.0 };
+            task.attempts = 0;
+        }
+    }
+    for run in backup.runs.values_mut() {
+        run.agent = None;
+        run.started_at = None;
+    }
+    let attempt = rig.mirror.attempts.values().next().unwrap().clone();
+    let assign = Assign {
+        attempt: attempt.attempt,
+        run,
+        task: attempt.task,
+        fence: attempt.fence,
+        command_seq: CommandSeq(1),
+        entry: name(entry),
+        catalogue_version: CatalogueVersion(1),
+        parameters: vec![],
+        deadline_ms: None,
+        task_name: name("a"),
+        workflow_name: name("w"),
+    };
+    bank.tells(&mut rig, assign.attempt, AttemptState::Running);
+    (rig, bank, shop, backup, run, assign)
+}
+
+#[test]
+fn nothing_finished_runs_again_after_a_restore() {
+    for entry in ["load", "once"] {
+        let (mut rig, mut bank, mut shop, backup, run, assign) = ran_after_the_backup(entry);
+        bank.ends(&mut rig, assign.attempt, Outcome::Succeeded);
+        restore(&mut rig, &backup);
+        assert_eq!(recovery(&mut rig).awaited.len(), 2);
+        // The idle one reports first; the queued task must not go to it.
+        let said = shop.connect(&mut rig, vec![]);
+        assert_eq!(assigns(&said), [], "{entry}");
+        let Ok(Answer::Explained(why)) = rig.ask(Ask::Explain { run }) else {
+            panic!()
+        };
+        assert_eq!(why[0].code, "recovering", "{why:?}");
+        // A key that the backup does not know, and the outcome as the agent remembers it.
+        bank.key = "renewed after the backup".into();
+        let item = bank.item(&assign, finished(), 0);
+        let said = bank.connect(&mut rig, vec![item]);
+        assert_eq!(closes(&said), []);
+        let recovered = rig.attempt(assign.attempt);
+        assert!(recovered.recovered && matches!(recovered.phase, Phase::Finished { .. }));
+        assert_eq!(rig.task_state(run, 0), TaskState::Succeeded, "{entry}");
+        let next = assigns(&said);
+        assert_eq!(next.len(), 1, "what follows goes on: {said:?}");
+        assert_eq!(next[0].task, TaskIndex(1));
+        assert!(next[0].fence > assign.fence, "fences never go back");
+        let view = recovery(&mut rig);
+        assert!(!view.recovering && view.awaited.is_empty());
+    }
+}
+
+#[test]
+fn an_attempt_that_still_runs_is_taken_in_and_goes_on() {
+    let (mut rig, mut bank, mut shop, backup, run, assign) = ran_after_the_backup("once");
+    restore(&mut rig, &backup);
+    shop.connect(&mut rig, vec![]);
+    let item = bank.item(&assign, AttemptState::Running, 1);
+    let said = bank.connect(&mut rig, vec![item]);
+    assert!(directives(&said).contains(&Directive::Keep(assign.attempt)));
+    assert_eq!(
+        rig.task_state(run, 0),
+        TaskState::Active {
+            attempt: assign.attempt
+        }
+    );
+    bank.ends(&mut rig, assign.attempt, Outcome::Succeeded);
+    assert_eq!(rig.task_state(run, 0), TaskState::Succeeded);
+}
+
+#[test]
+fn what_runs_of_a_run_that_the_backup_does_not_know_goes_on_to_its_end() {
+    let (mut rig, mut bank, mut shop, mut backup, _, assign) = ran_after_the_backup("once");
+    backup.runs.clear();
+    backup.tasks.clear();
+    restore(&mut rig, &backup);
+    shop.connect(&mut rig, vec![]);
+    let item = bank.item(&assign, AttemptState::Running, 1);
+    let said = bank.connect(&mut rig, vec![item]);
+    assert!(directives(&said).contains(&Directive::Keep(assign.attempt)));
+    rig.restart();
+    let item = bank.item(&assign, AttemptState::Running, 1);
+    let said = bank.connect(&mut rig, vec![item]);
+    assert!(
+        directives(&said).contains(&Directive::Keep(assign.attempt)),
+        "again"
+    );
+    let said = bank.ends(&mut rig, assign.attempt, Outcome::Succeeded);
+    assert_eq!(directives(&said), [Directive::Forget(assign.attempt)]);
+    let record = &rig.mirror.agents[&(name("acme"), name("bank"))];
+    assert!(record.standing.adopted.is_empty());
+}
+
+#[test]
+fn outcomes_come_in_pages_and_are_counted() {
+    let (mut rig, mut bank, mut shop, backup, run, assign) = ran_after_the_backup("load");
+    bank.ends(&mut rig, assign.attempt, Outcome::Succeeded);
+    restore(&mut rig, &backup);
+    shop.connect(&mut rig, vec![]);
+    let opened = bank.open(&mut rig);
+    rig.turn(&[opened, bank.frame(vec![bank.hello(), bank.catalogue()])]);
+    let page = |items, end| UpMessage::Inventory(InventoryPage { items, end });
+    let others = (0..3).map(|n| InventoryItem {
+        attempt: AttemptId(1000 + n),
+        run: RunId(5),
+        ..bank.item(&assign, finished(), 0)
+    });
+    let first = page(others.collect(), None);
+    assert_eq!(messages(&bank.says(&mut rig, first)), []);
+    let second = page(vec![bank.item(&assign, finished(), 0)], Some(4));
+    let said = bank.says(&mut rig, second);
+    assert!(
+        directives(&said).contains(&Directive::Reconciled),
+        "{said:?}"
+    );
+    assert_eq!(rig.task_state(run, 0), TaskState::Succeeded);
+}
+
+#[test]
+fn a_person_goes_on_without_an_agent_and_a_removed_one_is_not_waited_for() {
+    let (mut rig, _, mut shop, backup, run, _) = ran_after_the_backup("load");
+    restore(&mut rig, &backup);
+    for agent in ["shop", "bank"] {
+        let change = crate::event::AgentChange {
+            cordoned: Some(false),
+            ..Default::default()
+        };
+        rig.ask(Ask::ConfigureAgent {
+            agent: name(agent),
+            change,
+        })
+        .unwrap();
+    }
+    assert_eq!(assigns(&shop.connect(&mut rig, vec![])), []);
+    let mirror = rig.mirror.clone();
+    let (answer, said) = rig.ask_in("acme", Ask::Continue { by: "0123".into() });
+    assert!(matches!(answer, Ok(Answer::Recovery(view)) if !view.recovering));
+    assert_eq!(assigns(&said).len(), 1, "work goes on");
+    assert_eq!(assigns(&said)[0].run, run);
+    assert!(matches!(
+        rig.ask(Ask::Continue { by: "0123".into() }),
+        Err(Denied::NothingAwaited)
+    ));
+    rig.mirror = mirror;
+    rig.restart();
+    assert_eq!(assigns(&shop.connect(&mut rig, vec![])), []);
+    let (_, said) = rig.ask_in(
+        "acme",
+        Ask::RemoveAgent {
+            agent: name("bank"),
+        },
+    );
+    assert_eq!(assigns(&said).len(), 1, "nobody is waited for any more");
+}
+
+#[test]
+fn a_renewed_key_is_accepted_once_after_a_restore_and_no_other_one() {
+    let (mut rig, mut bank, _, backup, ..) = ran_after_the_backup("load");
+    bank.key = "renewed".into();
+    let opened = bank.open(&mut rig);
+    assert_eq!(closes(&rig.turn(&[opened]))[0].1, CloseReason::OtherKey);
+    restore(&mut rig, &backup);
+    bank.connect(&mut rig, vec![]);
+    let mut other = Site::new("bank");
+    other.key = "stolen".into();
+    let opened = other.open(&mut rig);
+    assert_eq!(
+        closes(&rig.turn(&[opened])),
+        [(other.conn, CloseReason::OtherKey)]
+    );
+}
+
+#[test]
+fn a_database_that_was_copied_back_gives_no_work_to_whoever_saw_more() {
+    let mut rig = Rig::new();
+    let mut bank = rig.site("bank");
+    let backup = rig.mirror.clone();
+    rig.apply(workflow("w", vec![task("a", "once", &[])]));
+    let (_, said) = rig.trigger("w");
+    let assign = assigns(&said).remove(0);
+    bank.tells(&mut rig, assign.attempt, AttemptState::Running);
+    bank.last = Some((rig.mirror.recovery, assign.command_seq));
+    // The nonce has moved on too: that alone would look like a copy of the agent.
+    bank.connect(&mut rig, vec![bank.item(&assign, AttemptState::Running, 1)]);
+    rig.mirror = backup;
+    rig.restart();
+    rig.apply(workflow("w", vec![task("a", "once", &[])]));
+    let item = bank.item(&assign, AttemptState::Running, 1);
+    let said = bank.connect(&mut rig, vec![item]);
+    let alarm = Speech::Alarm {
+        tenant: name("acme"),
+        agent: name("bank"),
+        what: Alarm::Behind,
+    };
+    assert!(said.contains(&alarm), "{said:?}");
+    assert!(
+        directives(&said).contains(&Directive::Keep(assign.attempt)),
+        "nothing is ended"
+    );
+    let (run, said) = rig.trigger("w");
+    assert_eq!(assigns(&said), []);
+    let Ok(Answer::Explained(why)) = rig.ask(Ask::Explain { run }) else {
+        panic!()
+    };
+    assert_eq!(why[0].code, "hold", "{why:?}");
+    assert_eq!(recovery(&mut rig).held_back, [name::<AgentName>("bank")]);
+    rig.restart();
+    bank.connect(&mut rig, vec![bank.item(&assign, AttemptState::Running, 1)]);
+    assert_eq!(
+        recovery(&mut rig).held_back.len(),
+        1,
+        "a restart does not end it"
+    );
+    let present = rig.mirror.clone();
+    restore(&mut rig, &present);
+    let said = bank.connect(&mut rig, vec![]);
+    assert_eq!(assigns(&said).len(), 1, "a restore does");
+}
