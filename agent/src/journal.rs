@@ -134,6 +134,9 @@ impl Journal {
             journal.sync()?;
         } else if version < VERSION {
             journal.write_anew()?;
+        } else {
+            // What was read may be in the kernel only: a nonce that is presented must survive a power cut.
+            journal.sync()?;
         }
         Ok(journal)
     }
