@@ -69,6 +69,25 @@ Examples:
   outpost agents drain site-1
   outpost agents drain site-1 --wait --timeout 10m";
 
+const RESOLVE: &str = "\
+Two machines answer under one agent's identity when a machine or its disk was copied, or put back to an earlier \
+snapshot. Both keep their sessions and neither gets work until one is kept: `outpost agents show` tells them apart. The \
+kept one gets a new key; the other one is turned away for good.
+
+At the site of the one that is not kept: stop outpost-agent, move its state directory away, and enrol it under a name \
+of its own (`outpost agents invite`). Before a machine is copied, its agent's state directory is to be empty.
+
+Examples:
+  outpost agents show site-1
+  outpost agents resolve site-1 --keep this";
+
+const UNFREEZE: &str = "\
+When more than 55 in a hundred agents go within two minutes, nothing silent is given up until nine in ten of them are \
+back, or this command says that they will not be.
+
+Examples:
+  outpost agents unfreeze";
+
 /// What becomes of agents.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum AgentsCommand {
@@ -132,6 +151,18 @@ pub(crate) enum AgentsCommand {
     /// Empty an agent: nothing new, and what has not started is taken back.
     #[command(after_help = DRAIN)]
     Drain(DrainArgs),
+    /// Decide which of two holders of an agent's identity stays.
+    #[command(after_help = RESOLVE)]
+    Resolve {
+        /// The agent's name.
+        agent: String,
+        /// `this`: the one that was known; `that`: the one that appeared.
+        #[arg(long, value_name = "this|that", value_parser = ["this", "that"])]
+        keep: String,
+    },
+    /// Give up silent attempts again, although most agents went at once.
+    #[command(after_help = UNFREEZE)]
+    Unfreeze,
 }
 
 /// Whom to invite.

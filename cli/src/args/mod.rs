@@ -7,6 +7,7 @@ mod context;
 mod files;
 mod hints;
 mod local;
+mod recovery;
 mod runs;
 mod workflows;
 
@@ -21,6 +22,7 @@ pub(crate) use context::{ContextAdd, ContextCommand};
 pub(crate) use files::{ApplyArgs, DiffArgs, SchemaKind, ValidateArgs};
 pub(crate) use hints::hinted;
 pub(crate) use local::{DemoArgs, DevArgs, LocalCommand, ReferenceKind};
+pub(crate) use recovery::{AttemptsCommand, RecoveryCommand};
 pub(crate) use runs::{CancelArgs, RerunArgs, RunsArgs, TriggerArgs};
 pub(crate) use workflows::{DeleteCommand, ScheduleArgs};
 
@@ -215,6 +217,16 @@ pub(crate) enum ClientCommand {
         /// What to do; without it: list.
         #[command(subcommand)]
         command: Option<AgentsCommand>,
+    },
+    /// Say that an attempt is over of which nothing is heard.
+    #[command(subcommand, after_help = recovery::ATTEMPTS)]
+    Attempts(AttemptsCommand),
+    /// See what holds work back after a restore or a mass outage, and go on.
+    #[command(after_help = recovery::RECOVERY)]
+    Recovery {
+        /// What to do; without it: status.
+        #[command(subcommand)]
+        command: Option<RecoveryCommand>,
     },
     /// Say where an attempt's log is and how to read it there; logs do not leave the site.
     #[command(after_help = runs::LOGS)]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::api::{AgentItem, Invite, Items};
+use super::api::{AgentItem, Invite, Items, RecoveryItem};
 use super::http::{Ask, Client, parse};
 use super::sse::{Following, Signal};
-use super::{interrupted, lists, tree};
+use super::{interrupted, lists, recovery, tree};
 use crate::args::{AgentsCommand, DrainArgs, InviteArgs};
 use crate::failure::Failure;
 use crate::output::{Out, Steps, clean};
@@ -23,7 +23,28 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Runs one of the commands.
 pub(super) async fn run(client: &Client, command: AgentsCommand, out: Out) -> Result<(), Failure> {
     match command {
-        AgentsCommand::List => lists::agents(&client.ask(&Ask::get(&["agents"])).await?, out),
+        AgentsCommand::List => {
+            let agents = client.ask(&Ask::get(&["agents"])).await?;
+            warn(client, &agents, out).await;
+            lists::agents(&agents, out)
+        }
+        AgentsCommand::Resolve { agent, keep } => {
+            let keep = json!({ "keep": keep });
+            let value = ask(
+                client,
+                &agent,
+                &Ask::post(&["agents", &agent, "resolve"], &keep),
+            )
+            .await?;
+            out.either(&value, |out| {
+                out.line(&format!(
+                    "{} has one holder again; the other one is turned away and is to be enrolled under a name of its own",
+                    clean(&agent)
+                ));
+            });
+            Ok(())
+        }
+        AgentsCommand::Unfreeze => recovery::unfreeze(client, out).await,
         AgentsCommand::Show { agent } => lists::agent(
             &ask(client, &agent, &Ask::get(&["agents", &agent])).await?,
             out,
@@ -77,6 +98,24 @@ async fn ask(client: &Client, agent: &str, ask: &Ask<'_>) -> Result<Value, Failu
     };
     let names = known.items.iter().map(|item| item.agent.as_str());
     Err(failure.advised(suggest::sentence(agent, names)))
+}
+
+/// Says above the list what endangers the work as a whole, if some agent is not as it should be.
+async fn warn(client: &Client, agents: &Value, out: Out) {
+    let Ok(agents) = parse::<Items<AgentItem>>(agents.clone()) else {
+        return;
+    };
+    let odd =
+        |item: &AgentItem| item.presence != "live" || item.held_back || !item.holders.is_empty();
+    if out.is_json() || !agents.items.iter().any(odd) {
+        return;
+    }
+    // An older server does not know, and has nothing to warn of.
+    if let Ok(item) = client.get::<RecoveryItem>(&Ask::get(&["recovery"])).await {
+        for line in recovery::warnings(&item) {
+            out.note(&clean(&line));
+        }
+    }
 }
 
 async fn change(client: &Client, agent: &str, change: &Value) -> Result<Value, Failure> {

@@ -205,6 +205,36 @@ pub(crate) struct AgentItem {
     pub(crate) cordoned: bool,
     #[serde(default)]
     pub(crate) draining: bool,
+    /// Two while its identity has two holders.
+    #[serde(default)]
+    pub(crate) holders: Vec<Holder>,
+    #[serde(default)]
+    pub(crate) held_back: bool,
+}
+
+/// One of two holders of an agent's identity.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Holder {
+    /// `this` or `that`.
+    pub(crate) which: String,
+    pub(crate) incarnation: String,
+    pub(crate) connected: bool,
+    pub(crate) last_heard: Option<String>,
+    pub(crate) running: Option<u32>,
+    pub(crate) uptime_s: Option<u64>,
+    pub(crate) attempts: Option<u32>,
+}
+
+/// What endangers the work as a whole.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RecoveryItem {
+    pub(crate) epoch: u32,
+    pub(crate) restored_at: Option<String>,
+    pub(crate) recovering: bool,
+    pub(crate) awaited: Vec<String>,
+    pub(crate) frozen_since: Option<String>,
+    pub(crate) quarantined: Vec<String>,
+    pub(crate) held_back: Vec<String>,
 }
 
 /// A token with which an agent enrols.

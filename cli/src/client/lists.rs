@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::api::{AgentItem, Attempt, Items, Reason, RunItem, outcome_words};
+use super::api::{AgentItem, Attempt, Holder, Items, Reason, RunItem, outcome_words};
 use super::http::parse;
 use super::tree::{day_and_clock, took};
 use crate::failure::Failure;
@@ -145,7 +145,12 @@ fn certificate_left(item: &AgentItem, now: Timestamp) -> Option<String> {
 
 /// What the agent says of itself, and what was decided about it here.
 fn flags(item: &AgentItem) -> String {
-    let decided = [(item.cordoned, "cordoned"), (item.draining, "draining")];
+    let decided = [
+        (item.cordoned, "cordoned"),
+        (item.draining, "draining"),
+        (!item.holders.is_empty(), "quarantined"),
+        (item.held_back, "hold"),
+    ];
     let decided = decided
         .iter()
         .filter(|(set, _)| *set)
@@ -197,8 +202,29 @@ pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
             _ => format!("{left} left"),
         });
         line("certificate", left.unwrap_or_default());
+        for holder in &item.holders {
+            line(&holder.which, holder_words(holder));
+        }
     });
     Ok(())
+}
+
+/// What tells one holder of an identity from the other.
+fn holder_words(holder: &Holder) -> String {
+    let mut words = vec![format!("incarnation {}", holder.incarnation)];
+    words.push(match (holder.connected, holder.last_heard.as_deref()) {
+        (true, _) => "connected".to_owned(),
+        (false, Some(heard)) => format!("last heard {}", day_and_clock(heard)),
+        (false, None) => "not connected".to_owned(),
+    });
+    words.extend(
+        holder
+            .uptime_s
+            .map(|s| format!("host up for {}", took(s.saturating_mul(1000)))),
+    );
+    words.extend(holder.running.map(|n| format!("{n} running")));
+    words.extend(holder.attempts.map(|n| format!("{n} attempts held")));
+    words.join(", ")
 }
 
 /// `outpost explain RUN`

@@ -12,6 +12,7 @@ mod lists;
 mod logs;
 mod pages;
 mod params;
+mod recovery;
 mod runs;
 pub(crate) mod sse;
 pub(crate) mod tree;
@@ -23,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::config::Connection;
 use self::http::Client;
-use crate::args::{AgentsCommand, ClientCommand, ConnectionArgs};
+use crate::args::{AgentsCommand, ClientCommand, ConnectionArgs, RecoveryCommand};
 use crate::failure::Failure;
 use crate::output::Out;
 
@@ -57,6 +58,10 @@ pub(crate) async fn run(
         }
         ClientCommand::Agents { command } => {
             agents::run(client, command.unwrap_or(AgentsCommand::List), out).await
+        }
+        ClientCommand::Attempts(command) => recovery::attempts(client, &command, out).await,
+        ClientCommand::Recovery { command } => {
+            recovery::run(client, command.unwrap_or(RecoveryCommand::Status), out).await
         }
         ClientCommand::Logs { id, task } => logs::logs(client, &id, task.as_deref(), out).await,
     }
