@@ -174,7 +174,8 @@ where
             effects.speech.into_iter().for_each(&mut speak);
             Ok(Turn::Spoken)
         }
-        Err(CommitError::Fatal(why)) => Err(Fatal(why)),
+        // In the error's own words: the cause alone does not say what to look at.
+        Err(fatal @ CommitError::Fatal(_)) => Err(Fatal(fatal.to_string())),
         Err(CommitError::Failed(why)) => {
             let snapshot = store
                 .load()

@@ -112,12 +112,11 @@ fn after_a_failed_commit_nothing_is_spoken_and_the_core_is_what_is_durable() {
 fn a_failed_fsync_and_a_failed_load_end_the_process() {
     let (mut core, mut cell) = (Counter::default(), Cell::default());
     cell.fail = Some(CommitError::Fatal("fsync".into()));
-    assert!(
-        run(turn(&mut core, &mut cell, Micros(0), &[1], |_| panic!(
-            "spoke"
-        )))
-        .is_err()
-    );
+    let ended = run(turn(&mut core, &mut cell, Micros(0), &[1], |_| {
+        panic!("spoke")
+    }));
+    let said = ended.unwrap_err().to_string();
+    assert_eq!(said, "the disk can no longer be trusted: fsync");
     cell.fail = Some(CommitError::Failed("full".into()));
     cell.lost = true;
     assert!(

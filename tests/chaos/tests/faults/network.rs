@@ -80,3 +80,28 @@ fn n8_reset_end_and_half_close_are_followed_by_another_connection() {
         holds(&field, asked);
     }
 }
+
+#[test]
+fn n7_a_connection_of_one_byte_per_second_is_given_up_and_the_next_one_is_as_good_as_any() {
+    let field = field();
+    let mut asked = Asked::default();
+    let run = trigger(&field, &mut asked);
+    let _ = field.api.attempt_in(&run, "wait", "running");
+    field.proxy.disturb_all(Rules::ended(End::Rst));
+    field.proxy.disturb_all(Rules::dripping());
+    let dripping = eventually_within(Duration::from_secs(30), "it connects again", || {
+        field.proxy.connections().first().copied()
+    });
+    // Longer than the handshake may take, shorter than it would take at this rate.
+    eventually_within(
+        Duration::from_secs(60),
+        "the connection is given up",
+        || so(!field.proxy.connections().contains(&dripping)),
+    );
+    assert_eq!(field.api.get("/readyz").status, 200, "others are served");
+    field.proxy.heal();
+    allow(&field, &run);
+    let _ = field.api.succeeded(&run);
+    assert_eq!(field.world.starts_of("wait"), 1);
+    holds(&field, asked);
+}
