@@ -9,7 +9,7 @@ use outpost_agent_core::record::{Snapshot, Write};
 use outpost_proto::message::AttemptState;
 use proptest::prelude::*;
 
-use crate::writes::{attempt, history, report, settled};
+use crate::writes::{attempt, history, report, scratch, settled};
 
 /// A journal that was written and closed.
 struct Written {
@@ -22,7 +22,7 @@ struct Written {
 }
 
 fn written(history: &[Vec<Write>]) -> Written {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut journal = Journal::open(dir.path()).unwrap();
     let mut mirror = Mirror::default();
     let end = |journal: &Journal| usize::try_from(journal.bytes()).unwrap();
@@ -155,7 +155,7 @@ proptest! {
     fn a_journal_is_never_much_larger_than_what_it_says(
         steps in prop::collection::vec((0..40_u128, 0..5_u8, 1..64_usize), 300),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let mut journal = Journal::open(dir.path()).unwrap();
         let mut mirror = Mirror::default();
         let (mut longest, mut most) = (0, 0);

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use outpost_agent::ledger::{DEFAULT_LIMIT_BYTES, Kind, Ledger, LedgerError, Reader, verify};
 use proptest::prelude::*;
 
+use crate::writes::scratch;
+
 /// A ledger of one segment that was written and closed.
 struct Written {
     dir: tempfile::TempDir,
@@ -19,7 +21,7 @@ fn segment(dir: &Path) -> PathBuf {
 }
 
 fn written(frames: &[Vec<u8>]) -> Written {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     let size = || usize::try_from(std::fs::metadata(segment(dir.path())).unwrap().len()).unwrap();
     let opened = usize::try_from(ledger.bytes()).unwrap();

@@ -8,6 +8,12 @@ use outpost_proto::message::{Assign, AttemptState, OnDisconnect, ParamValue};
 use outpost_proto::outcome::{Outcome, Report};
 use proptest::prelude::*;
 
+/// A directory in memory where there is one: thousands of syncs are not what is tested.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let in_memory = tempfile::tempdir_in("/dev/shm");
+    in_memory.or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// An attempt with `text` bytes of parameters.
 pub(crate) fn attempt(id: u128, state: AttemptState, text: usize) -> Write {
     let texts = (0..text.div_ceil(4096)).map(|n| {
