@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 
 use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 
 /// Bytes that are taken at once.
 const STEP: u64 = 2 << 20;
@@ -65,18 +66,18 @@ impl Ahead {
 
 /// Whether the space is there now, or cannot be taken on such a file system.
 fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<bool> {
-    use io::ErrorKind as K;
     loop {
-        let taken = rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes);
-        let error = match taken {
-            Ok(()) => return Ok(true),
-            Err(errno) => io::Error::from(errno),
-        };
-        match error.kind() {
-            K::Interrupted => {}
-            K::Unsupported | K::InvalidInput => return Ok(true),
-            _ if is_full(&error) => return Ok(false),
-            _ => return Err(error),
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                let error = io::Error::from(errno);
+                return if is_full(&error) {
+                    Ok(false)
+                } else {
+                    Err(error)
+                };
+            }
         }
     }
 }
