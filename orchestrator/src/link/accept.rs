@@ -122,10 +122,7 @@ async fn connection(stream: TcpStream, address: SocketAddr, stranger: Stranger, 
         Err(error) => return debug!(%address, %error, "no connection"),
     };
     // Whoever has shown a certificate is counted by the core, as that agent; anybody else stays a stranger to the end.
-    let _stranger = match peer {
-        Peer::Agent(_) => None,
-        Peer::Anonymous => Some(stranger),
-    };
+    let _stranger = stranger.unless(matches!(peer, Peer::Agent(_)));
     serve(tls, peer, address, &context).await;
 }
 
@@ -295,6 +292,13 @@ impl Strangers {
     }
 }
 
+impl Stranger {
+    /// Itself, unless it is known by now: then it is counted no longer.
+    fn unless(self, known: bool) -> Option<Self> {
+        (!known).then_some(self)
+    }
+}
+
 impl Drop for Stranger {
     fn drop(&mut self) {
         let mut by_address = self
@@ -333,6 +337,21 @@ mod tests {
         drop(held);
         assert!(strangers.by_address.lock().unwrap().is_empty());
         assert_eq!(strangers.room.available_permits(), STRANGERS);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_known_takes_no_room() {
+        let strangers = Strangers::default();
+        let room = strangers.room().await.unwrap();
+        let stranger = strangers.enter([127, 0, 0, 1].into(), room).unwrap();
+        let known = stranger.unless(true);
+        assert!(known.is_none());
+        assert_eq!(strangers.room.available_permits(), STRANGERS);
+        let room = strangers.room().await.unwrap();
+        let stranger = strangers.enter([127, 0, 0, 1].into(), room).unwrap();
+        let unknown = stranger.unless(false);
+        assert_eq!(strangers.room.available_permits(), STRANGERS - 1);
+        drop(unknown);
     }
 
     #[tokio::test]
