@@ -9,6 +9,7 @@
     reason = "a harness fails by panicking, like the tests it serves"
 )]
 
+pub mod disk;
 pub mod fault;
 pub mod field;
 pub mod gather;

@@ -96,13 +96,15 @@ impl Stage {
         loop {
             self.start_the_dead();
             let tree = self.field.api.run(run).unwrap_or_default();
-            match tree["state"].as_str() {
-                Some("succeeded") => return,
-                // Whether an attempt with an empty claim ever ran cannot be known: it is not tried again.
-                Some("failed") if ends_unknown(&tree) => return,
-                Some("failed" | "cancelled") => panic!("it can be tried again: {tree:#}"),
-                Some(_) => last = format!("{tree:#}"),
-                None => {}
+            let state = tree["state"].as_str();
+            // Whether an attempt with an empty claim ever ran cannot be known: it is not tried again.
+            if state == Some("succeeded") || (state == Some("failed") && ends_unknown(&tree)) {
+                return;
+            }
+            let over = matches!(state, Some("failed" | "cancelled"));
+            assert!(!over, "it can be tried again: {tree:#}");
+            if state.is_some() {
+                last = format!("{tree:#}");
             }
             assert!(
                 Instant::now() < until,

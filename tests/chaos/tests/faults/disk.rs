@@ -1,80 +1,13 @@
 //! D1, D2: a full disk at either side says so, starts nothing and loses nothing.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
+use outpost_chaos::disk::Small;
 use outpost_chaos::work::Asked;
-use outpost_e2e::process::run;
 use outpost_e2e::wait::so;
 use outpost_e2e::{eventually, site};
-use rustix::io::Errno;
 
 use crate::{allow, field, holds, trigger};
-
-/// A small file system of its own in place of a directory, with what was in it.
-struct Small {
-    dir: PathBuf,
-}
-
-impl Small {
-    fn in_place_of(dir: &Path, mib: u32) -> Self {
-        let aside = dir.with_extension("aside");
-        std::fs::rename(dir, &aside).unwrap();
-        std::fs::create_dir(dir).unwrap();
-        let size = format!("size={mib}m,mode=0700");
-        let mut mount = Command::new("mount");
-        let _ = run({
-            mount
-                .args(["-t", "tmpfs", "-o", &size, "outpost-chaos"])
-                .arg(dir);
-            mount
-        })
-        .ok();
-        let mut copy = Command::new("cp");
-        let _ = run({
-            copy.arg("-a").arg(aside.join(".")).arg(dir);
-            copy
-        })
-        .ok();
-        Self {
-            dir: dir.to_owned(),
-        }
-    }
-
-    /// Takes every byte that is left.
-    fn fill(&self) {
-        use std::io::Write as _;
-        let mut file = std::fs::File::create(self.dir.join("filler")).unwrap();
-        for size in [1 << 16, 1 << 9, 1] {
-            let bytes = vec![0; size];
-            loop {
-                match file.write(&bytes) {
-                    Ok(_) => {}
-                    Err(error) => {
-                        assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.dir.join("filler")).unwrap();
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        // Lazily: whoever still ends below it is not waited for.
-        let _ = run({
-            let mut umount = Command::new("umount");
-            umount.arg("-l").arg(&self.dir);
-            umount
-        });
-    }
-}
 
 #[test]
 #[ignore = "needs: root"]
