@@ -4,6 +4,7 @@ mod clock;
 mod disk;
 mod fsync;
 mod network;
+mod partition;
 
 use std::time::Duration;
 
