@@ -83,6 +83,17 @@ async fn row(rig: &Rig, route: &RouteInfo, things: &Things, serial: usize) -> Sa
         ("GET", "/api/v1/workflows" | "/api/v1/runs" | "/api/v1/agents" | "/api/v1/tokens") => {
             sample(path, 200)
         }
+        ("GET", "/api/v1/recovery") => sample(path, 200),
+        // There is nothing to decide; who may decide is told all the same.
+        ("POST", "/api/v1/recovery/continue" | "/api/v1/recovery/unfreeze") => sample(path, 409),
+        ("POST", "/api/v1/agents/{agent}/resolve") => json(
+            r#"{"keep":"this"}"#.to_owned(),
+            of(path, "site-1".to_owned(), 409),
+        ),
+        ("POST", "/api/v1/attempts/{attempt}/assert-dead") => json(
+            r#"{"reason":"seen"}"#.to_owned(),
+            of(path, things.attempt.clone(), 409),
+        ),
         ("GET", "/api/v1/events") => sample(path, 200),
         ("POST", "/api/v1/workflows") => Sample {
             headers: vec![YAML],

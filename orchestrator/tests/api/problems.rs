@@ -237,7 +237,23 @@ async fn agents(rig: &Rig, told: &mut Told, token: &str) {
         &rig.post("/api/v1/agents/invites", token, r#"{"agent":"Site 1"}"#)
             .await,
     );
-    let _site = Site::connect(rig, "site-2", &["list"]).await;
+    let mut site = Site::connect(rig, "site-2", &["list"]).await;
+    told.add(
+        "one holder",
+        &rig.post("/api/v1/agents/site-2/resolve", token, r#"{"keep":"this"}"#)
+            .await,
+    );
+    let attempt = site.assigned().await.attempt;
+    let dead = format!("/api/v1/attempts/{attempt}/assert-dead");
+    told.add(
+        "an agent in touch",
+        &rig.post(&dead, token, r#"{"reason":"it looks dead"}"#)
+            .await,
+    );
+    told.add(
+        "no reason",
+        &rig.post(&dead, token, r#"{"reason":" "}"#).await,
+    );
     told.add(
         "an unknown entry",
         &rig.apply(token, "name: x\ntasks: {a: {entry: lost}}").await,

@@ -14,6 +14,7 @@ use outpost_orchestrator_core::record::{Notice, NoticeKind, RunState, Write};
 use outpost_proto::ids::{RecoveryEpoch, RunId};
 use tempfile::TempDir;
 
+mod backups;
 mod history;
 mod lists;
 mod upgrade;

@@ -1,0 +1,130 @@
+//! Backups and restores of the file.
+
+use std::path::PathBuf;
+
+use outpost_orchestrator::store::backup::{BackupError, backup, restore};
+use outpost_orchestrator_core::safety::Safety;
+
+use super::*;
+
+const NOW: u64 = 1_700_000_000_000_000;
+
+fn restored_notices(dir: &Path) -> i64 {
+    let connection = rusqlite::Connection::open(dir.join(FILE)).unwrap();
+    let sql = "SELECT count(*) FROM notice WHERE record LIKE '%' || ?1 || '%'";
+    let word = format!("\"what\":\"{}\"", Safety::Restored.word());
+    connection.query_row(sql, [word], |row| row.get(0)).unwrap()
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_backup_of_an_open_database_is_whole_and_ours_alone() {
+    let (dir, mut store) = made().await;
+    let mut writes = Writes::new(5);
+    for _ in 0..10 {
+        commit(&mut store, &writes.burst()).await;
+    }
+    let before = store.snapshot(writes.now).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("a.db");
+    let bytes = backup(dir.path(), &file).unwrap();
+    assert_eq!(bytes, file.metadata().unwrap().len());
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(files(out.path()), ["a.db"], "nothing is left beside it");
+    // What comes after is not in it.
+    commit(&mut store, &writes.burst()).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::copy(&file, elsewhere.path().join(FILE)).unwrap();
+    let mut copied = Sqlite::open(elsewhere.path()).await.unwrap();
+    assert_eq!(copied.snapshot(writes.now).unwrap(), before);
+    assert!(matches!(
+        backup(dir.path(), &file),
+        Err(BackupError::Exists(_))
+    ));
+    let nowhere = PathBuf::from("/nowhere/at/all");
+    assert!(matches!(
+        backup(&nowhere, &file),
+        Err(BackupError::Exists(_) | BackupError::Open(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_restore_begins_another_life_and_keeps_what_was_there() {
+    let (dir, mut store) = made().await;
+    let mut writes = Writes::new(7);
+    commit(&mut store, &writes.tenants()).await;
+    commit(&mut store, &writes.burst()).await;
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("a.db");
+    backup(dir.path(), &file).unwrap();
+    let before = store.snapshot(writes.now).unwrap();
+    commit(&mut store, &writes.burst()).await;
+    store.close().unwrap();
+    let refused = restore(dir.path(), &file, (0, 3), false, NOW).await;
+    assert!(
+        matches!(refused, Err(BackupError::InTheWay(_))),
+        "{refused:?}"
+    );
+    let restored = restore(dir.path(), &file, (0, 3), true, NOW).await.unwrap();
+    let life = RecoveryEpoch {
+        counter: 2,
+        database: 3,
+    };
+    assert_eq!(restored.recovery, life);
+    assert!(restored.aside.unwrap().exists());
+    let mut store = Sqlite::open(dir.path()).await.unwrap();
+    let after = store.snapshot(writes.now).unwrap();
+    assert_eq!((after.recovery, after.restored_at), (life, Some(NOW)));
+    assert_eq!(
+        (&after.runs, &after.attempts),
+        (&before.runs, &before.attempts)
+    );
+    for (was, is) in before.tenants.iter().zip(&after.tenants) {
+        assert!(
+            is.next_fence.0 >= was.next_fence.0 + (1 << 32),
+            "fences leap"
+        );
+    }
+    store.close().unwrap();
+    assert!(restored_notices(dir.path()) > 0, "it is told");
+    // The same backup once more: the life of the database that is there counts too.
+    let again = restore(dir.path(), &file, (0, 4), true, NOW + 2_000_000)
+        .await
+        .unwrap();
+    assert_eq!(again.recovery.counter, 3);
+    let told = restore(dir.path(), &file, (40, 5), true, NOW + 4_000_000)
+        .await
+        .unwrap();
+    assert_eq!(told.recovery.counter, 40);
+}
+
+#[tokio::test]
+async fn a_damaged_backup_changes_nothing() {
+    let (dir, mut store) = made().await;
+    let mut writes = Writes::new(9);
+    for _ in 0..10 {
+        commit(&mut store, &writes.burst()).await;
+    }
+    store.close().unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("a.db");
+    backup(dir.path(), &file).unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 4096].fill(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    let present = std::fs::read(dir.path().join(FILE)).unwrap();
+    assert!(restore(dir.path(), &file, (0, 3), true, NOW).await.is_err());
+    assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), present);
+    let missing = out.path().join("b.db");
+    let refused = restore(dir.path(), &missing, (0, 3), true, NOW).await;
+    assert!(matches!(refused, Err(BackupError::Missing(_))));
+}
