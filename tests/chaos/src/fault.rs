@@ -10,6 +10,9 @@ use rustix::process::Signal;
 
 use crate::field::Field;
 
+/// More than a certificate lives.
+const OFF_S: i64 = 25 * 60 * 60;
+
 /// One kind of fault, by whom it hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -42,6 +45,8 @@ pub enum OfAgent {
     StopLink,
     /// The old runner killed, the same state run by another executable.
     Upgrade,
+    /// Its wall clock is wrong by more than a day, and right some time later.
+    Clock,
 }
 
 /// What can happen to the orchestrator.
@@ -82,7 +87,7 @@ pub enum OfAll {
 }
 
 /// Every kind with its weight and its name in lists.
-pub const KINDS: [(Kind, u64, &str); 19] = [
+pub const KINDS: [(Kind, u64, &str); 20] = [
     (Kind::Agent(OfAgent::KillRunner), 12, "kill runner"),
     (Kind::Agent(OfAgent::KillLink), 8, "kill link"),
     (Kind::Agent(OfAgent::KillSpawner), 6, "kill spawner"),
@@ -101,6 +106,7 @@ pub const KINDS: [(Kind, u64, &str); 19] = [
         "stop orchestrator",
     ),
     (Kind::Agent(OfAgent::Upgrade), 4, "upgrade"),
+    (Kind::Agent(OfAgent::Clock), 4, "clock off by 25 h"),
     (Kind::One(OfOne::Cut), 8, "cut"),
     (Kind::One(OfOne::Deaf), 6, "one-way black hole"),
     (Kind::One(OfOne::Delay), 6, "delay"),
@@ -118,6 +124,7 @@ enum Remedy {
     StartAgent(usize),
     StartOrchestrator,
     Continue(Proc),
+    SetClock(usize),
     Heal(u64),
     HealAll,
 }
@@ -181,6 +188,13 @@ impl Injector {
                     }
                 }
                 Remedy::Continue(process) => process.signal(Signal::CONT),
+                Remedy::SetClock(place) => {
+                    field
+                        .clocks
+                        .get(place)
+                        .iter()
+                        .for_each(|clock| clock.step(0));
+                }
                 Remedy::Heal(connection) => {
                     let _ = field.proxy.disturb(connection, Rules::default());
                 }
@@ -256,6 +270,19 @@ impl Injector {
                 self.later(back, Remedy::StartAgent(place));
                 Some(format!(
                     "kill -9 of runner, link and spawner of {name}, back in {back:.1?}"
+                ))
+            }
+            OfAgent::Clock => {
+                let off = if self.chance.below(2) == 0 {
+                    OFF_S
+                } else {
+                    -OFF_S
+                };
+                field.clocks.get(place)?.step(off);
+                let long = self.chance.between_ms(1_000, 20_000);
+                self.later(long, Remedy::SetClock(place));
+                Some(format!(
+                    "the clock of {name} is off by {off} s for {long:.1?}"
                 ))
             }
             OfAgent::Upgrade => {

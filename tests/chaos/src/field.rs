@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use outpost_e2e::{Agent, Api, Entry, World};
 use outpost_faults::proxy::Proxy;
 
+use crate::preload::Preload;
 use crate::work::{self, WORKFLOWS};
 
 /// Everything under test. Agents go before the world that they are in.
@@ -12,6 +13,8 @@ use crate::work::{self, WORKFLOWS};
 pub struct Field {
     /// In the order of their numbers: `site-01`, ….
     pub agents: Vec<Agent>,
+    /// The wall clock of each agent; none where there is no C compiler.
+    pub clocks: Vec<Preload>,
     /// Between all agents and the orchestrator.
     pub proxy: Proxy,
     /// May do everything in the one tenant.
@@ -32,7 +35,21 @@ impl Field {
             let _ = field.api.apply(yaml).ok();
         }
         field.agents.iter_mut().for_each(|agent| agent.slots = 4);
+        field.give_clocks();
         field
+    }
+
+    /// From its next start on, each agent has a wall clock that can be set.
+    fn give_clocks(&mut self) {
+        if !Preload::can_compile() {
+            return;
+        }
+        let clock = Preload::clock(self.world.dir());
+        for agent in &mut self.agents {
+            let own = clock.for_another(&agent.name);
+            agent.env.extend(own.environment());
+            self.clocks.push(own);
+        }
     }
 
     /// The same with another catalogue, and no workflow.
@@ -72,6 +89,7 @@ impl Field {
         agents.iter().for_each(|agent| agent.live(&api));
         Self {
             agents,
+            clocks: Vec::new(),
             proxy,
             api,
             world,
@@ -85,6 +103,7 @@ impl Field {
     pub fn mend(&mut self) {
         use rustix::process::Signal;
         self.proxy.heal();
+        self.clocks.iter().for_each(|clock| clock.step(0));
         for process in outpost_e2e::procs::belonging_to(self.world.dir()) {
             process.signal(Signal::CONT);
         }

@@ -96,6 +96,26 @@ impl Preload {
         Self::compile(dir, "clock", CLOCK, "OUTPOST_SHIM_CLOCK")
     }
 
+    /// The same object for another process, which is told by a file of its own.
+    #[must_use]
+    pub fn for_another(&self, name: &str) -> Self {
+        Self {
+            object: self.object.clone(),
+            wish: self.wish.with_file_name(format!("{name}.wish")),
+            variable: self.variable,
+        }
+    }
+
+    /// Whether there is a C compiler.
+    #[must_use]
+    pub fn can_compile() -> bool {
+        let mut compiler = Command::new("cc");
+        compiler
+            .arg("--version")
+            .stdout(std::process::Stdio::null());
+        compiler.status().is_ok_and(|status| status.success())
+    }
+
     fn compile(dir: &Path, name: &str, source: &str, variable: &'static str) -> Self {
         let (file, object) = (
             dir.join(format!("{name}.c")),
