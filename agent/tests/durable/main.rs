@@ -2,7 +2,6 @@
 //! and damage before the end is reported with its place, never skipped.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "a test fails by panicking, in its helpers too"
 )]

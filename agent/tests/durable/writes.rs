@@ -81,7 +81,7 @@ fn write() -> impl Strategy<Value = Write> {
         1 => (0..6_u128).prop_map(|id| Write::Forgotten(AttemptId(id))),
         2 => (any::<u64>(), any::<u64>()).prop_map(|(seq, nonce)| Write::Session(SessionRecord {
             command_seq: CommandSeq(seq),
-            nonce: Nonce(nonce.into()),
+            nonce: Nonce(nonce),
             ..SessionRecord::default()
         })),
         1 => any::<bool>().prop_map(|paused| Write::Site(SiteRecord { paused })),

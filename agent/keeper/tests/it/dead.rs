@@ -166,6 +166,26 @@ fn a_killed_spawner_costs_no_task_and_is_replaced() {
 }
 
 #[test]
+fn a_stopped_spawner_holds_nobody_up_and_starts_what_was_asked_once_it_goes_on() {
+    let site = Site::new();
+    let stopped = ProcessRef::of(site.spawner_pid()).unwrap();
+    assert!(stopped.signal(Signal::STOP));
+    let since = Instant::now();
+    let spawner = site.spawner();
+    let spec = site.script("exit 4");
+    let keeper = spawner.start(spec.clone()).unwrap();
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "took {:?}",
+        since.elapsed()
+    );
+    assert_eq!(site.starts(), 0);
+    assert!(stopped.signal(Signal::CONT));
+    expect(last(&keeper), Ended::Exited(4), Cause::Own);
+    assert_eq!(site.starts(), 1);
+}
+
+#[test]
 fn an_attempt_started_again_through_a_new_spawner_harms_neither_keeper_nor_task() {
     let site = Site::new();
     let spec = site.script("until [ -e go ]; do sleep 0.02; done; exit 2");
