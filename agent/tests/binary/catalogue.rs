@@ -41,7 +41,7 @@ fn lint_accepts_with_warnings() {
     for part in [
         "warning: ",
         "/no/such/program does not exist",
-        "accepted: 1 entries",
+        "accepted: 1 entry",
     ] {
         assert!(done.out.contains(part), "`{part}` is not in {}", done.out);
     }
