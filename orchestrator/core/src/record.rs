@@ -14,6 +14,7 @@ use outpost_proto::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
 use crate::label::{Labels, QueueName, default_queues};
+use crate::limits::FENCE_LEAP;
 use crate::safety::{Asserted, Safety};
 use crate::spec::WorkflowSpec;
 use crate::standing::Standing;
@@ -55,6 +56,32 @@ pub struct TenantRecord {
     /// The newest recovery counter under which a person said to go on without the agents that have not reported.
     #[serde(default)]
     pub continued: u32,
+    /// What the backups that the database was restored from knew: the fences, from and to (not included), of all attempts
+    /// of each life up to its backup, those that were over too. Empty when it never was restored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known: Vec<(Fence, Fence)>,
+}
+
+impl TenantRecord {
+    /// What a restore changes: fences leap, so that those of attempts that the backup does not know are not given out
+    /// again. `told`: whether every agent had told what a restore before this one lacked; until then it is not known what
+    /// of that time the backup has.
+    pub fn restored(&mut self, told: bool) {
+        let leap = |from: Fence| Fence(from.0.saturating_add(FENCE_LEAP));
+        if told {
+            self.known.clear();
+        }
+        let began = self.known.last().map_or(Fence(0), |(_, to)| leap(*to));
+        self.known.push((began, self.next_fence));
+        self.next_fence = leap(self.next_fence);
+    }
+
+    /// Whether a backup that the database was restored from knew the attempt with this fence.
+    pub(crate) fn knew(&self, fence: Fence) -> bool {
+        self.known
+            .iter()
+            .any(|(from, to)| (*from..*to).contains(&fence))
+    }
 }
 
 /// One applied version of a workflow.

@@ -143,6 +143,7 @@ impl Tenant {
             tenant,
             next_fence: Fence(1),
             continued: 0,
+            known: Vec::new(),
         })
     }
 

@@ -8,10 +8,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use outpost_orchestrator_core::limits::FENCE_LEAP;
 use outpost_orchestrator_core::record::{Notice, NoticeKind, Write};
 use outpost_orchestrator_core::safety::Safety;
-use outpost_proto::ids::{Fence, RecoveryEpoch};
+use outpost_proto::ids::RecoveryEpoch;
+use outpost_proto::name::TenantName;
 use rusqlite::{Connection, OpenFlags};
 
 use super::sqlite::{FILE, Sqlite, make_private_dir, read_recovery};
@@ -249,7 +249,14 @@ async fn tell(dir: &Path, now: u64) -> Result<usize, BackupError> {
     let snapshot = store.snapshot(now)?;
     let recovery = snapshot.recovery;
     let mut writes = Vec::new();
-    for mut tenant in snapshot.tenants {
+    let before = recovery.counter.saturating_sub(1);
+    let told = |tenant: &TenantName| {
+        let mut agents = snapshot.agents.iter();
+        agents.all(|agent| {
+            agent.tenant != *tenant || agent.removed || agent.standing.reported >= before
+        })
+    };
+    for mut tenant in snapshot.tenants.iter().cloned() {
         writes.push(Write::Notice(Notice {
             tenant: tenant.tenant.clone(),
             at: now.max(store.clock().now().0),
@@ -261,7 +268,8 @@ async fn tell(dir: &Path, now: u64) -> Result<usize, BackupError> {
                 reason: Some(format!("recovery epoch {}", recovery.counter)),
             },
         }));
-        tenant.next_fence = Fence(tenant.next_fence.0.saturating_add(FENCE_LEAP));
+        let told = told(&tenant.tenant);
+        tenant.restored(told);
         writes.push(Write::Tenant(tenant));
     }
     let agents = snapshot

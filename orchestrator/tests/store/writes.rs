@@ -89,7 +89,7 @@ impl Writes {
                 tenant,
                 next_fence: Fence(self.draw()),
                 continued: 0,
-                known_below: Fence(0),
+                known: Vec::new(),
             })
         };
         TENANTS.map(|name| name.parse().unwrap()).map(record).into()

@@ -13,7 +13,7 @@ fn restore(rig: &mut Rig, backup: &Mirror) {
     };
     rig.mirror.restored_at = Some(rig.now.0);
     for tenant in rig.mirror.tenants.values_mut() {
-        tenant.next_fence.0 += crate::limits::FENCE_LEAP;
+        tenant.restored(true);
     }
     rig.restart();
 }

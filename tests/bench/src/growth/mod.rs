@@ -93,6 +93,7 @@ impl History {
                 tenant: self.tenant(),
                 next_fence: Fence(1),
                 continued: 0,
+                known: Vec::new(),
             }),
             Write::Workflow(WorkflowRecord {
                 tenant: self.tenant(),
@@ -146,6 +147,7 @@ impl History {
                 tenant: self.tenant(),
                 next_fence: Fence(at),
                 continued: 0,
+                known: Vec::new(),
             }),
             self.mark(at),
         ];
