@@ -221,9 +221,24 @@ impl Bug {
     }
 }
 
-/// The table that is kept beside the patches.
+/// The rows of a table for bugs that were not tried this time, and whose patches are still there.
 #[must_use]
-pub fn table(bugs: &[Bug], seeds: u64) -> String {
+pub fn other_rows(table: &str, workspace: &Path, tried: &[Bug]) -> Vec<String> {
+    let known = patches(workspace).unwrap_or_default();
+    let names: Vec<String> = known.iter().map(|patch| name_of(patch)).collect();
+    let is_other = |row: &&str| {
+        let name = row.trim_start_matches("| ").split(" |").next();
+        name.is_some_and(|name| {
+            names.iter().any(|known| known == name) && !tried.iter().any(|bug| bug.name == name)
+        })
+    };
+    let rows = table.lines().filter(|row| row.starts_with("| "));
+    rows.filter(is_other).map(str::to_owned).collect()
+}
+
+/// The table that is kept beside the patches: the bugs that were tried, and rows of others.
+#[must_use]
+pub fn table(bugs: &[Bug], seeds: u64, others: Vec<String>) -> String {
     let mut text = format!(
         "# Bug bank\n\nEach patch here puts one bug back into the pure cores. `cargo bugbank` applies each to a copy of \
          the workspace, builds it and plays up to {seeds} seeds; every one has to be found, and this table is what it \
@@ -231,6 +246,7 @@ pub fn table(bugs: &[Bug], seeds: u64) -> String {
          seed's faults once it was made smaller.\n\n\
          | patch | what it puts back | seeds needed | faults left | invariant that broke |\n|---|---|---|---|---|\n"
     );
+    let mut rows = others;
     for bug in bugs {
         let (seed, faults, invariant) = match &bug.found {
             Some(found) => (
@@ -240,12 +256,15 @@ pub fn table(bugs: &[Bug], seeds: u64) -> String {
             ),
             None => ("not found".to_owned(), "", ""),
         };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
+        rows.push(format!(
             "| {} | {} | {seed} | {faults} | {invariant} |",
             bug.name, bug.about
-        );
+        ));
+    }
+    rows.sort();
+    for row in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{row}");
     }
     text
 }

@@ -57,7 +57,8 @@ impl World {
     ) -> Checked {
         let known = self.center.disk.mirror.attempts.get(&attempt);
         let cheated = known.is_some_and(|known| self.is_with_a_cheat(known));
-        if cheated || known.and_then(outcome_of).is_some() {
+        let lost = self.is_of_a_former_life(attempt);
+        if cheated || lost || known.and_then(outcome_of).is_some() {
             return Ok(());
         }
         let what = format!("{attempt} is {:?}", known.map(|known| known.phase));

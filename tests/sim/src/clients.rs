@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use outpost_orchestrator_core::event::{Answer, Ask, Denied, Event};
-use outpost_orchestrator_core::record::RunState;
+use outpost_orchestrator_core::record::{RunRecord, RunState};
 use outpost_orchestrator_core::spec::WorkflowSpec;
 use outpost_proto::ids::RunId;
 use outpost_proto::message::ParamValue;
@@ -75,6 +75,14 @@ pub(crate) enum Fact {
     /// A key that was enrolled with an invitation.
     Enrolled(String, String),
     Removed(usize, String),
+}
+
+impl Clients {
+    /// What a restored database does not know is not expected of it.
+    pub(crate) fn forget_others(&mut self, runs: &BTreeMap<RunId, RunRecord>) {
+        self.keys.retain(|_, run| runs.contains_key(run));
+        self.runs.retain(|run, _| runs.contains_key(run));
+    }
 }
 
 impl World {

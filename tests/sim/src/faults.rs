@@ -57,6 +57,8 @@ pub enum Fault {
     CenterDiskFull,
     CenterClock,
     WallJump,
+    Backup,
+    Restore,
     Cheat,
 }
 
@@ -80,7 +82,7 @@ const fn kind(fault: Fault, name: &'static str, cases: &'static str, weight: u64
 }
 
 /// Every kind.
-pub(crate) const KINDS: [Kind; 37] = [
+pub(crate) const KINDS: [Kind; 39] = [
     kind(Fault::Cut, "fault: cut", "N1", 8),
     kind(Fault::CutUnnoticed, "fault: cut, noticed late", "N1", 4),
     kind(Fault::Cut1s, "fault: cut off for 1 s", "N1", 3),
@@ -167,6 +169,8 @@ pub(crate) const KINDS: [Kind; 37] = [
         1,
     ),
     kind(Fault::WallJump, "fault: wall clock set", "T3", 2),
+    kind(Fault::Backup, "fault: none, a backup is made", "", 2),
+    kind(Fault::Restore, "fault: old backup restored", "B5", 2),
     kind(Fault::Cheat, "fault: an agent cheats", "", 12),
 ];
 
@@ -220,6 +224,8 @@ impl Fault {
             Fault::CenterDiskFull,
             Fault::CenterClock,
             Fault::WallJump,
+            Fault::Backup,
+            Fault::Restore,
         ]
         .contains(&self)
     }
@@ -311,6 +317,10 @@ impl World {
             self.center.ahead_us += self.dice.span(SECOND, 6 * 60 * MINUTE);
             self.calendar.clock_was_set();
             self.crash_center();
+        } else if fault == Fault::Backup {
+            self.back_up();
+        } else if fault == Fault::Restore {
+            self.restore();
         } else {
             self.wall_jumps();
         }
@@ -369,6 +379,8 @@ impl World {
             | Fault::CenterSpeechCut
             | Fault::CenterDiskFull
             | Fault::CenterClock
+            | Fault::Backup
+            | Fault::Restore
             | Fault::WallJump => {}
         }
     }

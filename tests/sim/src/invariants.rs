@@ -11,6 +11,7 @@ use outpost_proto::outcome::Outcome;
 
 use crate::clients::Fact;
 use crate::keeper;
+use crate::restore::Former;
 use crate::shop;
 use crate::world::World;
 
@@ -46,6 +47,8 @@ pub(crate) struct Truth {
     pub(crate) ends: BTreeMap<AttemptId, Outcome>,
     /// Attempts of which keeper or task stood still with its host.
     pub(crate) slept: BTreeSet<AttemptId>,
+    /// What the database knew before it was restored.
+    pub(crate) former: Former,
     /// What was acknowledged.
     pub(crate) facts: Vec<Fact>,
 }
@@ -70,7 +73,12 @@ impl World {
             assign.attempt,
         )?;
         self.invariant_what_starts_was_assigned_here_and_is_not_over(site, assign)?;
-        self.invariant_a_task_starts_only_after_all_it_needs_succeeded(assign.run, assign.task)?;
+        if !self.is_of_a_former_life(assign.attempt) {
+            self.invariant_a_task_starts_only_after_all_it_needs_succeeded(
+                assign.run,
+                assign.task,
+            )?;
+        }
         self.invariant_nothing_starts_once_a_later_attempt_exists(assign)?;
         self.invariant_an_agent_runs_no_more_than_it_may(site)?;
         self.invariant_what_ends_alone_never_overlaps(assign)
@@ -91,6 +99,9 @@ impl World {
         assign: &Assign,
     ) -> Checked {
         let (id, site) = (assign.attempt, &self.sites[site]);
+        if self.is_of_a_former_life(id) {
+            return Ok(());
+        }
         let sentence = "only what is durably assigned to this agent, and not over, starts";
         let Some(known) = self.center.disk.mirror.attempts.get(&id) else {
             return Err(broken(sentence, format!("{id} is not in the database")));

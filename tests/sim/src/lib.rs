@@ -27,6 +27,7 @@ mod plan;
 mod queue;
 mod records;
 mod renewal;
+mod restore;
 mod schedules;
 mod shop;
 mod shrink;
@@ -110,6 +111,8 @@ pub fn play(script: &Script, options: Options) -> Played {
     let mut world = World::new(people, plan, Trace::new(options.keep_lines));
     world.wanted.clone_from(&script.wants);
     world.center.settings = world.plan.settings();
+    let life = &mut world.center.disk.mirror.recovery;
+    (life.counter, life.database) = (1, seed);
     let populated = world.populate();
     world.dice = Dice::new(seed.rotate_left(32));
     for planned in &faults {

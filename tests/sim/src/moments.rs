@@ -215,6 +215,8 @@ impl When {
             | Fault::CenterSpeechCut
             | Fault::CenterClock
             | Fault::WallJump
+            | Fault::Backup
+            | Fault::Restore
             | Fault::Cheat => false,
         }
     }

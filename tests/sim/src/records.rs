@@ -101,9 +101,15 @@ impl World {
         after: &AttemptRecord,
     ) -> Checked {
         let Some(before) = before else {
-            self.invariant_a_second_attempt_exists_only_if_the_first_is_over_or_may_run_twice(
-                after,
-            )?;
+            if !after.recovered {
+                self.invariant_a_second_attempt_exists_only_if_the_first_is_over_or_may_run_twice(
+                    after,
+                )?;
+            }
+            self.invariant_nothing_finished_runs_again_after_a_restore(after)?;
+            if after.recovered {
+                return self.invariant_attempts_stay_in_their_tenant(after);
+            }
             self.invariant_no_agent_is_given_more_than_it_takes(after)?;
             return self.invariant_attempts_stay_in_their_tenant(after);
         };

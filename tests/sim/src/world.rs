@@ -311,6 +311,8 @@ impl World {
             return;
         }
         self.power_cut(index);
+        // What only it remembered is gone with it, by a person's decision.
+        self.truth.former.forget_what_succeeded();
         let site = &mut self.sites[index];
         site.enrolled = false;
         site.disk = SiteDisk::default();
