@@ -20,6 +20,7 @@ mod ledger;
 mod loops;
 mod preload;
 mod promises;
+mod recovery;
 mod refusals;
 mod root;
 mod site;
