@@ -12,13 +12,13 @@ use outpost_agent_core::Found;
 use outpost_agent_core::event::{Event, KeeperSaid, NotStarted};
 use outpost_agent_keeper::adopt::{
     Claim, KeeperClient, KeeperState, RecordError, end_tree, keeper_state, read_exit_record,
-    try_claim,
+    read_keeper_record, try_claim,
 };
-use outpost_agent_keeper::protocol::{ExitRecord, FromKeeper, PacketError, ToKeeper};
+use outpost_agent_keeper::protocol::{Containment, ExitRecord, FromKeeper, PacketError, ToKeeper};
 use outpost_agent_keeper::record::CLAIM;
 use outpost_proto::ids::AttemptId;
 use outpost_proto::message::Assign;
-use outpost_proto::outcome::{Outcome, Refusal, Report};
+use outpost_proto::outcome::{KillReason, Outcome, Refusal, Report};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -200,7 +200,10 @@ enum Looked {
     Over(ExitRecord),
     Alive,
     NeverStarted,
-    Dead,
+    /// Its keeper is dead, and its tree was ended. `surely`: by the kernel as a whole, so that nothing of it can be left.
+    Dead {
+        surely: bool,
+    },
 }
 
 fn became(looked: Looked, said: impl FnOnce(&ExitRecord) -> KeeperSaid) -> Became {
@@ -208,7 +211,14 @@ fn became(looked: Looked, said: impl FnOnce(&ExitRecord) -> KeeperSaid) -> Becam
         Looked::Over(record) => Became::Over(said(&record)),
         Looked::Alive => Became::Alive,
         Looked::NeverStarted => Became::Over(KeeperSaid::Gone { claimed: false }),
-        Looked::Dead => Became::Over(KeeperSaid::Gone { claimed: true }),
+        Looked::Dead { surely: false } => Became::Over(KeeperSaid::Gone { claimed: true }),
+        Looked::Dead { surely: true } => Became::Over(KeeperSaid::Finished(Report {
+            outcome: Outcome::Killed(KillReason::Keeper),
+            may_have_started: true,
+            duration_ms: 0,
+            exit_code: None,
+            count: None,
+        })),
     }
 }
 
@@ -225,7 +235,18 @@ fn look(dir: &Path) -> Result<Looked, String> {
     }
     end_tree(dir).map_err(|error| chain(&error))?;
     // The keeper may have left its record between the two looks.
-    Ok(exit_record(dir)?.map_or(Looked::Dead, Looked::Over))
+    Ok(exit_record(dir)?.map_or_else(|| dead(dir), Looked::Over))
+}
+
+fn dead(dir: &Path) -> Looked {
+    let record = read_keeper_record(dir).ok().flatten();
+    let containment = record.and_then(|record| record.containment);
+    Looked::Dead {
+        surely: matches!(
+            containment,
+            Some(Containment::Cgroup | Containment::PidNamespace)
+        ),
+    }
 }
 
 /// A keeper that lives and has no task yet is about to have one, or to say why not: within moments.

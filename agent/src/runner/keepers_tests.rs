@@ -30,7 +30,11 @@ fn a_keepers_claim_without_a_keeper_may_have_run() {
     let dir = tempfile::tempdir().unwrap();
     for who in ["keeper", ""] {
         fs::write(dir.path().join(CLAIM), who).unwrap();
-        assert_eq!(look(dir.path()), Ok(Looked::Dead), "{who:?}");
+        assert_eq!(
+            look(dir.path()),
+            Ok(Looked::Dead { surely: false }),
+            "{who:?}"
+        );
     }
 }
 
@@ -39,7 +43,7 @@ fn a_damaged_exit_record_says_nothing_and_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(CLAIM), "keeper").unwrap();
     fs::write(dir.path().join("exit.json"), "{\"crc32\":\"00000000\"").unwrap();
-    assert_eq!(look(dir.path()), Ok(Looked::Dead));
+    assert_eq!(look(dir.path()), Ok(Looked::Dead { surely: false }));
 }
 
 #[test]
@@ -70,4 +74,35 @@ fn what_is_found_after_a_restart_says_what_the_keeper_would_have_said() {
         Some((Outcome::Refused(Refusal::NoLease), false))
     );
     assert_eq!(found_as(Became::Unknown), Found::Running);
+}
+
+#[test]
+fn c3_a_tree_that_the_kernel_ended_as_a_whole_is_over_whoever_looks() {
+    let boot_id = outpost_agent_keeper::process::boot_id().unwrap();
+    for (containment, surely) in [
+        ("cgroup", true),
+        ("pid_namespace", true),
+        ("subreaper", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        // No process has this start time.
+        let line = format!(
+            r#"{{"keeper":{{"version":2,"binary":"0.1.0","attempt":"{}","boot_id":"{boot_id}","keeper":{{"pid":1,"start_time":1}},"containment":"{containment}"}}}}"#,
+            "0".repeat(32)
+        );
+        let sum = crc32fast::hash(line.as_bytes());
+        let claim = format!("{{\"crc32\":\"{sum:08x}\",\"record\":{line}}}\n");
+        fs::write(dir.path().join(CLAIM), claim).unwrap();
+        let looked = look(dir.path());
+        assert_eq!(looked, Ok(Looked::Dead { surely }), "{containment}");
+        let found = found_as(became(looked.unwrap(), |_| KeeperSaid::Running));
+        match found {
+            Found::Finished(report) => assert_eq!(
+                (surely, report.outcome, report.may_have_started),
+                (true, Outcome::Killed(KillReason::Keeper), true)
+            ),
+            Found::Gone { claimed } => assert!(claimed && !surely),
+            Found::Running | Found::NeverStarted => panic!("{found:?}"),
+        }
+    }
 }

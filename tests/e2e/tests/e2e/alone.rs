@@ -75,6 +75,18 @@ fn c4_a_deadline_comes_with_runner_link_and_spawner_killed() {
     ended(&api, &run, "timed_out", &world);
 }
 
+#[test]
+#[ignore = "needs: root"]
+fn c3_a_keeper_killed_while_no_runner_lives_is_told_as_killed_by_the_next_one() {
+    let (world, mut agent, api, run, attempt) = stubborn(&[]);
+    let (keeper, _) = agent.keeper_and_task(&attempt);
+    agent.kill_runner();
+    keeper.kill();
+    eventually("its tree is gone", || so(tree(&attempt).is_empty()));
+    agent.start();
+    ended(&api, &run, "killed{keeper}", &world);
+}
+
 /// P4: not later than the time, the grace and what a busy machine takes; and not before the time, counted from when the
 /// orchestrator was heard last, at most a heartbeat's interval ago.
 fn stop_after_comes(since: Instant, attempt: &str) {
