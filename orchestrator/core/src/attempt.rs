@@ -183,9 +183,10 @@ impl Tenant {
         let standing = self.agents.get(name).map(|agent| &agent.record.standing);
         let forked = standing.is_some_and(|standing| standing.forked);
         let known = self.attempts.get(&item.attempt).is_some_and(is_active);
-        let observed = match item.state {
-            AttemptState::Assigned if forked && known => Observed::AbsentElsewhere,
-            state => Observed::Said(state),
+        let observed = if forked && known && item.state == AttemptState::Assigned {
+            Observed::AbsentElsewhere
+        } else {
+            Observed::Said(item.state)
         };
         let seen = self.observe(ctx, name, item.attempt, observed)?;
         if seen == Seen::Unknown && self.awaited.contains(name) {

@@ -311,10 +311,6 @@ pub enum Alarm {
 
 /// What was asked for was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one per request, moved a few times and never kept in numbers"
-)]
 pub enum Answer {
     /// To [`Ask::Apply`].
     Applied {

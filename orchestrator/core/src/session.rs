@@ -258,9 +258,11 @@ impl Tenant {
         let recovery = ctx.recovery;
         let behind = agent.record.has_seen_more(recovery, hello);
         let given = agent.record.is_unmet(recovery) || behind;
-        let holder = match agent.record.holder(hello.session_nonce) {
-            Holder::Second | Holder::Refused if given => Holder::Known,
-            holder => holder,
+        let rejected = &agent.record.standing.rejected;
+        let holder = if given && !rejected.contains(&hello.session_nonce) {
+            Holder::Known
+        } else {
+            agent.record.holder(hello.session_nonce)
         };
         if holder == Holder::Refused {
             return Err(Offence {

@@ -40,11 +40,11 @@ fn busy() -> (Rig, Vec<Site>) {
     rig.apply(workflow("w", vec![task("a", "load", &[])]));
     for _ in 0..10 {
         let (_, said) = rig.trigger("w");
-        let conns = said.iter().filter_map(|speech| match speech {
+        let mut conns = said.iter().filter_map(|speech| match speech {
             Speech::Send { conn, .. } => Some(*conn),
             Speech::Close { .. } | Speech::Answer { .. } | Speech::Alarm { .. } => None,
         });
-        let conn = conns.last().unwrap();
+        let conn = conns.next_back().unwrap();
         let attempt = assigns(&said)[0].attempt;
         let site = sites.iter_mut().find(|site| site.conn == conn).unwrap();
         site.tells(&mut rig, attempt, AttemptState::Running);
