@@ -82,3 +82,9 @@ impl Places {
         })
     }
 }
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
