@@ -111,8 +111,7 @@ impl Services {
                     .max_decoding_message_size(UP_FRAME_BYTES)
                     .max_encoding_message_size(DOWN_FRAME_BYTES);
                 let connect = tower::service_fn(move |request| {
-                    self.clone()
-                        .connect(caller.clone(), call.clone(), request)
+                    self.clone().connect(caller.clone(), call.clone(), request)
                 });
                 grpc.streaming(connect, request).await
             }

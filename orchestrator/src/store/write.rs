@@ -344,9 +344,9 @@ fn about(notice: &Notice) -> Option<About<'_>> {
         NoticeKind::Agent { agent, .. } => {
             Some(About::Agent(notice.tenant.as_str(), agent.as_str()))
         }
-        NoticeKind::Workflow { .. }
-        | NoticeKind::Skipped { .. }
-        | NoticeKind::Safety { .. } => None,
+        NoticeKind::Workflow { .. } | NoticeKind::Skipped { .. } | NoticeKind::Safety { .. } => {
+            None
+        }
     }
 }
 

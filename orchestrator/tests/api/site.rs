@@ -95,8 +95,8 @@ impl Site {
                     return message;
                 }
             }
-            let next = tokio::time::timeout(PATIENCE, self.outbox.messages.recv()).await;
-            self.waiting = next.unwrap().unwrap();
+            let next = tokio::time::timeout(PATIENCE, self.outbox.next()).await;
+            self.waiting = next.unwrap();
         }
     }
 

@@ -197,7 +197,10 @@ fn by_themselves(dice: &mut Dice, plan: &Plan) -> Vec<Planned> {
     let longest = dice.span(5 * SECOND, 120 * SECOND);
     let mut planned = Vec::new();
     let mut at = SECOND;
-    while total > 0 {
+    if total == 0 {
+        return planned;
+    }
+    loop {
         at = plan.next(dice, at, longest);
         if at >= plan.quiet_from {
             break;

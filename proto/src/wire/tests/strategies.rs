@@ -135,7 +135,8 @@ fn inventory() -> impl Strategy<Value = InventoryPage> {
             event_seq: EventSeq(event_seq),
         },
     );
-    (vec(item, 0..8), option::of(0u32..1 << 18)).prop_map(|(items, end)| InventoryPage { items, end })
+    (vec(item, 0..8), option::of(0u32..1 << 18))
+        .prop_map(|(items, end)| InventoryPage { items, end })
 }
 
 fn event() -> impl Strategy<Value = Event> {
