@@ -64,18 +64,7 @@ impl Draft {
         let mut bytes = encode(&Line::Keeper(Box::new(record)))?;
         let used = bytes.len() as u64;
         bytes.resize(bytes.len().max(FILE_BYTES), b'\n');
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let create = || rustix::fs::openat(dir, &name, flags, Mode::RUSR | Mode::WUSR);
-        let file = match create() {
-            Err(Errno::EXIST) => {
-                // Of a dead keeper that had the same process id.
-                rustix::fs::unlinkat(dir, &name, AtFlags::empty())?;
-                create()?
-            }
-            created => created?,
-        };
-        let mut file = File::from(file);
+        let mut file = create(dir, &name)?;
         let written = file.write_all(&bytes);
         let draft = Self { file, name, used };
         match written {
@@ -89,37 +78,17 @@ impl Draft {
 
     /// Makes the claim; `None` when somebody has made it before.
     pub(crate) fn make(self, dir: BorrowedFd<'_>) -> io::Result<Option<Claim>> {
-        let made =
-            match rustix::fs::renameat_with(dir, &self.name, dir, CLAIM, RenameFlags::NOREPLACE) {
-                // A file system that cannot rename so can link so.
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    let linked = rustix::fs::linkat(dir, &self.name, dir, CLAIM, AtFlags::empty());
-                    linked.map(|()| {
-                        let _ = rustix::fs::unlinkat(dir, &self.name, AtFlags::empty());
-                    })
-                }
-                made => made,
-            };
-        match made {
-            Ok(()) => Ok(Some(Claim {
-                file: self.file,
-                used: self.used,
-                over: false,
-            })),
-            Err(errno) => {
-                self.discard(dir);
-                if errno == Errno::EXIST {
-                    Ok(None)
-                } else {
-                    Err(errno.into())
-                }
-            }
-        }
+        let is_made = give_name(dir, &self.name)?;
+        Ok(is_made.then_some(Claim {
+            file: self.file,
+            used: self.used,
+            over: false,
+        }))
     }
 
     /// Takes the draft away: there will be no claim.
     pub(crate) fn discard(self, dir: BorrowedFd<'_>) {
-        let _ = rustix::fs::unlinkat(dir, &self.name, AtFlags::empty());
+        remove(dir, &self.name);
     }
 }
 
@@ -199,21 +168,63 @@ pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line, String>> 
     })
 }
 
-/// Makes the claim in a keeper's place; `false` when somebody has made it before.
+/// Makes the claim in a keeper's place, whole as a keeper does; `false` when somebody has made it before.
 pub(crate) fn by_runner(dir: BorrowedFd<'_>) -> io::Result<bool> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     failpoint::reach("runner-claiming");
-    match rustix::fs::openat(dir, CLAIM, flags, Mode::RUSR | Mode::WUSR) {
-        // The name is what counts; who made it is said for later runners and for people.
-        Ok(file) => {
-            failpoint::reach("runner-named");
-            File::from(file).write_all(BY_RUNNER.as_bytes())?;
-            failpoint::reach("runner-claimed");
-            Ok(true)
-        }
-        Err(Errno::EXIST) => Ok(false),
-        Err(errno) => Err(errno.into()),
+    // A keeper's draft is named by a process id; a runner may live in another pid namespace.
+    let name = format!("{CLAIM}.{BY_RUNNER}.{}", std::process::id());
+    let mut file = create(dir, &name)?;
+    if let Err(error) = file.write_all(BY_RUNNER.as_bytes()) {
+        remove(dir, &name);
+        return Err(error);
     }
+    failpoint::reach("runner-drafted");
+    let is_made = give_name(dir, &name)?;
+    failpoint::reach("runner-claimed");
+    Ok(is_made)
+}
+
+/// A draft's file, new and empty.
+fn create(dir: BorrowedFd<'_>, name: &str) -> io::Result<File> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let create = || rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR);
+    let file = match create() {
+        Err(Errno::EXIST) => {
+            // Of a dead process that had the same id.
+            rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+            create()?
+        }
+        created => created?,
+    };
+    Ok(File::from(file))
+}
+
+/// Makes a draft the claim; `false` when somebody has made it before, and then the draft is gone.
+fn give_name(dir: BorrowedFd<'_>, draft: &str) -> io::Result<bool> {
+    let made = match rustix::fs::renameat_with(dir, draft, dir, CLAIM, RenameFlags::NOREPLACE) {
+        // A file system that cannot rename so can link so.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            let linked = rustix::fs::linkat(dir, draft, dir, CLAIM, AtFlags::empty());
+            linked.map(|()| remove(dir, draft))
+        }
+        made => made,
+    };
+    match made {
+        Ok(()) => Ok(true),
+        Err(errno) => {
+            remove(dir, draft);
+            if errno == Errno::EXIST {
+                Ok(false)
+            } else {
+                Err(errno.into())
+            }
+        }
+    }
+}
+
+/// What is left of a draft goes with its directory.
+fn remove(dir: BorrowedFd<'_>, name: &str) {
+    let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
 }
 
 /// Whether anybody has made the claim.

@@ -147,8 +147,8 @@ pub const ALL: [Point; 25] = [
     ),
     point(
         ClaimingRunner,
-        "runner-named",
-        "the claim is made and empty",
+        "runner-drafted",
+        "the claim is written and has no name",
     ),
     point(
         ClaimingRunner,

@@ -25,8 +25,8 @@ const AFTER: [&str; 4] = [
     "keeper-ended",
     "keeper-recorded",
 ];
-/// A runner's steps at the claim: before it has the name, with the name and no word, with both.
-const RUNNER: [&str; 3] = ["runner-claiming", "runner-named", "runner-claimed"];
+/// A runner's steps at the claim: with nothing, with a draft, with the name.
+const RUNNER: [&str; 3] = ["runner-claiming", "runner-drafted", "runner-claimed"];
 
 /// A site whose spawner and keepers can be held.
 struct Stage {
@@ -165,7 +165,7 @@ fn c1_a_runner_held_at_each_step_of_its_claim_and_a_keeper_start_the_task_at_mos
             stage.let_on(place);
             let claim = answer(claimer);
             let at = format!("keeper at {keepers}, runner at {place}");
-            if place == "runner-claiming" {
+            if place != "runner-claimed" {
                 assert_eq!(claim, Claim::Lost, "{at}");
                 expect(end, Ended::Exited(7), Cause::Own);
                 assert_eq!(stage.site.starts(), 1, "{at}");
@@ -190,14 +190,14 @@ fn c1_a_runner_killed_at_each_step_of_its_claim_leaves_an_attempt_that_starts_at
         assert!(!claimer.wait().unwrap().success());
         stage.let_on("keeper-leased");
         let end = last(&keeper);
-        if place == "runner-claiming" {
+        if place != "runner-claimed" {
             expect(end, Ended::Exited(7), Cause::Own);
             assert_eq!(stage.site.starts(), 1);
         } else {
             assert_eq!(not_started(end), NotStarted::ClaimLost, "{place}");
             assert_eq!(stage.site.starts(), 0, "{place}");
         }
-        // Whoever comes next finds the name taken: by a keeper, by a runner, or by nobody who could say so.
+        // Whoever comes next finds the name taken, by a keeper or by a runner, and the file says by whom.
         assert_eq!(try_claim(&spec.dir).unwrap(), Claim::Lost, "{place}");
     }
 }
