@@ -97,8 +97,7 @@ impl Stage {
             self.start_the_dead();
             let tree = self.field.api.run(run).unwrap_or_default();
             let state = tree["state"].as_str();
-            // Whether an attempt with an empty claim ever ran cannot be known: it is not tried again.
-            if state == Some("succeeded") || (state == Some("failed") && ends_unknown(&tree)) {
+            if state == Some("succeeded") {
                 return;
             }
             let over = matches!(state, Some("failed" | "cancelled"));
@@ -165,10 +164,6 @@ fn has_moment(point: &Point, moment: Moment) -> bool {
     let at_start = ["runner-prepared", "runner-asked"].contains(&point.name);
     let both = matches!(point.process, Process::Orchestrator | Process::Runner) && !at_start;
     moment == Moment::Before || both
-}
-
-fn ends_unknown(tree: &Value) -> bool {
-    tree["tasks"][0]["outcome"] == "interrupted{agent_state_lost}"
 }
 
 #[test]
