@@ -11,7 +11,6 @@ use outpost_e2e::wait::{DEADLINE, so};
 use outpost_e2e::{Proc, eventually, report};
 use outpost_failpoint::{ALL, Point, Process};
 use outpost_faults::history::Summary;
-use serde_json::Value;
 
 /// A task that waits until the test lets it go on.
 const GATE: &str = "until [ -e \"$shared/go.$OUTPOST_RUN\" ]; do sleep 0.05; done\nalive\nover 0";
