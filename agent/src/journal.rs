@@ -165,6 +165,10 @@ impl Journal {
     /// As [`Journal::commit`].
     pub fn append(&mut self, writes: &[Write]) -> Result<bool, JournalError> {
         if writes.is_empty() {
+            // While nothing new is taken nothing may be written: room that was made since is found here.
+            if !self.ahead.is_enough() {
+                self.take_space()?;
+            }
             return Ok(false);
         }
         let is_due = writes.iter().any(|write| self.needs_sync(write));
@@ -174,10 +178,14 @@ impl Journal {
         if is_long && self.bytes > self.wait_until {
             self.compact()?;
         }
+        self.take_space()?;
+        Ok(is_due)
+    }
+
+    fn take_space(&mut self) -> Result<(), JournalError> {
         self.ahead
             .take(&self.file, self.bytes)
-            .map_err(io("taking space for", &self.path))?;
-        Ok(is_due)
+            .map_err(io("taking space for", &self.path))
     }
 
     /// Waits until everything added would survive a power cut.
@@ -287,9 +295,11 @@ impl Journal {
         };
         std::fs::rename(&temp, &self.path).map_err(io("replacing", &self.path))?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
+        // The old file has no name any more: what fails from here on is the end, a full disk too.
+        let fatal = |error: std::io::Error| io("syncing", dir)(std::io::Error::other(error));
         File::open(dir)
             .and_then(|dir| dir.sync_all())
-            .map_err(io("syncing", dir))?;
+            .map_err(fatal)?;
         self.file = Arc::new(file);
         self.bytes = bytes;
         self.base_bytes = bytes;
