@@ -92,8 +92,8 @@ impl Tenant {
         });
         quarantine.incarnation = hello.incarnation;
         hand_out(&mut quarantine.nonces, hello.session_nonce, next);
-        // It is told of no event, so that it lets go of none.
-        let welcome = welcome(ctx, record.session_epoch, next, EventSeq(0));
+        // Nothing is acknowledged by this, and a smaller number would look like a database that went back.
+        let welcome = welcome(ctx, record.session_epoch, next, record.event_seq);
         reply.messages.push(welcome);
         let older = agent.live.rival.replace(Rival {
             conn: opening.conn,
