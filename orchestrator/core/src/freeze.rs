@@ -78,7 +78,8 @@ impl Vanished {
         (self.since.len(), self.since.len() + self.live)
     }
 
-    fn forget_old(&mut self, now: Micros) {
+    /// Lets go of those that went too long ago to count.
+    pub(crate) fn forget_old(&mut self, now: Micros) {
         while let Some((at, _)) = self.by_time.first()
             && at.plus(VANISH_WITHIN) < now
             && let Some((_, name)) = self.by_time.pop_first()

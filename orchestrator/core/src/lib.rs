@@ -278,7 +278,10 @@ impl Orchestrator {
         if !std::mem::take(&mut self.vanishing) {
             return;
         }
-        let counts = self.tenants.values().map(|tenant| tenant.vanished.counts());
+        let counts = self.tenants.values_mut().map(|tenant| {
+            tenant.vanished.forget_old(now);
+            tenant.vanished.counts()
+        });
         let (gone, of) = counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
         if !freeze::is_mass(gone, of) {
             return;
