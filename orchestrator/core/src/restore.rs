@@ -44,7 +44,8 @@ impl Tenant {
         item: &InventoryItem,
     ) -> Result<(), Alarm> {
         self.matches(item)?;
-        if self.observe(ctx, name, item.attempt, Observed::Said(item.state))? == Seen::Unknown {
+        let seen = self.observe(ctx, name, item.attempt, Observed::Said(item.state))?;
+        if seen == Seen::Unknown && self.awaited.contains(name) {
             self.adopt_attempt(ctx, name, item)?;
         }
         Ok(())

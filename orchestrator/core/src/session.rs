@@ -368,9 +368,8 @@ impl Tenant {
         let Stage::Listing(listing) = &mut session.stage else {
             return Ok(());
         };
-        let awaited = agent.record.is_awaited(ctx.recovery);
-        let remembered =
-            |item: &&InventoryItem| awaited && item.event_seq == EventSeq(0) && is_over(item);
+        // Told once more, and known by now, if the agent did not hear that its inventory was taken.
+        let remembered = |item: &&InventoryItem| item.event_seq == EventSeq(0) && is_over(item);
         let told: Vec<InventoryItem> = page.items.iter().filter(remembered).copied().collect();
         let held = page.items.iter().filter(|item| !remembered(item));
         listing.items.extend(held);
