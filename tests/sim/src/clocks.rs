@@ -79,7 +79,10 @@ impl World {
         let alive = |phase| matches!(phase, Phase::Requested | Phase::Forked | Phase::Running);
         let keepers = site.keepers.iter();
         let asleep = keepers.filter(|(_, keeper)| alive(keeper.phase));
-        self.truth.slept.extend(asleep.map(|(attempt, _)| *attempt));
+        for (attempt, _) in asleep {
+            let awake = self.truth.slept.entry(*attempt).or_insert(until);
+            *awake = until.max(*awake);
+        }
         if until > self.now + 30 * SECOND {
             let links = self.network.open_links();
             for link in links {

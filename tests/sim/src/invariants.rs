@@ -1,7 +1,7 @@
 //! What must always hold, one sentence per function. Starts and ends are what the fake keepers did; the rest is what the
 //! orchestrator's database holds, record by record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use outpost_orchestrator_core::record::{AttemptRecord, Phase, TaskState};
@@ -11,6 +11,8 @@ use outpost_proto::outcome::Outcome;
 
 use crate::clients::Fact;
 use crate::keeper;
+use crate::queue::{At, SECOND};
+use crate::records::outcome_of;
 use crate::restore::Former;
 use crate::shop;
 use crate::world::World;
@@ -45,8 +47,8 @@ pub(crate) struct Truth {
     pub(crate) starts: BTreeMap<AttemptId, u32>,
     /// How tasks ended, as their keepers saw it.
     pub(crate) ends: BTreeMap<AttemptId, Outcome>,
-    /// Attempts of which keeper or task stood still with its host.
-    pub(crate) slept: BTreeSet<AttemptId>,
+    /// Attempts of which keeper or task stood still with its host, and until when.
+    pub(crate) slept: BTreeMap<AttemptId, At>,
     /// What the database knew before it was restored.
     pub(crate) former: Former,
     /// What was acknowledged.
@@ -73,12 +75,7 @@ impl World {
             assign.attempt,
         )?;
         self.invariant_what_starts_was_assigned_here_and_is_not_over(site, assign)?;
-        if !self.is_of_a_former_life(assign.attempt) {
-            self.invariant_a_task_starts_only_after_all_it_needs_succeeded(
-                assign.run,
-                assign.task,
-            )?;
-        }
+        self.invariant_a_task_starts_only_after_all_it_needs_succeeded(assign)?;
         self.invariant_nothing_starts_once_a_later_attempt_exists(assign)?;
         self.invariant_an_agent_runs_no_more_than_it_may(site)?;
         self.invariant_what_ends_alone_never_overlaps(assign)
@@ -99,11 +96,10 @@ impl World {
         assign: &Assign,
     ) -> Checked {
         let (id, site) = (assign.attempt, &self.sites[site]);
-        if self.is_of_a_former_life(id) {
-            return Ok(());
-        }
         let sentence = "only what is durably assigned to this agent, and not over, starts";
-        let Some(known) = self.center.disk.mirror.attempts.get(&id) else {
+        // As it was assigned: what a restored database knows less of starts as the one before it decided.
+        let former = self.truth.former.attempt(id);
+        let Some(known) = former.or_else(|| self.center.disk.mirror.attempts.get(&id)) else {
             return Err(broken(sentence, format!("{id} is not in the database")));
         };
         let here = known.tenant == site.identity.tenant
@@ -115,16 +111,18 @@ impl World {
             format!("{id} is another agent's, or another incarnation's"),
         )?;
         let over = matches!(known.phase, Phase::Finished { .. }) || known.late.is_some();
-        let over = over && !site.cheats;
+        let over = over && !site.cheats && former.is_none();
         holds(!over, sentence, format!("{id} is over: {:?}", known.phase))
     }
 
     fn invariant_a_task_starts_only_after_all_it_needs_succeeded(
         &self,
-        run: RunId,
-        task: TaskIndex,
+        assign: &Assign,
     ) -> Checked {
         let sentence = "a task starts only after all it needs succeeded";
+        let (run, task) = (assign.run, assign.task);
+        // A restored database may not know yet what the one before it did; true it must be all the same.
+        let former = self.is_of_a_former_life(assign.attempt);
         for need in self.needs(run, task) {
             let known = self
                 .center
@@ -134,13 +132,16 @@ impl World {
                 .get(&(run, need))
                 .map(|task| task.state);
             holds(
-                known == Some(TaskState::Succeeded),
+                former || known == Some(TaskState::Succeeded),
                 sentence,
                 format!("{task} of {run}: {need} is {known:?}"),
             )?;
-            let truly = self.attempts_of(run, need).any(|attempt| {
+            let lost = self.truth.former.attempts_of(run, need);
+            let truly = self.attempts_of(run, need).chain(lost).any(|attempt| {
                 let ended = self.truth.ends.get(&attempt.attempt);
-                ended == Some(&Outcome::Succeeded) || self.is_with_a_cheat(attempt)
+                let said = outcome_of(attempt).map(|report| report.outcome);
+                let said = said == Some(Outcome::Succeeded) && self.is_with_a_cheat(attempt);
+                ended == Some(&Outcome::Succeeded) || said
             });
             holds(
                 truly,
@@ -197,8 +198,13 @@ impl World {
     fn invariant_what_ends_alone_never_overlaps(&self, assign: &Assign) -> Checked {
         let sentence = "an attempt that ends alone is gone before its successor starts";
         for other in self.attempts_of(assign.run, assign.task) {
-            let shut_out = self.truth.slept.contains(&other.attempt) || self.is_with_a_cheat(other);
-            if other.attempt != assign.attempt && other.ends_alone_s.is_some() && !shut_out {
+            let Some(ends_alone_s) = other.ends_alone_s else {
+                continue;
+            };
+            // Once its host is awake, it is gone within the same time again.
+            let late = |awake: &At| self.now <= awake + (u64::from(ends_alone_s) + 1) * SECOND;
+            let asleep = self.truth.slept.get(&other.attempt).is_some_and(late);
+            if other.attempt != assign.attempt && !asleep && !self.is_with_a_cheat(other) {
                 holds(!self.runs_somewhere(other.attempt), sentence, other.attempt)?;
             }
         }

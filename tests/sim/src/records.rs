@@ -26,11 +26,13 @@ impl World {
         for message in messages {
             let (named, run) = match message {
                 DownMessage::Assign(assign) => (Some(assign.attempt), Some(assign.run)),
-                DownMessage::Directive { directive, .. } => (directed(directive), None),
+                // Who asks about others' attempts is told to forget them, as of any that never were.
+                DownMessage::Directive { directive, .. } => {
+                    let named = directed(directive).filter(|_| !self.sites[link.site].cheats);
+                    (named, None)
+                }
                 DownMessage::Welcome(_) | DownMessage::Granted(_) => (None, None),
             };
-            // Who asks about others' attempts is told to forget them, as of any that never were.
-            let named = named.filter(|_| !self.sites[link.site].cheats);
             if let Some(known) = named.and_then(|id| mirror.attempts.get(&id)) {
                 let own = known.tenant == identity.tenant && known.agent == identity.agent;
                 holds(
@@ -108,6 +110,7 @@ impl World {
             }
             self.invariant_nothing_finished_runs_again_after_a_restore(after)?;
             if after.recovered {
+                self.invariant_only_what_a_former_life_knew_is_taken_in(after)?;
                 return self.invariant_attempts_stay_in_their_tenant(after);
             }
             self.invariant_no_agent_is_given_more_than_it_takes(after)?;
@@ -132,9 +135,6 @@ impl World {
             if other.attempt == after.attempt {
                 continue;
             }
-            if self.is_with_a_cheat(other) {
-                continue;
-            }
             let twice = self.may_run_twice(other);
             let lost = matches!(other.phase, Phase::Lost { .. });
             let known = outcome_of(other).is_some_and(|report| !unknown_end(report));
@@ -144,7 +144,8 @@ impl World {
                 sentence,
                 format!("{} beside {:?}", after.attempt, other),
             )?;
-            let runs = self.runs_somewhere(other.attempt);
+            // What it said of the end may be a lie.
+            let runs = self.runs_somewhere(other.attempt) && !self.is_with_a_cheat(other);
             holds(
                 twice || !runs,
                 sentence,

@@ -21,16 +21,34 @@ pub(crate) struct Backup {
 /// What only former lives of the database knew.
 #[derive(Debug, Default)]
 pub(crate) struct Former {
-    /// Attempts as they were known then.
+    /// Attempts as they were known then, of which the backup knew less or nothing.
     attempts: BTreeMap<AttemptId, AttemptRecord>,
-    /// Tasks that had succeeded, and whose agent held or remembered that.
-    succeeded: BTreeSet<(RunId, TaskIndex)>,
+    /// Tasks that had succeeded, each with the sites whose agents held or remembered that.
+    succeeded: BTreeMap<(RunId, TaskIndex), BTreeSet<usize>>,
     backup: Option<Backup>,
 }
 
 impl Former {
-    pub(crate) fn forget_what_succeeded(&mut self) {
-        self.succeeded.clear();
+    /// What nobody but this site remembers.
+    pub(crate) fn forget_what_succeeded(&mut self, at: usize) {
+        self.succeeded.retain(|_, sites| {
+            sites.remove(&at);
+            !sites.is_empty()
+        });
+    }
+
+    /// An attempt as the newest former life that knew it did.
+    pub(crate) fn attempt(&self, attempt: AttemptId) -> Option<&AttemptRecord> {
+        self.attempts.get(&attempt)
+    }
+
+    pub(crate) fn attempts_of(
+        &self,
+        run: RunId,
+        task: TaskIndex,
+    ) -> impl Iterator<Item = &AttemptRecord> {
+        let attempts = self.attempts.values();
+        attempts.filter(move |attempt| attempt.run == run && attempt.task == task)
     }
 }
 
@@ -76,12 +94,16 @@ impl World {
         let runs = &self.center.disk.mirror.runs;
         self.clients.forget_others(runs);
         self.note_what_succeeded(&lost);
-        self.truth.former.attempts.extend(lost.attempts);
+        let kept = &self.center.disk.mirror.attempts;
+        let attempts = lost.attempts.into_iter();
+        let more = attempts.filter(|(attempt, known)| kept.get(attempt) != Some(known));
+        self.truth.former.attempts.extend(more);
         self.crash_center();
     }
 
     fn note_what_succeeded(&mut self, lost: &Mirror) {
-        for site in self.sites.iter().filter(|site| !site.cheats) {
+        let sites = self.sites.iter().enumerate();
+        for (index, site) in sites.filter(|(_, site)| !site.cheats) {
             let known = site.disk.snapshot();
             let held = known.attempts.iter().map(|held| held.assign.attempt);
             let remembered = known.memories.iter().map(|memory| memory.attempt);
@@ -94,7 +116,8 @@ impl World {
                 if task.is_some_and(|task| task.state == TaskState::Succeeded)
                     && self.truth.ends.get(&id) == Some(&outpost_proto::outcome::Outcome::Succeeded)
                 {
-                    self.truth.former.succeeded.insert(place);
+                    let succeeded = &mut self.truth.former.succeeded;
+                    succeeded.entry(place).or_default().insert(index);
                 }
             }
         }
@@ -110,11 +133,26 @@ impl World {
         &self,
         made: &AttemptRecord,
     ) -> Checked {
-        let again = self.truth.former.succeeded.contains(&(made.run, made.task));
+        let place = (made.run, made.task);
+        // Who was removed by a person is not waited for.
+        let told = |sites: &BTreeSet<usize>| sites.iter().any(|site| !self.is_removed(*site));
+        let again = self.truth.former.succeeded.get(&place).is_some_and(told);
         holds(
             made.recovered || !again,
             "nothing that finished before a restore runs again",
             format!("{} of {}", made.task, made.run),
+        )
+    }
+
+    /// When an attempt is taken in.
+    pub(crate) fn invariant_only_what_a_former_life_knew_is_taken_in(
+        &self,
+        made: &AttemptRecord,
+    ) -> Checked {
+        holds(
+            self.is_of_a_former_life(made.attempt) || self.is_with_a_cheat(made),
+            "only what a former life of the database knew is taken in",
+            made.attempt,
         )
     }
 }

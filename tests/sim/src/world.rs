@@ -312,7 +312,7 @@ impl World {
         }
         self.power_cut(index);
         // What only it remembered is gone with it, by a person's decision.
-        self.truth.former.forget_what_succeeded();
+        self.truth.former.forget_what_succeeded(index);
         let site = &mut self.sites[index];
         site.enrolled = false;
         site.disk = SiteDisk::default();
