@@ -16,6 +16,7 @@ use outpost_agent_link::ipc::{
     ClosedReason, FromLink, LinkSocket, TlsProblem, ToLink, UnaryMethod,
 };
 use outpost_proto::ids::Conn;
+use outpost_proto::limits;
 use outpost_proto::wire::{self, Issued};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -24,9 +25,14 @@ use super::Happened;
 use super::certificate::Certificate;
 use super::link_process::{LinkProcess, LinkSetup};
 
-/// Messages for link that wait for it to read. Each is a burst's frame, so a full queue is a connection that stands
-/// still: the runner gives it up, and the next session's inventory says what was not delivered.
-const QUEUE: usize = 256;
+/// Messages for link that wait for it to read. The most that is said at once, an inventory after a restore, fits; so a
+/// full queue is a connection that stands still: the runner gives it up, and the next session's inventory says what was
+/// not delivered.
+const QUEUE: usize = 1024;
+const _: () = assert!(
+    (limits::HELD_ATTEMPTS + limits::REMEMBERED) / (4 * limits::INVENTORY_PAGE) + 64 < QUEUE,
+    "the longest inventory, four pages to a frame, fits at once"
+);
 /// A link that lived this long did not fail at once: the next one is started without waiting.
 const LIVED: Duration = Duration::from_secs(10);
 
