@@ -248,6 +248,8 @@ impl Ledger {
             }
             Err(error) => return Err(error),
         };
+        // Nothing is added to the one before: what was taken behind its end goes back.
+        let _ = self.file.set_len(self.written);
         self.number += 1;
         self.file = Arc::new(file);
         self.written = 0;
