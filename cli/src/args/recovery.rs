@@ -13,7 +13,7 @@ Examples:
 
 pub(super) const ATTEMPTS: &str = "\
 Examples:
-  outpost attempts assert-dead 7c2e91d06b7f4a13a8a3f0d94c55e1b2 --reason \"the machine burnt down\"";
+  outpost attempts assert-dead 7c2e91d06b7f4a13a8a3f0d94c55e1b2 --reason burnt";
 
 const ASSERT_DEAD: &str = "\
 An attempt of an entry that is not `retry_safe` is never tried again while it may still run. When its agent is gone for \
@@ -21,7 +21,7 @@ good, a person who knows can say so: its task's retries go on. Who said so, when
 later is kept beside and changes nothing.
 
 Examples:
-  outpost attempts assert-dead 7c2e91d06b7f4a13a8a3f0d94c55e1b2 --reason \"the machine burnt down\"";
+  outpost attempts assert-dead 7c2e91d06b7f4a13a8a3f0d94c55e1b2 --reason burnt";
 
 /// What endangers the work as a whole.
 #[derive(Debug, Clone, Copy, Subcommand)]
