@@ -113,7 +113,8 @@ impl Tenant {
             let elsewhere = agent.record.incarnation != attempt.incarnation;
             elsewhere || agent.surely_idle(ctx.settings, attempt.ends_alone_s) <= ctx.now
         });
-        attempt.retry_safe && matches!(attempt.phase, Phase::Lost { .. }) && idle
+        let is_lost = matches!(attempt.phase, Phase::Lost { .. });
+        is_lost && (attempt.asserted.is_some() || attempt.retry_safe && idle)
     }
 
     /// A run that was over is in memory again.

@@ -87,3 +87,23 @@ fn without_retries_the_task_fails_and_unknown_attempts_are_denied() {
         Err(Denied::UnknownAttempt(unknown))
     );
 }
+
+#[test]
+fn what_a_person_said_is_over_may_run_once_more() {
+    let (mut rig, site, run, assign) = silent(0);
+    rig.turn(&[site.close()]);
+    rig.pass_ms(60_000);
+    dead(&mut rig, assign.attempt).unwrap();
+    rig.site("shop");
+    let stored = rig.mirror.stored_run(&name("acme"), run).map(Box::new);
+    let (answer, said) = rig.ask_in(
+        "acme",
+        Ask::Rerun {
+            run,
+            tasks: None,
+            stored,
+        },
+    );
+    assert!(matches!(answer, Ok(Answer::Rerun { .. })), "{answer:?}");
+    assert_eq!(assigns(&said).len(), 1);
+}

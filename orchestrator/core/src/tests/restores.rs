@@ -67,6 +67,9 @@ fn ran_after_the_backup(entry: &str) -> (Rig, Site, Site, Mirror, RunId, Assign)
         run.started_at = None;
     }
     let attempt = rig.mirror.attempts.values().next().unwrap().clone();
+    for tenant in backup.tenants.values_mut() {
+        tenant.next_fence = attempt.fence;
+    }
     let assign = Assign {
         attempt: attempt.attempt,
         run,
