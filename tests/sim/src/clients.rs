@@ -10,7 +10,7 @@ use outpost_proto::message::ParamValue;
 use outpost_proto::name::{ParamName, TenantName, WorkflowName};
 
 use crate::invariants::{Checked, broken};
-use crate::queue::{MS, SECOND};
+use crate::queue::{At, MS, SECOND};
 use crate::trace::note;
 use crate::world::{Happening, World};
 
@@ -47,6 +47,8 @@ struct Request {
     tenant: TenantName,
     want: Want,
     tries: u32,
+    /// When it is asked again: one who asks waits for one answer at a time.
+    again: At,
     done: bool,
 }
 
@@ -108,6 +110,7 @@ impl World {
             tenant: tenant.clone(),
             want,
             tries: 0,
+            again: 0,
             done: false,
         };
         self.clients.requests.insert(id, request);
@@ -134,12 +137,30 @@ impl World {
         let at = self.now + self.dice.span(100, 50 * MS);
         self.queue.put(at, Happening::Asked { request: id });
         let again = self.now + self.dice.between(5 * SECOND, 15 * SECOND);
-        self.queue.put(again, Happening::AskAgain { request: id });
+        self.ask_again_at(id, again);
     }
 
     pub(crate) fn ask_again_later(&mut self, id: u64) {
         let at = self.now + self.dice.span(100 * MS, 3 * SECOND);
-        self.queue.put(at, Happening::AskAgain { request: id });
+        self.ask_again_at(id, at);
+    }
+
+    /// Then, and not when it was to be asked again before.
+    fn ask_again_at(&mut self, id: u64, at: At) {
+        if let Some(request) = self.clients.requests.get_mut(&id) {
+            request.again = at;
+            self.queue.put(at, Happening::AskAgain { request: id });
+        }
+    }
+
+    pub(crate) fn ask_again(&mut self, id: u64) {
+        let requests = &self.clients.requests;
+        if requests
+            .get(&id)
+            .is_some_and(|request| request.again == self.now)
+        {
+            self.ask(id);
+        }
     }
 
     /// A request arrived at the orchestrator's port.

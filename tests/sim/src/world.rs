@@ -274,7 +274,7 @@ impl World {
             Happening::SetUpAnew { site } => self.set_up_anew(site),
             Happening::Asked { request } => self.asked(request),
             Happening::Answered { request, answer } => self.told(request, *answer),
-            Happening::AskAgain { request } => self.ask(request),
+            Happening::AskAgain { request } => self.ask_again(request),
             Happening::Want { tenant, want } => self.want(&tenant, want),
             Happening::Cancel { run } => self.cancel(run),
             Happening::Rerun { run } => self.rerun(run),
