@@ -128,7 +128,13 @@ pub(super) async fn resolve(
 #[serde(deny_unknown_fields)]
 #[schemars(example = serde_json::json!({ "reason": "the machine burnt down" }))]
 pub(super) struct Assertion {
-    #[schemars(length(min = 1, max = 500))]
+    /// For people; no control characters, and not only spaces.
+    #[schemars(
+        length(min = 1, max = 500),
+        regex(
+            pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*[^\\s\\u0000-\\u001f\\u007f-\\u009f][^\\u0000-\\u001f\\u007f-\\u009f]*$"
+        )
+    )]
     reason: String,
 }
 
