@@ -128,7 +128,7 @@ impl Tenant {
             away,
         });
         let reason = format!("{gone} of {of} agents went within two minutes");
-        self.tell_freeze(ctx, Safety::Frozen, None, Some(reason));
+        self.tell_standstill(ctx, Safety::Frozen, None, Some(reason));
     }
 
     /// An agent is in touch that was not.
@@ -159,7 +159,7 @@ impl Tenant {
         // Those that are still away were counted once.
         vanished.since.clear();
         vanished.by_time.clear();
-        self.tell_freeze(ctx, Safety::Unfrozen, by, None);
+        self.tell_standstill(ctx, Safety::Unfrozen, by, None);
         self.arm_all(ctx);
     }
 
@@ -171,7 +171,8 @@ impl Tenant {
         }
     }
 
-    fn tell_freeze(
+    /// Tells whoever watches what holds the whole tenant's work back, or does so no longer.
+    pub(crate) fn tell_standstill(
         &self,
         ctx: &mut Ctx<'_>,
         what: Safety,

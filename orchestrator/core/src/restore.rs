@@ -13,7 +13,7 @@ use outpost_proto::name::AgentName;
 use crate::agent::ends_alone_s;
 use crate::attempt::Seen;
 use crate::event::{Alarm, Answer, Denied, RecoveryView, Speech};
-use crate::record::{AttemptRecord, NoticeKind, Phase, TaskState, Write};
+use crate::record::{AttemptRecord, Phase, TaskState, Write};
 use crate::run::is_open;
 use crate::safety::Safety;
 use crate::state::Observed;
@@ -274,13 +274,6 @@ impl Tenant {
                 .collect();
             format!("{} not heard: {}", self.awaited.len(), names.join(", "))
         });
-        let notice = NoticeKind::Safety {
-            what,
-            agent: None,
-            attempt: None,
-            by: by.map(str::to_owned),
-            reason,
-        };
-        ctx.notice(&self.record.tenant, notice);
+        self.tell_standstill(ctx, what, by, reason);
     }
 }
