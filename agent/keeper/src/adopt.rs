@@ -6,6 +6,7 @@
 //! When a keeper's connection ends before a final state was said, look in this order: [`read_exit_record`], then
 //! [`keeper_state`]; if the keeper is dead, [`try_claim`] (`Won`: nothing ever ran) and otherwise [`end_tree`].
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::containment::Remains;
 use crate::exec::{Leash, SelfExec};
 use crate::packets::{PacketError, Packets};
 use crate::process;
-use crate::protocol::{FromKeeper, FromSpawner, PROTOCOL_VERSION, StartSpec, ToKeeper, ToSpawner};
+use crate::protocol::{FromKeeper, FromSpawner, StartSpec, ToKeeper, ToSpawner};
 use crate::{claim, keeper, record, spawner};
 
 pub use crate::record::{KeeperRecord, RecordError, read_exit_record, read_keeper_record};
@@ -61,8 +62,9 @@ pub enum ConnectError {
 #[derive(Debug)]
 pub struct SpawnerClient {
     packets: Packets,
-    /// Version of the protocol that the spawner and its keepers write: they may be of the build before an upgrade.
-    version: u8,
+    /// Version of the protocol that the spawner and its keepers write, once it has said anything: they may be of the
+    /// build before an upgrade.
+    version: Cell<Option<u8>>,
 }
 
 impl SpawnerClient {
@@ -98,13 +100,13 @@ impl SpawnerClient {
     pub fn connect(state_dir: &Path) -> io::Result<Self> {
         Ok(Self {
             packets: crate::socket::connect(state_dir, spawner::SOCKET)?,
-            version: PROTOCOL_VERSION,
+            version: Cell::new(None),
         })
     }
 
-    /// Finds out which version the spawner writes. One that does not answer at once (it may be stopped) counts as of this
-    /// version; its answer comes before the others.
-    fn greeted(mut self) -> io::Result<Self> {
+    /// Finds out which version the spawner writes. One that does not answer at once (it may be stopped) counts as of any
+    /// version until its answer comes, before the others.
+    fn greeted(self) -> io::Result<Self> {
         self.ask_status().map_err(io::Error::other)?;
         let mut fds = [PollFd::new(&self.packets, PollFlags::IN)];
         if rustix::event::poll(&mut fds, Some(&ANSWERS))? == 0 {
@@ -114,7 +116,7 @@ impl SpawnerClient {
         let (version, _, _) = answer
             .map_err(io::Error::other)?
             .ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.version = version;
+        self.version.set(Some(version));
         Ok(self)
     }
 
@@ -124,7 +126,8 @@ impl SpawnerClient {
     /// # Errors
     /// When the spawner is gone or does not read; nothing was started then.
     pub fn start(&self, spec: Box<StartSpec>) -> Result<KeeperClient, PacketError> {
-        if self.version < MAKES_DIRECTORIES {
+        // Keepers that make them themselves take those that are there.
+        if self.version.get() < Some(MAKES_DIRECTORIES) {
             keeper::make_directories(&spec).map_err(PacketError::Io)?;
         }
         let (own, keepers) = Packets::pair().map_err(PacketError::Io)?;
@@ -146,7 +149,11 @@ impl SpawnerClient {
     /// # Errors
     /// `WouldBlock` when non-blocking and there is none; otherwise the connection is to be closed.
     pub fn recv(&self) -> Result<Option<FromSpawner>, PacketError> {
-        Ok(self.packets.recv()?.map(|(message, _)| message))
+        let received = self.packets.recv_of_version()?;
+        Ok(received.map(|(version, message, _)| {
+            self.version.set(Some(version));
+            message
+        }))
     }
 
     /// Switches between blocking and non-blocking.
@@ -281,7 +288,7 @@ pub enum KeeperState {
 /// Looks for an attempt's keeper, by process id, start time and boot id.
 ///
 /// # Errors
-/// When its record cannot be read or is damaged.
+/// When its record cannot be read or is damaged, or its process cannot be looked at: nothing is known then.
 pub fn keeper_state(dir: &Path) -> Result<KeeperState, RecordError> {
     let Some(record) = read_keeper_record(dir)? else {
         return Ok(KeeperState::Never);
@@ -290,12 +297,17 @@ pub fn keeper_state(dir: &Path) -> Result<KeeperState, RecordError> {
         path: "/proc".into(),
         source,
     })?;
-    Ok(if record.boot_id != boot_id {
-        KeeperState::EarlierBoot(record)
-    } else if record.keeper.is_alive() {
-        KeeperState::Alive(record)
-    } else {
+    if record.boot_id != boot_id {
+        return Ok(KeeperState::EarlierBoot(record));
+    }
+    let is_gone = record.keeper.is_gone().map_err(|source| RecordError::Io {
+        path: format!("/proc/{}", record.keeper.pid).into(),
+        source,
+    })?;
+    Ok(if is_gone {
         KeeperState::Dead(record)
+    } else {
+        KeeperState::Alive(record)
     })
 }
 
@@ -332,6 +344,15 @@ pub enum EndTreeError {
     /// Something survived every KILL, such as a process that waits for a dead disk. Try again later.
     #[error("processes of `{}` are still there after {} s", .0.display(), END_TREE.as_secs())]
     StillThere(PathBuf),
+    /// Whether something is left cannot be seen. Try again later.
+    #[error("what is left of `{}` cannot be seen", dir.display())]
+    Unseen {
+        /// The attempt's directory.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Ends what a dead keeper left behind and waits (some milliseconds, at most 5 s) until nothing is left of it.
@@ -352,11 +373,16 @@ pub fn end_tree(dir: &Path) -> Result<(), EndTreeError> {
         process::boot_time_us() + u64::try_from(END_TREE.as_micros()).unwrap_or(u64::MAX);
     loop {
         remains.kill(true);
-        if remains.are_gone(true) {
+        let are_gone = remains.are_gone(true);
+        if matches!(are_gone, Ok(true)) {
             return Ok(());
         }
         if process::boot_time_us() >= give_up_us {
-            return Err(EndTreeError::StillThere(dir.to_owned()));
+            let dir = dir.to_owned();
+            return Err(match are_gone {
+                Ok(_) => EndTreeError::StillThere(dir),
+                Err(source) => EndTreeError::Unseen { dir, source },
+            });
         }
         std::thread::sleep(KILL_AGAIN);
     }

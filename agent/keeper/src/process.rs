@@ -5,9 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
+
+/// Where the kernel shows its processes.
+const PROC: &str = "/proc";
 
 /// One process of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,10 +31,10 @@ pub(crate) struct Stat {
 }
 
 impl ProcessRef {
-    /// The process that has this id now.
+    /// The process that has this id now, if there is one and it can be seen.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        Some(stat(pid)?.process)
+        Some(stat(pid).ok()??.process)
     }
 
     /// The calling process.
@@ -39,10 +43,18 @@ impl ProcessRef {
         Self::of(std::process::id())
     }
 
-    /// Whether it still runs: a zombie does not. Only meaningful under the boot it was seen in.
+    /// Whether it has ended: a zombie has. Only meaningful under the boot it was seen in.
+    ///
+    /// # Errors
+    /// When that cannot be seen now, for want of descriptors for example: then it is to be looked at again.
+    pub fn is_gone(self) -> io::Result<bool> {
+        Ok(stat(self.pid)?.is_none_or(|now| now.process != self || now.zombie))
+    }
+
+    /// Whether it still runs; one that cannot be seen is not taken for gone.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|now| now.process == self && !now.zombie)
+        !self.is_gone().unwrap_or(false)
     }
 
     /// Sends a signal to exactly this process; `false` when it is gone or may not be signalled.
@@ -51,7 +63,7 @@ impl ProcessRef {
             return false;
         };
         let opened = rustix::process::pidfd_open(pid, PidfdFlags::empty());
-        if stat(self.pid).is_none_or(|now| now.process != self) {
+        if Self::of(self.pid) != Some(self) {
             return false;
         }
         match opened {
@@ -80,9 +92,39 @@ pub fn boot_time_us() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000 + now.tv_nsec.cast_unsigned() / 1_000
 }
 
-/// Looks one process up.
-pub(crate) fn stat(pid: u32) -> Option<Stat> {
-    parse(pid, &std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+/// Looks one process up; `None` only when there surely is none.
+fn stat(pid: u32) -> io::Result<Option<Stat>> {
+    let found = stat_in(Path::new(PROC), pid)?;
+    if found.is_none() && is_there(pid) {
+        // Hidden by how `/proc` is mounted, or that is not mounted; or the id was just given to a new process.
+        let text = format!("process {pid} is there and {PROC} does not show it");
+        return Err(io::Error::other(text));
+    }
+    Ok(found)
+}
+
+/// Whether the kernel knows a process of this id, whoever's.
+fn is_there(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let asked = pid.map(rustix::process::test_kill_process);
+    asked.is_some_and(|asked| asked != Err(rustix::io::Errno::SRCH))
+}
+
+fn stat_in(proc: &Path, pid: u32) -> io::Result<Option<Stat>> {
+    match std::fs::read(proc.join(pid.to_string()).join("stat")) {
+        Ok(text) => {
+            let no_such_line =
+                || io::Error::other(format!("the state of process {pid} does not parse"));
+            parse(pid, &text).map(Some).ok_or_else(no_such_line)
+        }
+        Err(error) if says_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the kernel answers of a process that has ended. Everything else says nothing about it.
+pub(crate) fn says_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 fn parse(pid: u32, text: &[u8]) -> Option<Stat> {
@@ -101,20 +143,40 @@ fn parse(pid: u32, text: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Every process that can be seen now.
-pub(crate) fn all() -> Vec<Stat> {
-    let Ok(entries) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    let names = entries.flatten().map(|entry| entry.file_name());
-    names
-        .filter_map(|name| stat(name.to_str()?.parse().ok()?))
-        .collect()
+/// Every process that there is now, but for those that the host hides from this account.
+///
+/// # Errors
+/// When the look failed: some may be missing.
+pub(crate) fn all() -> io::Result<Vec<Stat>> {
+    all_in(Path::new(PROC))
+}
+
+fn all_in(proc: &Path) -> io::Result<Vec<Stat>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(proc)? {
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        match stat_in(proc, pid) {
+            Ok(stat) => found.extend(stat),
+            // Somebody else's, on a host that hides those: this account could not end it either.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Everything below `roots` (which are not in the result), as of one look at `/proc`.
-pub(crate) fn descendants(roots: &[u32]) -> Vec<ProcessRef> {
-    let everybody = all();
+///
+/// # Errors
+/// As [`all`].
+pub(crate) fn descendants(roots: &[u32]) -> io::Result<Vec<ProcessRef>> {
+    let everybody = all()?;
     let mut known: BTreeSet<u32> = roots.iter().copied().collect();
     let mut found = Vec::new();
     loop {
@@ -125,27 +187,28 @@ pub(crate) fn descendants(roots: &[u32]) -> Vec<ProcessRef> {
             }
         }
         if found.len() == before {
-            return found;
+            return Ok(found);
         }
     }
 }
 
-/// Whether `pid` is below `ancestor`.
-pub(crate) fn is_below(mut pid: u32, ancestor: u32) -> bool {
+/// Whether `pid` is below `ancestor`. 0 is a process of another pid namespace, which none below is.
+///
+/// # Errors
+/// When that cannot be seen, or the process is gone and nobody can tell any more.
+pub(crate) fn is_below(mut pid: u32, ancestor: u32) -> io::Result<bool> {
     // Far deeper than real trees; a loop cannot be, but ids may be reused while looking.
     for _ in 0..256 {
-        let Some(stat) = stat(pid) else {
-            return false;
-        };
-        if stat.parent == ancestor {
-            return true;
+        if pid <= 1 {
+            return Ok(false);
         }
-        if stat.parent <= 1 {
-            return false;
+        let stat = stat(pid)?.ok_or(io::ErrorKind::NotFound)?;
+        if stat.parent == ancestor {
+            return Ok(true);
         }
         pid = stat.parent;
     }
-    false
+    Ok(false)
 }
 
 #[cfg(test)]
@@ -165,6 +228,52 @@ mod tests {
             }
         );
         assert!(!stat.zombie);
+    }
+
+    #[test]
+    fn only_no_such_process_means_gone() {
+        let proc = tempfile::tempdir().unwrap();
+        let entry = |pid: &str| {
+            let dir = proc.path().join(pid);
+            std::fs::create_dir(&dir).unwrap();
+            dir.join("stat")
+        };
+        assert!(stat_in(proc.path(), 6).unwrap().is_none());
+        std::fs::write(
+            entry("7"),
+            "7 (a) S 3 7 7 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4711 8",
+        )
+        .unwrap();
+        assert_eq!(all_in(proc.path()).unwrap().len(), 1);
+        // A loop of links stands for whatever keeps anybody from looking, root too.
+        let unseen = entry("8");
+        std::os::unix::fs::symlink(&unseen, &unseen).unwrap();
+        assert!(stat_in(proc.path(), 8).is_err());
+        assert!(
+            all_in(proc.path()).is_err(),
+            "one that is missing may be the one"
+        );
+        assert!(all_in(&unseen).is_err());
+        assert!(says_gone(&io::Error::from_raw_os_error(libc::ESRCH)));
+        for errno in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::EACCES,
+            libc::ENOMEM,
+            libc::EIO,
+        ] {
+            assert!(!says_gone(&io::Error::from_raw_os_error(errno)), "{errno}");
+        }
+    }
+
+    #[test]
+    fn who_is_gone_is_not_known_to_be_elsewhere() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(is_below(pid, std::process::id()).is_err());
+        assert!(!is_below(0, std::process::id()).unwrap());
+        assert!(!is_below(std::process::id(), std::process::id()).unwrap());
     }
 
     #[test]

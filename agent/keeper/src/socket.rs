@@ -62,9 +62,12 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Option<Packets> {
     let fd =
         rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok()?;
     let peer = sys::peer(fd.as_fd()).ok()?;
-    // A task that runs as the agent's own user must not steer its keeper.
-    let from_below = crate::process::is_below(peer.pid, std::process::id());
-    (may_speak(peer.uid) && !from_below).then(|| Packets::from_fd(fd))
+    // A task that runs as the agent's own user must not steer its keeper; who cannot be seen, or is gone, may be one.
+    let from_elsewhere = matches!(
+        crate::process::is_below(peer.pid, std::process::id()),
+        Ok(false)
+    );
+    (may_speak(peer.uid) && from_elsewhere).then(|| Packets::from_fd(fd))
 }
 
 fn may_speak(uid: u32) -> bool {

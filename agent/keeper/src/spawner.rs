@@ -56,6 +56,12 @@ struct Held {
     place: u32,
 }
 
+/// A keeper that ended, and the attempt that it held last.
+struct Gone {
+    keeper: ProcessRef,
+    dir: PathBuf,
+}
+
 /// The spawner with everything it holds.
 struct Spawner {
     listener: OwnedFd,
@@ -67,11 +73,20 @@ struct Spawner {
     connections: Vec<Packets>,
     keepers: BTreeMap<u32, Held>,
     remains: Vec<Remains>,
+    /// Keepers that ended without a record, when it could not be seen what they left.
+    unseen: Vec<Gone>,
     orphans: bool,
     idle_us: u64,
     idle_since_us: u64,
     /// Whether there is nothing to do, and memory was let go of.
     rests: bool,
+}
+
+impl Gone {
+    /// Whether this is the keeper: the start time of one that could not be seen when it was forked is 0.
+    fn is(&self, keeper: ProcessRef) -> bool {
+        self.keeper == keeper || (self.keeper.start_time == 0 && self.keeper.pid == keeper.pid)
+    }
 }
 
 /// What an answer needs to know beside the request.
@@ -98,6 +113,7 @@ impl Spawner {
             connections: Vec::new(),
             keepers: BTreeMap::new(),
             remains: Vec::new(),
+            unseen: Vec::new(),
             orphans: false,
             idle_us: options.idle_us,
             idle_since_us: process::boot_time_us(),
@@ -147,10 +163,16 @@ impl Spawner {
         if let Some(since) = self.leash_over_since_us {
             return self.keepers.is_empty() || now.saturating_sub(since) >= LEASH_WAIT_US;
         }
-        if !(self.keepers.is_empty() && self.connections.is_empty() && self.remains.is_empty()) {
+        let is_busy = !self.keepers.is_empty() || !self.connections.is_empty();
+        if is_busy || self.is_clearing() {
             self.idle_since_us = now;
         }
         now.saturating_sub(self.idle_since_us) >= self.idle_us
+    }
+
+    /// Whether something may be left of dead keepers.
+    fn is_clearing(&self) -> bool {
+        self.orphans || !self.remains.is_empty() || !self.unseen.is_empty()
     }
 
     fn wait(&self) {
@@ -162,9 +184,7 @@ impl Spawner {
                 .iter()
                 .map(|connection| read(connection.as_fd())),
         );
-        let clearing =
-            self.orphans || !self.remains.is_empty() || self.leash_over_since_us.is_some();
-        let timeout = if clearing {
+        let timeout = if self.is_clearing() || self.leash_over_since_us.is_some() {
             KILL_AGAIN
         } else {
             // A tenth more or less of idleness is no matter.
@@ -212,12 +232,28 @@ impl Spawner {
                 sys::ended(status)
             ));
         }
-        // A keeper that found another one before it leaves that one's record and task alone.
-        if let Ok(Some(found)) = record::read_keeper_record(&dir)
-            && found.keeper == held.keeper
-        {
-            self.remains.push(Remains::of(&found));
-        }
+        self.unseen.push(Gone {
+            keeper: held.keeper,
+            dir,
+        });
+    }
+
+    /// Finds out what keepers left; what cannot be seen now is looked at again.
+    fn look_at_unseen(&mut self) {
+        let remains = &mut self.remains;
+        self.unseen
+            .retain(|gone| match record::read_keeper_record(&gone.dir) {
+                Ok(Some(found)) => {
+                    // A keeper that found another one before it leaves that one's record and task alone.
+                    if gone.is(found.keeper) {
+                        remains.push(Remains::of(&found));
+                    }
+                    false
+                }
+                // What is left without a word comes here as orphans.
+                Ok(None) | Err(record::RecordError::Damaged { .. }) => false,
+                Err(record::RecordError::Io { .. }) => true,
+            });
     }
 
     /// Ends what dead keepers left, until nothing is left of it.
@@ -226,9 +262,10 @@ impl Spawner {
             let keepers = &self.keepers;
             self.orphans = containment::kill_orphans(|pid| keepers.contains_key(&pid));
         }
+        self.look_at_unseen();
         self.remains.retain(|remains| {
             remains.kill(false);
-            !remains.are_gone(false)
+            !matches!(remains.are_gone(false), Ok(true))
         });
     }
 

@@ -156,12 +156,25 @@ pub(crate) struct Leaf {
 impl Leaf {
     /// An existing one.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let memory = match File::open(path.join("memory.events")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
         Ok(Self {
             path: path.to_owned(),
             dir: crate::socket::open_dir(path)?,
             events: File::open(path.join("cgroup.events"))?,
-            memory: File::open(path.join("memory.events")).ok(),
+            memory,
         })
+    }
+
+    /// One that may have been removed: `None` only when it surely was.
+    pub(super) fn find(path: &Path) -> io::Result<Option<Self>> {
+        match Self::open(path) {
+            Ok(leaf) => Ok(Some(leaf)),
+            Err(error) if says_removed(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -183,7 +196,8 @@ impl Leaf {
     /// The same leaf for another task, if this one left no trace in it; otherwise it is removed.
     pub(crate) fn for_another(self) -> Option<Self> {
         let no_children = rustix::fs::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink == 2);
-        if no_children && !self.is_populated() && !self.ran_out_of_memory() {
+        let is_empty = matches!(self.is_populated(), Ok(false));
+        if no_children && is_empty && !self.ran_out_of_memory() {
             return Some(self);
         }
         self.remove();
@@ -207,12 +221,18 @@ impl Leaf {
         signal_in(&self.path, signal, 0);
     }
 
-    /// Reading also re-arms the readiness of `events`.
-    pub(super) fn is_populated(&self) -> bool {
+    /// Whether a process is in it or in cgroups below it. Reading also re-arms the readiness of `events`.
+    ///
+    /// # Errors
+    /// When it cannot be read now.
+    pub(super) fn is_populated(&self) -> io::Result<bool> {
         let mut buffer = [0; 256];
-        // A removed cgroup cannot be read and has no process.
-        read_once(&self.events, &mut buffer)
-            .is_some_and(|text| text.lines().any(|line| line == "populated 1"))
+        match read_once(&self.events, &mut buffer) {
+            Ok(text) => Ok(!text.lines().any(|line| line == "populated 0")),
+            // One that was removed has no process.
+            Err(error) if says_removed(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn ran_out_of_memory(&self) -> bool {
@@ -220,7 +240,7 @@ impl Leaf {
         let events = self
             .memory
             .as_ref()
-            .and_then(|file| read_once(file, &mut buffer))
+            .and_then(|file| read_once(file, &mut buffer).ok())
             .unwrap_or_default();
         let kills = events
             .lines()
@@ -229,18 +249,19 @@ impl Leaf {
     }
 
     pub(crate) fn remove(self) {
-        self.remove_ref();
-    }
-
-    pub(super) fn remove_ref(&self) {
         remove_with_children(&self.path, 0);
     }
 }
 
 /// The kernel's files of counters are shorter than any buffer here and are read whole.
-fn read_once<'a>(file: &File, buffer: &'a mut [u8]) -> Option<&'a str> {
-    let len = file.read_at(buffer, 0).ok()?;
-    std::str::from_utf8(buffer.get(..len)?).ok()
+fn read_once<'a>(file: &File, buffer: &'a mut [u8]) -> io::Result<&'a str> {
+    let len = file.read_at(buffer, 0)?;
+    std::str::from_utf8(buffer.get(..len).unwrap_or_default()).map_err(io::Error::other)
+}
+
+/// What the kernel answers of a cgroup that was removed, by its path and by what was opened before.
+fn says_removed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// Deeper than any task needs; bounds the walk through what a task made.

@@ -4,8 +4,9 @@
 //! the keeper is a subreaper too: what left the cgroup still comes back to it. Used by spawner and keeper; the runner
 //! only asks [`probe`].
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
@@ -54,7 +55,7 @@ impl Placement {
     }
 
     /// Moves the caller out of the way: a cgroup that hands controllers down may hold no process itself.
-    pub(crate) fn enter(&self) -> std::io::Result<()> {
+    pub(crate) fn enter(&self) -> io::Result<()> {
         self.base
             .as_ref()
             .map_or(Ok(()), cgroup::Base::enter_keepers)
@@ -79,8 +80,8 @@ impl Placement {
     }
 
     /// Makes a keeper's leaf cgroup.
-    pub(crate) fn leaf(&self, keeper: ProcessRef) -> std::io::Result<Leaf> {
-        let base = self.base.as_ref().ok_or(std::io::ErrorKind::NotFound)?;
+    pub(crate) fn leaf(&self, keeper: ProcessRef) -> io::Result<Leaf> {
+        let base = self.base.as_ref().ok_or(io::ErrorKind::NotFound)?;
         base.leaf(keeper)
     }
 
@@ -128,10 +129,11 @@ impl Tree {
         subreaper::kill_below(&[std::process::id()]);
     }
 
-    /// Whether the kernel still counts processes here. The caller's own children are to be waited for besides.
+    /// Whether the kernel still counts processes here, or cannot be asked now. The caller's own children are to be
+    /// waited for besides.
     pub(crate) fn is_populated(&self) -> bool {
         match self {
-            Self::Cgroup(leaf) => leaf.is_populated(),
+            Self::Cgroup(leaf) => leaf.is_populated().unwrap_or(true),
             Self::PidNamespace { .. } | Self::Subreaper => false,
         }
     }
@@ -157,28 +159,29 @@ impl Tree {
 #[derive(Debug)]
 pub(crate) struct Remains {
     attempt: String,
-    leaf: Option<Leaf>,
+    cgroup: Option<PathBuf>,
     first: Option<ProcessRef>,
 }
 
 impl Remains {
     /// From the record of a keeper of this boot.
     pub(crate) fn of(record: &KeeperRecord) -> Self {
-        let leaf = record
-            .cgroup
-            .as_deref()
-            .and_then(|path| Leaf::open(path).ok());
         Self {
             attempt: record.attempt.clone(),
-            leaf,
-            first: record.task,
+            cgroup: record.cgroup.clone(),
+            // A keeper that could not see when its task began said 0: of which process it spoke is not known.
+            first: record.task.filter(|first| first.start_time != 0),
         }
+    }
+
+    fn leaf(&self) -> io::Result<Option<Leaf>> {
+        self.cgroup.as_deref().map_or(Ok(None), cgroup::Leaf::find)
     }
 
     /// Ends every process that can be found. `marked`: also those that carry the attempt's environment variable, for
     /// when the caller is not an ancestor of the orphans.
     pub(crate) fn kill(&self, marked: bool) {
-        if let Some(leaf) = &self.leaf {
+        if let Ok(Some(leaf)) = self.leaf() {
             leaf.kill();
         }
         let mut roots: Vec<ProcessRef> = self
@@ -187,7 +190,7 @@ impl Remains {
             .filter(|first| first.is_alive())
             .collect();
         if marked {
-            roots.extend(subreaper::marked(&self.attempt));
+            roots.extend(subreaper::marked(&self.attempt).unwrap_or_default());
         }
         let pids: Vec<u32> = roots.iter().map(|root| root.pid).collect();
         if !pids.is_empty() {
@@ -199,26 +202,38 @@ impl Remains {
     }
 
     /// Whether nothing is left that can be found; then the cgroup is removed.
-    pub(crate) fn are_gone(&self, marked: bool) -> bool {
-        if self.first.is_some_and(ProcessRef::is_alive)
-            || self.leaf.as_ref().is_some_and(Leaf::is_populated)
+    ///
+    /// # Errors
+    /// When that cannot be seen now. Nothing is known then, and it is to be looked at again.
+    pub(crate) fn are_gone(&self, marked: bool) -> io::Result<bool> {
+        if let Some(first) = self.first
+            && !first.is_gone()?
         {
-            return false;
+            return Ok(false);
         }
-        if marked && !subreaper::marked(&self.attempt).is_empty() {
-            return false;
+        let leaf = self.leaf()?;
+        if let Some(leaf) = &leaf
+            && leaf.is_populated()?
+        {
+            return Ok(false);
         }
-        if let Some(leaf) = &self.leaf {
-            leaf.remove_ref();
+        if marked && !subreaper::marked(&self.attempt)?.is_empty() {
+            return Ok(false);
         }
-        true
+        if let Some(leaf) = leaf {
+            leaf.remove();
+        }
+        Ok(true)
     }
 }
 
-/// Ends every child of the caller that is not in `spared`, and all below it; whether there were any.
+/// Ends every child of the caller that is not in `spared`, and all below it; whether there were, or may be, any.
 pub(crate) fn kill_orphans(spared: impl Fn(u32) -> bool) -> bool {
     let own = std::process::id();
-    let orphans = process::all()
+    let Ok(everybody) = process::all() else {
+        return true;
+    };
+    let orphans = everybody
         .into_iter()
         .filter(|stat| stat.parent == own && !stat.zombie);
     let orphans: Vec<ProcessRef> = orphans
@@ -234,4 +249,62 @@ pub(crate) fn kill_orphans(spared: impl Fn(u32) -> bool) -> bool {
         orphan.signal(Signal::KILL);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remains(cgroup: Option<PathBuf>, task: Option<ProcessRef>) -> Remains {
+        Remains::of(&KeeperRecord {
+            version: 2,
+            binary: String::new(),
+            attempt: "f".repeat(32),
+            boot_id: String::new(),
+            keeper: ProcessRef {
+                pid: 1,
+                start_time: 1,
+            },
+            containment: Some(Containment::Cgroup),
+            cgroup,
+            task,
+            about: None,
+        })
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_opened_is_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leaf");
+        assert!(remains(Some(path.clone()), None).are_gone(false).unwrap());
+        // A loop of links stands for whatever keeps anybody from opening it.
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        let remains = remains(Some(path), None);
+        remains.kill(false);
+        assert!(remains.are_gone(false).is_err());
+    }
+
+    #[test]
+    fn a_cgroup_that_does_not_say_that_it_is_empty_is_not_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let events = dir.path().join("cgroup.events");
+        let is_gone = |text: &str| {
+            std::fs::write(&events, text).unwrap();
+            remains(Some(dir.path().to_owned()), None).are_gone(false)
+        };
+        assert!(!is_gone("populated 1\nfrozen 0\n").unwrap());
+        assert!(!is_gone("").unwrap());
+        assert!(is_gone("populated 0\nfrozen 0\n").unwrap());
+    }
+
+    #[test]
+    fn the_first_process_counts_as_long_as_it_is_there() {
+        let own = ProcessRef::own().unwrap();
+        assert!(!remains(None, Some(own)).are_gone(false).unwrap());
+        let unknown = ProcessRef {
+            start_time: 0,
+            ..own
+        };
+        assert_eq!(remains(None, Some(unknown)).first, None);
+    }
 }

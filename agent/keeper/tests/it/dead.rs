@@ -165,6 +165,49 @@ fn a_killed_spawner_costs_no_task_and_is_replaced() {
     assert_eq!(site.starts(), 1);
 }
 
+/// Sets how many descriptors a living process may have; answers how many it could have before.
+fn limit_descriptors(process: ProcessRef, most: u64) -> u64 {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).unwrap()).unwrap();
+    let resource = rustix::process::Resource::Nofile;
+    let limit = rustix::process::Rlimit {
+        current: Some(most),
+        maximum: rustix::process::getrlimit(resource).maximum,
+    };
+    let old = rustix::process::prlimit(Some(pid), resource, limit).unwrap();
+    old.current.unwrap()
+}
+
+/// The number that the next descriptor of a process would have.
+fn next_descriptor(process: ProcessRef) -> u64 {
+    let is_free = |number: &u64| {
+        let path = format!("/proc/{}/fd/{number}", process.pid);
+        std::fs::symlink_metadata(path).is_err()
+    };
+    (0..).find(is_free).unwrap()
+}
+
+#[test]
+fn a_spawner_that_cannot_look_does_not_take_a_dead_keepers_tree_for_gone() {
+    let site = Site::new();
+    let mut spec = site.script(PAIR);
+    spec.containment = Want::Subreaper;
+    let keeper = site.start(&spec);
+    running(&keeper);
+    site.lines("pids", 2);
+    let processes = working_in(&site);
+    let spawner = ProcessRef::of(site.spawner_pid()).unwrap();
+    let before = limit_descriptors(spawner, next_descriptor(spawner));
+    let dead = keeper_of(&spec).keeper;
+    kill(dead);
+    // It took note of the death, and cannot open anything.
+    until("the keeper's reaping", || {
+        ProcessRef::of(dead.pid).is_none().then_some(())
+    });
+    assert!(processes.iter().any(|process| process.is_alive()));
+    limit_descriptors(spawner, before);
+    until("the tree's end", || all_dead(&processes).then_some(()));
+}
+
 #[test]
 fn a_stopped_spawner_holds_nobody_up_and_starts_what_was_asked_once_it_goes_on() {
     let site = Site::new();

@@ -133,8 +133,9 @@ fn c9_the_packets_of_version_1_are_understood() {
     );
 }
 
-#[test]
-fn c9_a_spawner_of_version_1_finds_the_directories_that_its_keepers_do_not_make() {
+/// Asks a spawner of version 1 for a keeper that is to make its directories; whether they are there when it is asked.
+/// `answers`: whether it says its version before that.
+fn directories_for_version_1(answers: bool) -> (bool, bool) {
     let site = Site::new();
     let listener = rustix::net::socket_with(
         rustix::net::AddressFamily::UNIX,
@@ -152,9 +153,11 @@ fn c9_a_spawner_of_version_1_finds_the_directories_that_its_keepers_do_not_make(
             connection.recv::<ToSpawner>().unwrap().unwrap().0,
             ToSpawner::Status
         ));
-        let status = fixtures(1).join("packets/from-spawner.status");
-        let status = std::fs::read(status).unwrap();
-        rustix::net::send(&connection, &status, rustix::net::SendFlags::NOSIGNAL).unwrap();
+        if answers {
+            let status = fixtures(1).join("packets/from-spawner.status");
+            let status = std::fs::read(status).unwrap();
+            rustix::net::send(&connection, &status, rustix::net::SendFlags::NOSIGNAL).unwrap();
+        }
         let started = connection.recv::<ToSpawner>().unwrap().unwrap().0;
         let ToSpawner::Start(spec) = started else {
             panic!("{started:?}");
@@ -167,8 +170,19 @@ fn c9_a_spawner_of_version_1_finds_the_directories_that_its_keepers_do_not_make(
     spec.make_cwd = true;
     let spawner = SpawnerClient::connect_or_start(site.dir.path(), &exec(), None).unwrap();
     let _keeper = spawner.start(spec).unwrap();
-    assert_eq!(old.join().unwrap(), (true, true));
+    let made = old.join().unwrap();
     std::fs::remove_file(site.path("spawner.sock")).unwrap();
+    made
+}
+
+#[test]
+fn c9_a_spawner_of_version_1_finds_the_directories_that_its_keepers_do_not_make() {
+    assert_eq!(directories_for_version_1(true), (true, true));
+}
+
+#[test]
+fn c9_a_spawner_that_has_not_said_its_version_yet_finds_them_too() {
+    assert_eq!(directories_for_version_1(false), (true, true));
 }
 
 #[test]
