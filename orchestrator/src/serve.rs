@@ -186,6 +186,9 @@ async fn open(args: &ServeArgs, dir: &Path) -> Result<(Sqlite, DirLock), Failure
     let mut store = Sqlite::open(dir)
         .await
         .map_err(|error| admin::of_open(&error))?;
+    let mut me = [0; 8];
+    getrandom::fill(&mut me).map_err(Failure::failed)?;
+    store.own(u64::from_le_bytes(me)).map_err(Failure::failed)?;
     store.retain(Retention {
         notices: args.keep_events,
         runs: Some(args.keep_runs).filter(|time| !time.is_zero()),

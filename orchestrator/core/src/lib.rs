@@ -26,6 +26,7 @@ pub mod limits;
 mod line;
 pub mod mirror;
 mod needs;
+pub mod owner;
 mod params;
 mod place;
 mod plan;

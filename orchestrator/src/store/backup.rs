@@ -15,7 +15,7 @@ use outpost_proto::name::TenantName;
 use rusqlite::{Connection, OpenFlags};
 
 use super::sqlite::{FILE, Sqlite, make_private_dir, read_recovery};
-use super::{OpenError, StoreError, migrate};
+use super::{OpenError, StoreError, migrate, owner};
 
 /// Until a file is whole it has this name besides its own.
 const PART: &str = "part";
@@ -202,6 +202,7 @@ fn begin_life(path: &Path, recovery: RecoveryEpoch, now: u64) -> Result<(), Back
         .map_err(sqlite(path))?;
     tx.execute(SQL, ["restored_at", &now.to_string()])
         .map_err(sqlite(path))?;
+    owner::vacate(&tx).map_err(sqlite(path))?;
     tx.commit().map_err(sqlite(path))
 }
 

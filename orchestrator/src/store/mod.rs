@@ -10,6 +10,7 @@ pub mod bounds;
 mod load;
 mod migrate;
 pub mod notices;
+mod owner;
 mod page;
 #[cfg(test)]
 mod plans;
@@ -102,6 +103,12 @@ impl From<sqlx::Error> for StoreError {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error.into())
+    }
+}
+
+impl From<owner::WriteError> for StoreError {
+    fn from(error: owner::WriteError) -> Self {
         Self::Sqlite(error.into())
     }
 }

@@ -24,6 +24,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::access::{Access, unsigned};
 use super::notices::Hub;
+use super::owner::{self, Held, WriteError};
 use super::read::Reader;
 use super::retention::{PATIENCE, Retention, Sweep, step};
 use super::write::Batch;
@@ -62,6 +63,8 @@ pub(super) const NEWEST: &str = "WITH RECURSIVE t(tenant) AS (SELECT min(tenant)
 pub struct Sqlite {
     path: PathBuf,
     writer: Option<Writer>,
+    /// By whom it is written, once that was said.
+    held: Option<Held>,
     clock: Clock,
     recovery: RecoveryEpoch,
     restored_at: Option<u64>,
@@ -155,6 +158,7 @@ impl Sqlite {
         Ok(Self {
             path,
             writer: Some(writer),
+            held: None,
             clock,
             recovery,
             restored_at,
@@ -162,6 +166,17 @@ impl Sqlite {
             retention: Retention::default(),
             sweep: Sweep::default(),
         })
+    }
+
+    /// Takes the database for this process, which drew `me`: whichever process had it before writes nothing more.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub fn own(&mut self, me: u64) -> Result<(), StoreError> {
+        let writer = self.writer()?;
+        let held = blocking(|| owner::take(&mut writer.connection, me))?;
+        self.held = Some(held);
+        Ok(())
     }
 
     /// Says how long what is over is kept.
@@ -266,10 +281,15 @@ impl Sqlite {
         Ok(self.writer.insert(writer))
     }
 
-    pub(super) fn write(&mut self, writes: &[Write]) -> rusqlite::Result<()> {
+    pub(super) fn write(&mut self, writes: &[Write]) -> Result<(), WriteError> {
         let batch = Batch::new(writes);
-        let writer = self.writer()?;
-        let newest = blocking(|| writer.commit(batch))?;
+        let held = self.held.take();
+        let committed = self
+            .writer()
+            .map_err(WriteError::from)
+            .and_then(|writer| blocking(|| writer.commit(batch, held.as_ref())));
+        self.held = held;
+        let newest = committed?;
         for (tenant, seq) in newest {
             self.hub.publish(&tenant, seq);
         }
@@ -306,13 +326,19 @@ impl Writer {
         })
     }
 
-    /// Writes a burst in one transaction; answers the newest notice of each tenant.
-    fn commit(&mut self, batch: Batch<'_>) -> rusqlite::Result<BTreeMap<TenantName, u64>> {
+    /// Writes a burst in one transaction, if this process still owns the database; answers the newest notice of each
+    /// tenant.
+    fn commit(
+        &mut self,
+        batch: Batch<'_>,
+        held: Option<&Held>,
+    ) -> Result<BTreeMap<TenantName, u64>, WriteError> {
         let connection = &self.connection;
         // Prepared like all others: parsing these two costs as much as writing a row.
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let newest = batch
-            .write(connection, &mut self.next_notice)
+        let newest = held
+            .map_or(Ok(()), |held| owner::check(connection, held))
+            .and_then(|()| Ok(batch.write(connection, &mut self.next_notice)?))
             .and_then(|newest| {
                 failpoint::reach("orchestrator-written");
                 connection.prepare_cached("COMMIT")?.execute([])?;
@@ -342,7 +368,7 @@ fn blocking<R>(work: impl FnOnce() -> R) -> R {
 impl Store<Orchestrator> for Sqlite {
     async fn commit(&mut self, effects: &Effects<Write, Speech>) -> Result<(), CommitError> {
         if effects.writes.is_empty() {
-            return Ok(());
+            return self.still_owned(!effects.speech.is_empty());
         }
         failpoint::reach("orchestrator-decided");
         let Err(error) = self.write(&effects.writes) else {
@@ -360,9 +386,26 @@ impl Store<Orchestrator> for Sqlite {
     }
 }
 
+impl Sqlite {
+    /// What is said without a write, a lease above all, comes from the owner too.
+    fn still_owned(&mut self, speaks: bool) -> Result<(), CommitError> {
+        let Some(held) = self.held.clone().filter(|_| speaks) else {
+            return Ok(());
+        };
+        let looked = self
+            .writer()
+            .map_err(WriteError::from)
+            .and_then(|writer| blocking(|| owner::check(&writer.connection, &held)));
+        looked.map_err(|error| classified(&error))
+    }
+}
+
 /// After a failed fsync nobody knows what of the kernel's pages reached the disk; trying again would lie.
-fn classified(error: &rusqlite::Error) -> CommitError {
-    let code = error.sqlite_error().map(|error| error.extended_code);
+fn classified(error: &WriteError) -> CommitError {
+    let Some(refused) = error.sqlite() else {
+        return CommitError::Fatal(error.to_string());
+    };
+    let code = refused.sqlite_error().map(|error| error.extended_code);
     match code {
         Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC) => CommitError::Fatal(error.to_string()),
         Some(code) if matches!(code & 0xff, SQLITE_CORRUPT | SQLITE_NOTADB) => {

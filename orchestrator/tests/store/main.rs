@@ -17,6 +17,7 @@ use tempfile::TempDir;
 mod backups;
 mod history;
 mod lists;
+mod owner;
 mod upgrade;
 mod writes;
 use writes::Writes;
