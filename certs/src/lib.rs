@@ -10,6 +10,7 @@ pub mod identity;
 pub mod issue;
 pub mod pem;
 pub mod receipt;
+pub mod recover;
 pub mod store;
 pub mod tls;
 pub mod token;

@@ -72,7 +72,12 @@ impl Server {
 
         let (reader, access) = (store.reader(), store.access());
         let seed = seed().map_err(Failure::failed)?;
-        let start = |now, snapshot| Orchestrator::new(Settings::default(), seed, now, snapshot);
+        let settings = Settings {
+            recover_within: args.certificates.recover_within,
+            recoveries: args.certificates.recoveries,
+            ..Settings::default()
+        };
+        let start = |now, snapshot| Orchestrator::new(settings, seed, now, snapshot);
         let (driver, handle) = Driver::new(store, start).await.map_err(Failure::failed)?;
         let (stop_ports, stop_driver) = (CancellationToken::new(), CancellationToken::new());
         // A thread of its own: nothing else waits while it commits.

@@ -89,6 +89,7 @@ impl Tenant {
             since: ctx.now.0,
             nonces: Vec::new(),
             incarnation: hello.incarnation,
+            recovers: None,
         });
         quarantine.incarnation = hello.incarnation;
         hand_out(&mut quarantine.nonces, hello.session_nonce, next);
@@ -107,14 +108,19 @@ impl Tenant {
             ctx.close(older.conn, CloseReason::Replaced);
         }
         if appeared {
-            ctx.say(Speech::Alarm {
-                tenant: self.record.tenant.clone(),
-                agent: name.clone(),
-                what: Alarm::Cloned,
-            });
-            self.tell_safety(ctx, Safety::Quarantined, name, None);
-            self.refresh(ctx, name);
+            self.set_aside(ctx, name);
         }
+    }
+
+    /// Tells that there are two holders from now on.
+    pub(crate) fn set_aside(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
+        ctx.say(Speech::Alarm {
+            tenant: self.record.tenant.clone(),
+            agent: name.clone(),
+            what: Alarm::Cloned,
+        });
+        self.tell_safety(ctx, Safety::Quarantined, name, None);
+        self.refresh(ctx, name);
     }
 
     /// What the second holder says on its session.
@@ -189,6 +195,9 @@ impl Tenant {
             Keep::This => quarantine.nonces,
             Keep::That => std::mem::replace(&mut record.nonces, quarantine.nonces),
         };
+        if let Some(recovers) = quarantine.recovers {
+            record.decide_recovery(keep, recovers);
+        }
         record.reject(gone);
         let this = agent.live.session.as_ref().map(|session| session.conn);
         let that = agent.live.rival.as_ref().map(|rival| rival.conn);

@@ -238,7 +238,7 @@ impl Tenant {
     /// Lets an agent have its next certificate: under the one it uses, or under a renewed one, which counts as used
     /// then. The key before stays good until the new one is used, because the answer may never arrive. `beside`: the
     /// stream of the connection on which it asks. It is the agent's session, or the one who asks is another holder of
-    /// its identity.
+    /// its identity, or one that does not even try to be heard as the agent.
     pub(crate) fn renew_certificate(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -253,9 +253,8 @@ impl Tenant {
             return Err(Denied::UnknownAgent(name.clone()));
         };
         let session = agent.live.session.as_ref();
-        if agent.record.standing.quarantine.is_some()
-            || beside.is_some_and(|beside| session.is_none_or(|session| session.conn != beside))
-        {
+        let holds = session.is_some_and(|session| beside == Some(session.conn));
+        if agent.record.standing.quarantine.is_some() || !holds {
             return Err(Denied::NotTheHolder(name.clone()));
         }
         agent.remember(ctx.turn);

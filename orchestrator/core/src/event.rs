@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::label::{Labels, QueueName};
 use crate::record::{RunState, StoredRun, TaskState};
+use crate::recover::NotRecovered;
 use crate::spec::WorkflowSpec;
 use crate::standing::Keep;
 pub use crate::views::{AgentView, Explanation, HolderView, RecoveryView, WorkflowView};
@@ -86,6 +87,24 @@ pub enum Event {
         next_key: String,
         /// The stream of the connection on which it asks, if that has one.
         beside: Option<Conn>,
+    },
+    /// An agent whose certificate ended asks for another one, and has proven that it holds the ended one's key. Tenant,
+    /// name and key come from the ended certificate.
+    Recover {
+        /// Numbered by the driver.
+        call: Call,
+        /// Whose.
+        tenant: TenantName,
+        /// Which agent.
+        agent: AgentName,
+        /// SHA-256 of the ended certificate's public key, in hex.
+        key_hash: String,
+        /// The same of the request's.
+        next_key: String,
+        /// What its last session handed out.
+        nonce: Nonce,
+        /// Milliseconds since the certificate ended; `None` while it holds.
+        ended_ms_ago: Option<u64>,
     },
 }
 
@@ -373,7 +392,7 @@ pub enum Answer {
         /// Where the attempt's task stands now.
         task: TaskState,
     },
-    /// To [`Event::Renew`]: issue a certificate for the name that was presented.
+    /// To [`Event::Renew`] and [`Event::Recover`]: issue a certificate for the name that was presented.
     Renewed,
     /// To [`Event::Enrol`]: issue a certificate for this name.
     Enrolled {
@@ -495,6 +514,14 @@ pub enum Denied {
          which one stays"
     )]
     NotTheHolder(AgentName),
+    /// It gets no certificate in place of one that ended.
+    #[error("agent `{agent}` gets no certificate in place of the one that ended: {why}")]
+    NotRecovered {
+        /// Which agent.
+        agent: AgentName,
+        /// Why, and what helps.
+        why: NotRecovered,
+    },
     /// There is nothing to decide.
     #[error("agent `{0}` has one holder: there is nothing to decide")]
     NotQuarantined(AgentName),

@@ -33,6 +33,7 @@ mod plan;
 mod pool;
 mod queue;
 pub mod record;
+pub mod recover;
 mod rerun;
 mod restore;
 mod retry;
@@ -60,6 +61,7 @@ use crate::enrol::Invites;
 use crate::event::{Ask, Call, CloseReason, Denied, Event, Speech};
 pub use crate::limits::Settings;
 use crate::record::{Snapshot, TaskRecord, Write};
+use crate::recover::{Expired, NotRecovered};
 use crate::session::Presented;
 use crate::tenant::{Ctx, Out, Tenant};
 
@@ -306,6 +308,25 @@ impl Orchestrator {
         let answer = answer.unwrap_or(Err(Denied::BadToken));
         out.speech.push(Speech::Answer { call, answer });
     }
+
+    fn recover(
+        &mut self,
+        now: Micros,
+        (call, tenant, agent): (Call, &TenantName, &AgentName),
+        expired: &Expired<'_>,
+        out: &mut Out,
+    ) {
+        let answer = self.happened(now, tenant, out, |tenant, ctx, _| {
+            tenant.recover_certificate(ctx, agent, expired)
+        });
+        let answer = answer.unwrap_or_else(|| {
+            Err(Denied::NotRecovered {
+                agent: agent.clone(),
+                why: NotRecovered::Unknown,
+            })
+        });
+        out.speech.push(Speech::Answer { call, answer });
+    }
 }
 
 /// Whether a question that is answered makes a tenant known.
@@ -410,6 +431,23 @@ impl Core for Orchestrator {
                     call: *call,
                     answer,
                 });
+            }
+            Event::Recover {
+                call,
+                tenant,
+                agent,
+                key_hash,
+                next_key,
+                nonce,
+                ended_ms_ago,
+            } => {
+                let expired = Expired {
+                    key_hash,
+                    next_key,
+                    nonce: *nonce,
+                    ended_ms_ago: *ended_ms_ago,
+                };
+                self.recover(now, (*call, tenant, agent), &expired, out);
             }
         }
     }

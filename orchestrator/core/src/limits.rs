@@ -23,6 +23,14 @@ pub const VANISH_WITHIN: Duration = Duration::from_secs(120);
 pub const VANISH_LEAST: usize = 3;
 /// They are back once no more than one in so many of those that vanished is away.
 pub const BACK_BUT_ONE_IN: usize = 10;
+/// Time over which one agent's recoveries are counted, in days.
+pub const RECOVERIES_WITHIN_DAYS: u64 = 30;
+/// The same.
+pub const RECOVERIES_WITHIN: Duration = Duration::from_secs(RECOVERIES_WITHIN_DAYS * 24 * 3600);
+/// More than so many recoveries of a tenant's agents in [`RECOVERIES_ALARM_WITHIN`] raise an alarm.
+pub const RECOVERIES_ALARM: usize = 10;
+/// The time in which they are counted, and the time between two alarms.
+pub const RECOVERIES_ALARM_WITHIN: Duration = Duration::from_secs(3600);
 /// Characters of a person's reason.
 pub const REASON_LEN: usize = 500;
 /// Live runs of one tenant: at a thousand tasks each they still fit into memory.
@@ -91,6 +99,10 @@ pub struct Settings {
     /// Attempts an agent is given beyond its slots; `None` means as many as slots, at least one, and where tasks are so
     /// short that a free slot would wait for the next one to arrive, what its slots do in 50 ms, at most 128.
     pub backlog: Option<u16>,
+    /// An agent gets a certificate in place of one that ended no longer ago than this; zero: never.
+    pub recover_within: Duration,
+    /// And so many times in 30 days.
+    pub recoveries: u16,
 }
 
 impl Default for Settings {
@@ -103,6 +115,8 @@ impl Default for Settings {
             lost_after: limits::LOST_AFTER,
             restart_grace: limits::RESTART_GRACE,
             backlog: None,
+            recover_within: Duration::from_secs(30 * 24 * 3600),
+            recoveries: 3,
         }
     }
 }

@@ -28,11 +28,13 @@ pub enum Safety {
     AssertedDead,
     /// An agent got a certificate after its last one had ended.
     CertificateRecovered,
+    /// Unusually many of a tenant's agents did.
+    RecoveredOften,
 }
 
 impl Safety {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Quarantined,
         Self::KeptThis,
         Self::KeptThat,
@@ -44,6 +46,7 @@ impl Safety {
         Self::Continued,
         Self::AssertedDead,
         Self::CertificateRecovered,
+        Self::RecoveredOften,
     ];
 
     /// As it is shown.
@@ -61,6 +64,7 @@ impl Safety {
             Self::Continued => "continued",
             Self::AssertedDead => "asserted_dead",
             Self::CertificateRecovered => "certificate_recovered",
+            Self::RecoveredOften => "recovered_often",
         }
     }
 }

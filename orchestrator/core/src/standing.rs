@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{NONCES, REJECTED};
 use crate::record::AgentRecord;
+use crate::recover::Recovered;
 
 /// The counter of a database that was never restored.
 const FIRST_LIFE: u32 = 1;
@@ -39,6 +40,12 @@ pub struct Standing {
     /// Attempts it runs of runs that a restored database does not know: they may go on to their end.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub adopted: BTreeSet<AttemptId>,
+    /// The newest certificate that it got in place of one that had ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
+    /// When it got such ones, as far as that counts; at most as many as the settings allow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recoveries: Vec<u64>,
 }
 
 impl Default for Standing {
@@ -52,6 +59,8 @@ impl Default for Standing {
             reported: FIRST_LIFE,
             behind: None,
             adopted: BTreeSet::new(),
+            recovered: None,
+            recoveries: Vec::new(),
         }
     }
 }
@@ -73,6 +82,9 @@ pub struct Quarantine {
     pub nonces: Vec<Nonce>,
     /// The unexpected holder's.
     pub incarnation: Incarnation,
+    /// What the unexpected holder asked for, if its certificate had ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovers: Option<Recovered>,
 }
 
 /// One of the two holders of an identity.
@@ -141,8 +153,9 @@ impl AgentRecord {
         }
     }
 
-    /// Turns away from now on whoever presents one of these.
-    pub(crate) fn reject(&mut self, nonces: Vec<Nonce>) {
+    /// Turns away from now on whoever presents one of these, unless its own holder presents it too.
+    pub(crate) fn reject(&mut self, mut nonces: Vec<Nonce>) {
+        nonces.retain(|nonce| !self.nonces.contains(nonce));
         let rejected = &mut self.standing.rejected;
         rejected.extend(nonces);
         let many = rejected.len().saturating_sub(REJECTED);

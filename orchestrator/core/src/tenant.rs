@@ -21,6 +21,7 @@ use crate::record::{
     AgentRecord, AttemptRecord, KeyRecord, Notice, NoticeKind, RunRecord, RunState, Snapshot,
     TaskRecord, TaskState, TenantRecord, WorkflowRecord, WorkflowStateRecord, Write,
 };
+use crate::recover::Recoveries;
 use crate::run::{Run, Workflow};
 use crate::tally::Tallies;
 use crate::timers::Timers;
@@ -114,6 +115,7 @@ pub(crate) struct Tenant {
     /// Agents that have not told yet what a restored database lacks.
     pub(crate) awaited: BTreeSet<AgentName>,
     pub(crate) vanished: Vanished,
+    pub(crate) recoveries: Recoveries,
 }
 
 impl Tenant {
@@ -134,6 +136,7 @@ impl Tenant {
             timers: Timers::new(),
             awaited: BTreeSet::new(),
             vanished: Vanished::default(),
+            recoveries: Recoveries::default(),
         }
     }
 

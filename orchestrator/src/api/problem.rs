@@ -281,8 +281,8 @@ fn denied_code(denied: &Denied) -> Code {
         Denied::AgentExists(_) => Code::AgentExists,
         Denied::KeyReused => Code::KeyReused,
         Denied::Limit(_) => Code::TooMany,
-        // Only an enrolment or a renewal is answered with them.
-        Denied::BadToken | Denied::NotTheHolder(_) => Code::Internal,
+        // Only an agent that wants a certificate is answered with them.
+        Denied::BadToken | Denied::NotTheHolder(_) | Denied::NotRecovered { .. } => Code::Internal,
     }
 }
 

@@ -13,6 +13,8 @@ const UNITS: [(&str, &str, &str); 13] = [
     ("api-rate", "requests a second", "0 to 1000000; 0: no limit"),
     ("api-burst", "requests", "1 to 1000000"),
     ("agent-cert-ttl", "duration", "10s to 90d"),
+    ("recover-within", "duration", "0s: never, to 365d"),
+    ("recoveries", "certificates", "0 to 65535"),
     ("server-cert-ttl", "duration", "10s to 90d"),
     ("api-cert", "path", "together with api_key"),
     ("api-key", "path", "together with api_cert"),

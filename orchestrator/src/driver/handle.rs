@@ -133,6 +133,29 @@ impl Handle {
         answer.await.map(drop)
     }
 
+    /// Presents what the holder of an ended certificate has proven. Another one may be issued when this answers.
+    ///
+    /// # Errors
+    /// [`AskError`]
+    pub async fn recover(
+        &self,
+        (tenant, agent): (TenantName, AgentName),
+        (key_hash, next_key): (String, String),
+        nonce: Nonce,
+        ended_ms_ago: Option<u64>,
+    ) -> Result<(), AskError> {
+        let answer = self.call(|call| Event::Recover {
+            call,
+            tenant,
+            agent,
+            key_hash,
+            next_key,
+            nonce,
+            ended_ms_ago,
+        });
+        answer.await.map(drop)
+    }
+
     /// A stream was accepted. `None` when the orchestrator is stopping.
     pub async fn opened(
         &self,

@@ -54,6 +54,10 @@ pub struct Counters {
     pub renewals: AtomicU64,
     /// Renewals that were refused, or had to be tried again.
     pub renewals_refused: AtomicU64,
+    /// Certificates issued in place of ones that had ended.
+    pub recoveries: AtomicU64,
+    /// Requests for such ones that were refused, or had to be tried again.
+    pub recoveries_refused: AtomicU64,
     /// When the server's own certificate ends, in seconds since 1970.
     pub server_certificate_not_after_s: AtomicU64,
 }
@@ -249,7 +253,8 @@ impl Driver {
             Event::Asked { .. }
             | Event::Enrol { .. }
             | Event::Wall { .. }
-            | Event::Renew { .. } => false,
+            | Event::Renew { .. }
+            | Event::Recover { .. } => false,
         };
         self.again = events.into_iter().filter(from_link).collect();
     }

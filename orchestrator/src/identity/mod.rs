@@ -1,10 +1,12 @@
 //! Certificates for invitations, and the next ones: checks what is presented, asks the core whether it holds, issues.
 //!
-//! Only the key of a request is used; tenant and name come from the invitation, through the core, or from the
-//! certificate that the connection was made with. Costs are bounded before anything is computed.
+//! Only the key of a request is used; tenant and name come from the invitation, through the core, from the certificate
+//! that the connection was made with, or from one that has ended and whose key is proven to be held. Costs are bounded
+//! before anything is computed.
 
 pub(crate) mod args;
 mod rate;
+mod recover;
 pub(crate) mod server;
 
 use std::sync::Arc;
@@ -26,11 +28,14 @@ use tracing::{error, info, warn};
 
 use crate::driver::{AskError, Handle};
 use rate::{Rate, Rates};
+use recover::Recoveries;
 
 /// How long a certificate may hold. Below, a clock that is a little off does harm; above, a stolen key is good for too
 /// long.
 const LIVES: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(10)..=Duration::from_secs(90 * 24 * 60 * 60);
+/// The longest time after a certificate's end in which another one may be issued in its place.
+const RECOVER_WITHIN_MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Certificates at once: each costs two signatures.
 const AT_ONCE: usize = 16;
 /// Certificates in a second, in the long run, and in one go: a new site with all its agents.
@@ -50,6 +55,7 @@ pub struct Enroller {
     room: Semaphore,
     all: Rates<()>,
     by_agent: Rates<(TenantName, AgentName)>,
+    recoveries: Recoveries,
 }
 
 impl Enroller {
@@ -67,6 +73,7 @@ impl Enroller {
             room: Semaphore::new(AT_ONCE),
             all: Rates::new(ALL),
             by_agent: Rates::new(by_one),
+            recoveries: Recoveries::new(),
         }
     }
 
@@ -231,6 +238,7 @@ fn status_of(error: &AskError) -> Status {
             | Denied::UnknownTask { .. }
             | Denied::CannotRerun { .. }
             | Denied::NotTheHolder(_)
+            | Denied::NotRecovered { .. }
             | Denied::NotQuarantined(_)
             | Denied::NothingAwaited
             | Denied::NotFrozen

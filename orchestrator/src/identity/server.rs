@@ -231,6 +231,8 @@ mod tests {
         CertificateArgs {
             agent_cert_ttl: HOUR,
             server_cert_ttl: HOUR,
+            recover_within: HOUR,
+            recoveries: 3,
             api_cert: dir.map(|dir| dir.join("chain.pem")),
             api_key: dir.map(|dir| dir.join("key.pem")),
         }

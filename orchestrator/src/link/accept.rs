@@ -163,6 +163,7 @@ fn serve(
     let calls = Calls::default();
     let caller = Caller {
         peer: Arc::new(peer),
+        address: address.ip(),
         calls: calls.clone(),
         stream: Stream::default(),
     };

@@ -2,6 +2,7 @@
 //!
 //! Who calls comes from the certificate of the connection and from nothing that was sent.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -38,6 +39,7 @@ pub(super) struct Services {
 #[derive(Clone)]
 pub(super) struct Caller {
     pub(super) peer: Arc<Peer>,
+    pub(super) address: IpAddr,
     pub(super) calls: Calls,
     pub(super) stream: Stream,
 }
@@ -130,7 +132,11 @@ impl Services {
                 Box::pin(unary(request, renew)).await
             }
             "/outpost.identity.v1.Identity/Recover" => {
-                Box::pin(unary(request, |_| std::future::ready(Err(not_offered())))).await
+                let enroller = self.enroller;
+                let recover = move |bytes: Bytes| async move {
+                    enroller.recover(caller.address, &bytes).await
+                };
+                Box::pin(unary(request, recover)).await
             }
             _ => Status::unimplemented("there is no such call on this port").into_http(),
         }
@@ -210,10 +216,4 @@ where
     answered.unwrap_or_else(|_| {
         Status::deadline_exceeded("the call took longer than allowed").into_http()
     })
-}
-
-fn not_offered() -> Status {
-    Status::unimplemented(
-        "an expired certificate is not recovered by this orchestrator; enrol again with a new join token",
-    )
 }

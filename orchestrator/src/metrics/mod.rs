@@ -77,6 +77,8 @@ struct Inner {
     failed_commits: Counter,
     renewals: Counter,
     renewals_refused: Counter,
+    recoveries: Counter,
+    recoveries_refused: Counter,
     requests: Family<Asked, Counter>,
     request_duration: Family<Route, Histogram, fn() -> Histogram>,
     event_streams: Gauge,
@@ -113,6 +115,8 @@ impl Default for Metrics {
             failed_commits: Counter::default(),
             renewals: Counter::default(),
             renewals_refused: Counter::default(),
+            recoveries: Counter::default(),
+            recoveries_refused: Counter::default(),
             requests: Family::default(),
             request_duration: Family::new_with_constructor(fast),
             event_streams: Gauge::default(),
@@ -166,6 +170,16 @@ impl Inner {
             "certificate_renewals_refused",
             "Renewals that were refused or had to be tried again",
             self.renewals_refused.clone(),
+        );
+        registry.register(
+            "certificate_recoveries",
+            "Certificates of agents that were issued in place of ones that had ended",
+            self.recoveries.clone(),
+        );
+        registry.register(
+            "certificate_recoveries_refused",
+            "Requests for such ones that were refused or had to be tried again",
+            self.recoveries_refused.clone(),
         );
         registry.register(
             "http_requests",
@@ -294,6 +308,8 @@ impl Metrics {
         };
         copy(&inner.renewals, &counters.renewals);
         copy(&inner.renewals_refused, &counters.renewals_refused);
+        copy(&inner.recoveries, &counters.recoveries);
+        copy(&inner.recoveries_refused, &counters.recoveries_refused);
         let metrics = inner.tenant(tenant);
         metrics.take(now);
         let mut text = String::new();

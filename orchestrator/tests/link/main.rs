@@ -36,6 +36,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 mod client;
+mod recovery;
 use client::{Call, Client, Credentials, Ended};
 
 /// How long the agents' certificates hold.
@@ -318,6 +319,7 @@ async fn an_agent_that_renews_all_the_time_is_slowed_down_and_nobody_else() {
         fixture.enrolled("site-2").await,
     );
     let mut client = fixture.client(Some(&busy)).await;
+    let (_stream, _) = welcomed(&mut client, Nonce(0)).await;
     let key = rcgen::KeyPair::generate().unwrap();
     let mut passed = 0;
     let refused = loop {
@@ -330,6 +332,7 @@ async fn an_agent_that_renews_all_the_time_is_slowed_down_and_nobody_else() {
     assert_eq!(refused.code, RESOURCE_EXHAUSTED);
     assert!(passed >= 10, "{passed}");
     let mut client = fixture.client(Some(&other)).await;
+    let (_stream, _) = welcomed(&mut client, Nonce(0)).await;
     client.unary(RENEW, &request(&key)).await.unwrap();
 }
 
@@ -371,7 +374,7 @@ async fn without_a_certificate_there_is_no_stream() {
         .end()
         .await;
     assert_eq!(ended.code, UNAUTHENTICATED, "{ended:?}");
-    for path in ["/outpost.identity.v1.Identity/Recover", "/x/y", "/"] {
+    for path in ["/outpost.identity.v1.Identity/Other", "/x/y", "/"] {
         assert_eq!(
             client.unary(path, b"").await.unwrap_err().code,
             UNIMPLEMENTED,

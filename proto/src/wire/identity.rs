@@ -59,7 +59,8 @@ pub struct RecoverRequest {
 pub struct ChallengeAnswer {
     /// As it was given, 1 to 64 bytes.
     pub challenge: Vec<u8>,
-    /// ECDSA P-256, DER, over `outpost-recover-v1` and the challenge.
+    /// ECDSA P-256, DER, by the expired certificate's key, over `outpost-recover-v1`, SHA-256 of that certificate, the
+    /// nonce (big endian), SHA-256 of the request's public key, and the challenge.
     pub proof: Vec<u8>,
 }
 

@@ -250,7 +250,9 @@ impl World {
                     denied.extend(process.calls.remove(&call));
                 }
                 Event::Wall { .. } => {}
-                Event::Renew { call, .. } => not_renewed.extend(process.renewal(call)),
+                Event::Renew { call, .. } | Event::Recover { call, .. } => {
+                    not_renewed.extend(process.renewal(call));
+                }
             }
         }
         process.inbox.extend(newer);

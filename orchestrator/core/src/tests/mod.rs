@@ -13,6 +13,7 @@ mod lifecycle;
 mod naive;
 mod place;
 mod reconnect;
+mod recover;
 mod renewal;
 mod reruns;
 mod restores;

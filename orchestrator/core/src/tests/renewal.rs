@@ -15,7 +15,13 @@ fn open(conn: u64, key: &str, not_after: u64) -> Happened {
     }
 }
 
-fn renew(rig: &mut Rig, agent: &str, key: &str, next: &str) -> Result<Answer, Denied> {
+/// Beside the stream of this connection.
+fn renew(
+    rig: &mut Rig,
+    beside: impl Into<Option<Conn>>,
+    agent: &str,
+    (key, next): (&str, &str),
+) -> Result<Answer, Denied> {
     let call = Call(77);
     let event = Happened::Renew {
         call,
@@ -23,7 +29,7 @@ fn renew(rig: &mut Rig, agent: &str, key: &str, next: &str) -> Result<Answer, De
         agent: name(agent),
         key_hash: key.into(),
         next_key: next.into(),
-        beside: None,
+        beside: beside.into(),
     };
     let said = rig.turn(&[event]);
     let [Speech::Answer { answer, .. }] = &said[..] else {
@@ -49,7 +55,7 @@ fn the_present_key_is_good_until_the_next_one_is_used() {
     let mut rig = Rig::new();
     let mut site = rig.site("bank");
     assert_eq!(
-        renew(&mut rig, "bank", "key", "second"),
+        renew(&mut rig, site.conn, "bank", ("key", "second")),
         Ok(Answer::Renewed)
     );
     assert_eq!(opens(&mut rig, 50, "key"), None);
@@ -62,7 +68,8 @@ fn the_present_key_is_good_until_the_next_one_is_used() {
     assert_eq!(opens(&mut rig, 53, "third"), Some(CloseReason::OtherKey));
 
     // Another request takes the place of the one whose answer never arrived.
-    assert_eq!(renew(&mut rig, "bank", "key", "third"), Ok(Answer::Renewed));
+    let renewed = renew(&mut rig, site.conn, "bank", ("key", "third"));
+    assert_eq!(renewed, Ok(Answer::Renewed));
     assert_eq!(opens(&mut rig, 54, "second"), Some(CloseReason::OtherKey));
 
     // The session beside goes on until Hello; from then on only the new key is good.
@@ -104,13 +111,13 @@ fn the_present_key_is_good_until_the_next_one_is_used() {
 #[test]
 fn a_renewal_under_the_next_key_counts_as_its_use() {
     let mut rig = Rig::new();
-    rig.site("bank");
+    let conn = rig.site("bank").conn;
     assert_eq!(
-        renew(&mut rig, "bank", "key", "second"),
+        renew(&mut rig, conn, "bank", ("key", "second")),
         Ok(Answer::Renewed)
     );
     assert_eq!(
-        renew(&mut rig, "bank", "second", "third"),
+        renew(&mut rig, conn, "bank", ("second", "third")),
         Ok(Answer::Renewed)
     );
     assert_eq!(opens(&mut rig, 50, "key"), Some(CloseReason::OtherKey));
@@ -121,16 +128,35 @@ fn a_renewal_under_the_next_key_counts_as_its_use() {
 #[test]
 fn neither_a_stranger_nor_a_removed_agent_renews() {
     let mut rig = Rig::new();
-    rig.site("bank");
+    let conn = rig.site("bank").conn;
     let denied = |agent: &str| Err(Denied::UnknownAgent(name(agent)));
     assert_eq!(
-        renew(&mut rig, "stranger", "key", "next"),
+        renew(&mut rig, conn, "stranger", ("key", "next")),
         denied("stranger")
     );
-    assert_eq!(renew(&mut rig, "bank", "another", "next"), denied("bank"));
+    let refused = renew(&mut rig, conn, "bank", ("another", "next"));
+    assert_eq!(refused, denied("bank"));
     let remove = Ask::RemoveAgent {
         agent: name("bank"),
     };
     assert_eq!(rig.ask_in("acme", remove).0, Ok(Answer::Removed));
-    assert_eq!(renew(&mut rig, "bank", "key", "next"), denied("bank"));
+    let refused = renew(&mut rig, conn, "bank", ("key", "next"));
+    assert_eq!(refused, denied("bank"));
+}
+
+#[test]
+fn only_beside_the_agents_own_session_a_certificate_is_renewed() {
+    let mut rig = Rig::new();
+    let site = rig.site("bank");
+    let keys = ("key", "next");
+    let refused = Err(Denied::NotTheHolder(name("bank")));
+    assert_eq!(renew(&mut rig, None, "bank", keys), refused, "no stream");
+    assert_eq!(renew(&mut rig, Conn(99), "bank", keys), refused);
+    // A stream that has not said Hello is nobody's session yet.
+    assert_eq!(rig.turn(&[open(60, "key", 0)]), []);
+    assert_eq!(renew(&mut rig, Conn(60), "bank", keys), refused);
+    let renewed = renew(&mut rig, site.conn, "bank", keys);
+    assert_eq!(renewed, Ok(Answer::Renewed));
+    rig.turn(&[Happened::Closed { conn: site.conn }]);
+    assert_eq!(renew(&mut rig, site.conn, "bank", keys), refused, "gone");
 }
