@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outpost_proto::ids::{AttemptId, Conn, RunId};
+use outpost_proto::ids::{AttemptId, Conn, Nonce, RunId};
 use outpost_proto::message::{DownMessage, ParamValue, UpMessage};
 use outpost_proto::name::{AgentName, EntryName, ParamName, TaskName, TenantName, WorkflowName};
 use serde::Serialize;

@@ -54,7 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_driver::{Core, Effects, Micros};
 use outpost_proto::ids::{Conn, RecoveryEpoch, RunId};
-use outpost_proto::name::TenantName;
+use outpost_proto::name::{AgentName, TenantName};
 
 use crate::chance::Chance;
 use crate::enrol::Invites;

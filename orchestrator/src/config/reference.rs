@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use clap::{Arg, Command};
 
 /// What the definition does not say: the unit of a value and its bounds, by the option's name.
-const UNITS: [(&str, &str, &str); 13] = [
+const UNITS: [(&str, &str, &str); 15] = [
     ("agents", "address and port", "port 0: the kernel chooses"),
     ("api", "address and port", "port 0: the kernel chooses"),
     ("public-agents", "host and port", "-"),

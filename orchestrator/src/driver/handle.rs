@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use outpost_orchestrator_core::event::{Answer, Ask, Call, Denied, Event};
-use outpost_proto::ids::Conn;
+use outpost_proto::ids::{Conn, Nonce};
 use outpost_proto::message::UpMessage;
 use outpost_proto::name::{AgentName, TenantName};
 use tokio::sync::{mpsc, oneshot, watch};
