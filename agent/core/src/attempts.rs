@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, EventSeq};
-use outpost_proto::message::AttemptState;
+use outpost_proto::message::{AttemptState, OnDisconnect};
 
 use crate::index::{Index, Kind};
 use crate::record::AttemptRecord;
@@ -77,12 +77,19 @@ impl Attempts {
         if held.record.state == AttemptState::Starting && next == AttemptState::Running {
             held.record.state = next;
             held.record.event_seq = EventSeq(0);
-            self.index.runs();
+            self.index.runs(attempt);
         } else {
-            self.index.leave(&held.record);
+            if let AttemptState::Finished(report) = next
+                && report.may_have_started
+            {
+                let entry = &held.record.assign.entry;
+                self.index.entries.took(entry, report.duration_ms);
+            }
+            let heir = self.index.leave(&held.record);
             held.record.state = next;
             held.record.event_seq = EventSeq(0);
             self.index.enter(&held.record, now);
+            heir.into_iter().for_each(|heir| self.lead(heir));
         }
         self.touch(attempt);
         match next {
@@ -90,6 +97,24 @@ impl Attempts {
             AttemptState::Assigned => self.began(attempt, None),
             AttemptState::Running | AttemptState::Finished(_) => self.say(attempt),
         }
+    }
+
+    /// It has a slot of its own: if its like are over within moments, others may wait behind it at its keeper.
+    pub(crate) fn lead(&mut self, attempt: AttemptId) {
+        if let Some(held) = self.held.get(&attempt)
+            && held.record.on_disconnect == OnDisconnect::Continue
+            && self.index.entries.is_brief(&held.record.assign.entry)
+        {
+            self.index.lines.open(attempt);
+        }
+    }
+
+    /// Whether it may wait at a keeper: one that has no timer of its own, and whose start may be taken back uncounted.
+    pub(crate) fn may_follow(&self, attempt: AttemptId) -> bool {
+        self.held.get(&attempt).is_some_and(|held| {
+            held.record.on_disconnect == OnDisconnect::Continue
+                && !self.index.entries.is_rated(&held.record.assign.entry)
+        })
     }
 
     fn began(&mut self, attempt: AttemptId, at: Option<Micros>) {
@@ -101,7 +126,8 @@ impl Attempts {
     /// Takes an attempt out of every index.
     pub(crate) fn remove(&mut self, attempt: AttemptId) -> Option<AttemptRecord> {
         let held = self.held.remove(&attempt)?;
-        self.index.leave(&held.record);
+        let heir = self.index.leave(&held.record);
+        heir.into_iter().for_each(|heir| self.lead(heir));
         Some(held.record)
     }
 
@@ -135,6 +161,12 @@ impl Attempts {
     /// Keeps what no journal holds: since when an attempt runs, and what was counted per entry.
     pub(crate) fn carry_over(&mut self, before: Self) {
         self.index.entries.carry_over(before.index.entries);
+        let has_slot = |attempt| {
+            let held = self.held.get(&attempt);
+            held.is_some_and(|held| matches!(Kind::of(held.record.state), Kind::InSlot { .. }))
+        };
+        let lines = before.index.lines;
+        self.index.lines.carry_over(lines, has_slot);
         for (attempt, was) in before.held {
             if let Some(held) = self.held.get_mut(&attempt) {
                 held.began = was.began;

@@ -168,7 +168,7 @@ impl Agent {
         }
         let terms = self.judge(assign)?;
         let slots = usize::from(self.settings.slots);
-        let free = slots.saturating_sub(self.attempts.index.in_slot);
+        let free = slots.saturating_sub(self.attempts.index.slots_taken());
         if self.attempts.index.waiting >= self.settings.backlog.saturating_add(free) {
             let why = format!(
                 "{} attempts wait already; `backlog` sets how many may",

@@ -9,6 +9,8 @@ use outpost_proto::name::EntryName;
 use crate::event::Terms;
 
 const HOUR_US: u64 = 3600 * 1_000_000;
+/// What takes no longer than this is worth having the next one wait at its keeper.
+const BRIEF_MS: u64 = 50;
 
 /// A place in the queue: commands are numbered in the order in which they came.
 pub(crate) type Place = (CommandSeq, AttemptId);
@@ -26,6 +28,8 @@ struct Entry {
     waiting: usize,
     parked: BTreeSet<Place>,
     starts: VecDeque<Micros>,
+    /// Whether the last of its attempts that ended was over within moments.
+    brief: bool,
 }
 
 impl Entry {
@@ -77,6 +81,22 @@ impl Entries {
         entry.parked.remove(&place);
     }
 
+    /// An attempt of this entry took so long.
+    pub(crate) fn took(&mut self, name: &EntryName, duration_ms: u64) {
+        self.entry(name).brief = duration_ms <= BRIEF_MS;
+    }
+
+    /// Whether its attempts are over within moments, as far as is known.
+    pub(crate) fn is_brief(&self, name: &EntryName) -> bool {
+        self.by_name.get(name).is_some_and(|entry| entry.brief)
+    }
+
+    /// Whether its starts are counted by the hour.
+    pub(crate) fn is_rated(&self, name: &EntryName) -> bool {
+        let terms = self.by_name.get(name).and_then(|entry| entry.terms);
+        terms.is_none_or(|terms| terms.max_per_hour.is_some())
+    }
+
     /// It took a slot at this moment.
     pub(crate) fn takes_slot(&mut self, name: &EntryName, now: Micros) {
         let entry = self.entry(name);
@@ -110,6 +130,7 @@ impl Entries {
             let entry = self.entry(&name);
             entry.terms = was.terms;
             entry.starts = was.starts;
+            entry.brief = was.brief;
         }
     }
 

@@ -90,6 +90,8 @@ pub enum Down {
 pub enum KeeperSaid {
     /// The task's process exists.
     Running,
+    /// The keeper at which it waited has it no more and has begun nothing of it: it may be given to another.
+    GivenBack,
     /// Nothing of it ever ran.
     NotStarted(NotStarted),
     /// The whole tree is gone.
@@ -186,6 +188,14 @@ pub enum Speech {
         assign: Box<Assign>,
         /// End of the lease on the boot-time clock.
         lease_until: Micros,
+        /// Not before this one is over and nothing of it is left, and by the same keeper; `None`: at once.
+        behind: Option<AttemptId>,
+    },
+    /// Have an attempt back that waits at a keeper behind another one. Answered by [`KeeperSaid::GivenBack`], or by what
+    /// becomes of it when it has begun.
+    TakeBack {
+        /// Which.
+        attempt: AttemptId,
     },
     /// End this attempt's tree.
     Cancel {

@@ -9,6 +9,7 @@ use outpost_proto::ids::{AttemptId, EventSeq};
 use outpost_proto::message::AttemptState;
 
 use crate::entries::{Entries, Place};
+use crate::lines::Lines;
 use crate::record::AttemptRecord;
 
 /// Counts and orders over attempts.
@@ -24,8 +25,10 @@ pub(crate) struct Index {
     pub(crate) waiting: usize,
     /// Attempts whose process exists.
     pub(crate) running: usize,
-    /// Attempts that have a slot.
+    /// Attempts that have a slot, or wait at a keeper for that of another.
     pub(crate) in_slot: usize,
+    /// The ones that wait at a keeper.
+    pub(crate) lines: Lines,
 }
 
 /// Which part of the indices an attempt is in.
@@ -74,7 +77,8 @@ impl Index {
         }
     }
 
-    pub(crate) fn leave(&mut self, record: &AttemptRecord) {
+    /// Answers who has the slot now that this one had, if somebody waited for it at its keeper.
+    pub(crate) fn leave(&mut self, record: &AttemptRecord) -> Option<AttemptId> {
         match Kind::of(record.state) {
             Kind::Waits => {
                 self.waiting = self.waiting.saturating_sub(1);
@@ -87,15 +91,26 @@ impl Index {
                 self.running = self.running.saturating_sub(usize::from(runs));
                 self.queue
                     .extend(self.entries.gives_slot(&record.assign.entry));
+                return self.lines.leave(record.assign.attempt);
             }
             Kind::Over => {
                 self.by_number.remove(&record.event_seq);
             }
         }
+        None
+    }
+
+    /// Slots that are taken: what waits at a keeper takes none of its own.
+    pub(crate) fn slots_taken(&self) -> usize {
+        self.in_slot.saturating_sub(self.lines.len())
     }
 
     /// It keeps its slot and its process exists now.
-    pub(crate) fn runs(&mut self) {
+    pub(crate) fn runs(&mut self, attempt: AttemptId) {
         self.running += 1;
+        if self.lines.waits(attempt) {
+            // The word that the one before it is over is still to come.
+            self.lines.leave(attempt);
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod event;
 mod frames;
 mod index;
 mod lease;
+mod lines;
 mod memory;
 pub mod mirror;
 mod outbox;
@@ -356,6 +357,8 @@ impl Agent {
         let all_told = self.attempts.over() == 0;
         let drained = all_told && self.attempts.len() == 0;
         let unheard = self.connector.ready().is_none();
+        // What waits at a keeper comes back first: the next process may begin it.
+        let none_waits = self.attempts.index.lines.len() == 0;
         let over = self
             .gates
             .draining
@@ -363,7 +366,7 @@ impl Agent {
             || self
                 .gates
                 .stopping
-                .is_some_and(|limit| all_told || unheard || limit <= now);
+                .is_some_and(|limit| (all_told || unheard) && none_waits || limit <= now);
         if !over {
             return;
         }

@@ -184,7 +184,9 @@ impl Agent {
             // Most starts are followed by a keeper's word within milliseconds; the ones that are not are worth a
             // message of their own.
             for attempt in std::mem::take(&mut self.due.starts) {
-                if self
+                if self.attempts.index.lines.waits(attempt) {
+                    self.due.starts.push(attempt);
+                } else if self
                     .attempts
                     .get(attempt)
                     .is_some_and(|held| held.record.state == AttemptState::Starting)
@@ -214,13 +216,13 @@ impl Agent {
         let session = self.connector.session.as_mut()?;
         let lease_echo = session.lease.echo(now);
         session.heartbeat_sent(now);
-        let free = usize::from(self.settings.slots).saturating_sub(index.in_slot);
+        let free = usize::from(self.settings.slots).saturating_sub(index.slots_taken());
         Some(UpMessage::Heartbeat(Heartbeat {
             seq: session.lease.beat(now),
             lease_echo,
             slots_free: short(free),
             running: short(index.running),
-            queued: short(index.waiting),
+            queued: short(index.waiting + index.lines.len()),
             flags,
             health: Health {
                 refusals: std::mem::take(&mut self.refusals),

@@ -19,6 +19,8 @@ pub struct Settings {
     pub schema_hash: u64,
     /// How many attempts run at once.
     pub slots: u16,
+    /// How many attempts may wait at one keeper behind the one that it has; 0 hands over none ahead of time.
+    pub ahead: u16,
     /// How much of link's sandbox is in force.
     pub sandbox: Level,
     /// What holds process trees together.
@@ -58,6 +60,7 @@ impl Settings {
             build: (0, 0, 0),
             schema_hash: 0,
             slots,
+            ahead: 0,
             sandbox: Level::None,
             containment: Containment::Subreaper,
             limits: Level::None,

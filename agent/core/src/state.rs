@@ -50,11 +50,14 @@ pub fn step(state: AttemptState, input: Input) -> Step {
 
         (S::Starting, Input::Keeper(K::Running)) => Step::To(S::Running),
         (S::Starting, Input::Keeper(K::NotStarted(why))) => not_started(why),
+        (S::Starting, Input::Keeper(K::GivenBack)) => Step::To(S::Assigned),
+        // It cannot be begun here any more, and nothing of it ever ran: as good as never taken.
         (S::Starting, Input::Keeper(K::Gone { claimed: false })) => {
-            over(Outcome::Interrupted(Interruption::AgentStateLost), false)
+            over(Outcome::Refused(Refusal::NoLease), false)
         }
 
         (S::Running, Input::Keeper(K::Running)) => Step::Stay,
+        (S::Running, Input::Keeper(K::GivenBack)) => Step::Unexpected,
         // A keeper that contradicts itself is not believed about the harmless half.
         (S::Running, Input::Keeper(K::NotStarted(_))) => {
             over(Outcome::Interrupted(Interruption::AgentStateLost), true)
@@ -131,6 +134,7 @@ mod tests {
         match input {
             Input::Begin => "begin".into(),
             Input::Keeper(KeeperSaid::Running) => "keeper: running".into(),
+            Input::Keeper(KeeperSaid::GivenBack) => "keeper: given back".into(),
             Input::Keeper(KeeperSaid::NotStarted(why)) => format!("keeper: not started, {why:?}"),
             Input::Keeper(KeeperSaid::Finished(report)) => {
                 format!("keeper: finished, {}", report.outcome)
@@ -156,6 +160,7 @@ mod tests {
         let inputs = [
             Input::Begin,
             Input::Keeper(KeeperSaid::Running),
+            Input::Keeper(KeeperSaid::GivenBack),
             Input::Keeper(KeeperSaid::NotStarted(NotStarted::LeaseOver)),
             Input::Keeper(KeeperSaid::NotStarted(NotStarted::Cancelled)),
             Input::Keeper(KeeperSaid::NotStarted(NotStarted::Failed(

@@ -1,5 +1,6 @@
 //! The core under the real driver, with the mirror as its journal. Every test ends with "nothing else happened".
 
+mod ahead;
 mod gates;
 mod harness;
 mod history;

@@ -118,6 +118,11 @@ fn spec(dir: &Path, thread: u32, number: u32, want: Want) -> Fallible<Box<StartS
     }))
 }
 
+/// Whether this was asked for.
+fn is(word: &str) -> bool {
+    std::env::args().any(|arg| arg == word)
+}
+
 /// One attempt, by the keeper of the last one if there is one.
 fn one(
     spawner: &SpawnerClient,
@@ -132,15 +137,20 @@ fn one(
         None => {
             let keeper = spawner.start(spec)?;
             spawner.recv()?;
+            if is("ahead") {
+                // The next call hands over another one before it waits for this one.
+                *slot = Some(keeper);
+                return Ok(());
+            }
             keeper
         }
     };
     loop {
         match keeper.recv()?.ok_or("the keeper is gone")? {
-            FromKeeper::Starting | FromKeeper::Running { .. } => {}
+            FromKeeper::Starting | FromKeeper::GivenBack { .. } | FromKeeper::Running { .. } => {}
             FromKeeper::NotStarted { text, .. } => return Err(text.into()),
             FromKeeper::Finished(_) => {
-                *slot = (!std::env::args().any(|arg| arg == "forked")).then_some(keeper);
+                *slot = (!is("forked")).then_some(keeper);
                 return Ok(());
             }
         }

@@ -33,6 +33,8 @@ const ANSWERS: Timespec = Timespec {
 };
 /// Keepers from this version on make the attempt's and the working directory themselves.
 const MAKES_DIRECTORIES: u8 = 2;
+/// Keepers from this version on let attempts wait for their present one.
+const TAKES_AHEAD: u8 = 3;
 /// How long `end_tree` tries.
 const END_TREE: Duration = Duration::from_secs(5);
 /// Time between two rounds of it.
@@ -133,7 +135,10 @@ impl SpawnerClient {
         let (own, keepers) = Packets::pair().map_err(PacketError::Io)?;
         self.packets
             .send(&ToSpawner::Start(spec), &[keepers.as_fd()])?;
-        Ok(KeeperClient { packets: own })
+        Ok(KeeperClient {
+            packets: own,
+            version: self.version.clone(),
+        })
     }
 
     /// Asks for a `Status`.
@@ -201,6 +206,8 @@ enum NextRef<'a> {
 #[derive(Debug)]
 pub struct KeeperClient {
     packets: Packets,
+    /// Version of the protocol that it writes, as far as is known before its first word.
+    version: Cell<Option<u8>>,
 }
 
 impl KeeperClient {
@@ -211,13 +218,21 @@ impl KeeperClient {
     pub fn connect(dir: &Path) -> io::Result<Self> {
         Ok(Self {
             packets: crate::socket::connect(dir, record::SOCKET)?,
+            version: Cell::new(None),
         })
     }
 
-    /// Gives another attempt to a keeper whose final state was received with a record of version 2 or newer.
+    /// Whether attempts may wait at this keeper, and are told apart in what is said to it.
+    #[must_use]
+    pub fn takes_ahead(&self) -> bool {
+        self.version.get() >= Some(TAKES_AHEAD)
+    }
+
+    /// Gives another attempt to a keeper: one whose final state was received with a record of version 2 or newer, or any
+    /// one that [`Self::takes_ahead`].
     ///
     /// # Errors
-    /// When the keeper is gone or does not read; nothing was started then.
+    /// When the keeper is gone or does not read; it does not have it then.
     pub fn next(&self, spec: &StartSpec) -> Result<(), PacketError> {
         self.packets.send(&NextRef::Next(spec), &[])
     }
@@ -235,7 +250,11 @@ impl KeeperClient {
     /// # Errors
     /// `WouldBlock` when non-blocking and there is nothing new; otherwise the connection is to be closed.
     pub fn recv(&self) -> Result<Option<FromKeeper>, PacketError> {
-        Ok(self.packets.recv()?.map(|(message, _)| message))
+        let Some((version, message, _)) = self.packets.recv_of_version()? else {
+            return Ok(None);
+        };
+        self.version.set(Some(version));
+        Ok(Some(message))
     }
 
     /// Switches between blocking and non-blocking.

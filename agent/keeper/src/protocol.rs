@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::packets::{PacketError, Packets};
 
 /// Version of packets and records that this build writes.
-pub const PROTOCOL_VERSION: u8 = 2;
+pub const PROTOCOL_VERSION: u8 = 3;
 
 /// Oldest version that this build reads.
 pub const OLDEST_READ: u8 = 1;
@@ -190,10 +190,20 @@ pub enum ToKeeper {
     Query,
     /// The final state is safe with the runner: the keeper may end itself. Closing the connection means the same.
     Taken,
-    /// The final state is safe with the runner, and here is another attempt: what the keeper says from now on is about
-    /// that one. Understood from version 2 on; said to a keeper that holds an attempt which is not over, it ends the
-    /// connection and nothing else.
+    /// Here is another attempt: begin it when the present one is over, its end told and nothing of it left. What the
+    /// keeper says after the final state of one attempt is about the next. Understood from version 2 on; a keeper of that
+    /// version ends the connection when its present attempt is not over.
     Next(Box<StartSpec>),
+    /// Do not begin this attempt, which waits: answered by `GivenBack`, or by nothing if it does not wait. From version 3.
+    GiveBack {
+        /// Which.
+        attempt: String,
+    },
+    /// As `Cancel` if this attempt is the present one, as `GiveBack` if it waits. From version 3.
+    End {
+        /// Which.
+        attempt: String,
+    },
 }
 
 /// A keeper's state. Said on connect, at each change and on `Query`; states in between may be skipped, and `Running` is
@@ -203,6 +213,12 @@ pub enum ToKeeper {
 pub enum FromKeeper {
     /// Nothing of the task runs yet.
     Starting,
+    /// This attempt, which waited, waits no more, and this keeper has begun nothing of it and never will. Says nothing of
+    /// the present attempt.
+    GivenBack {
+        /// Which.
+        attempt: String,
+    },
     /// The task's program was executed.
     Running {
         /// The task's first process; in a pid namespace the namespace's init.

@@ -33,6 +33,9 @@ use crate::life::{self, Life};
 use crate::metrics::{self, Numbers, Shared};
 use crate::state_dir::{Identity, StateDir};
 
+/// How many attempts wait at a keeper for its present one to be over.
+const AHEAD: u16 = 1;
+
 /// Runs the agent until it is stopped, drained, or can no longer be trusted to record what it does.
 ///
 /// # Errors
@@ -200,6 +203,7 @@ fn settings(options: &Options, state: &StateDir) -> anyhow::Result<(Settings, Li
         outpost_agent_keeper::protocol::Containment::Subreaper => Containment::Subreaper,
     };
     settings.observe = options.observe;
+    settings.ahead = AHEAD;
     settings.wall_offset_s = (wall_us().saturating_sub(boot_time_us())) / 1_000_000;
     let known = earlier.as_ref() == Some(&life);
     let lives = Lives {

@@ -1,7 +1,8 @@
 //! Listening to keepers, and finding out what became of an attempt whose keeper is silent. A process id alone decides
 //! nothing here, and nothing is said of an attempt before its tree is surely gone.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -39,7 +40,55 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Keepers from this version of the protocol on take another attempt.
 const TAKES_ANOTHER: u8 = 2;
 
-/// Listens to the keeper of one attempt until its final word; looks for the keeper itself when there is no connection.
+/// A keeper that is listened to, and what it was handed over for when its present attempt is over.
+#[derive(Debug)]
+pub(super) struct Line {
+    fd: AsyncFd<KeeperClient>,
+    waiting: RefCell<VecDeque<Assign>>,
+}
+
+pub(super) type Connected = Rc<Line>;
+
+impl Line {
+    pub(super) fn new(keeper: KeeperClient) -> io::Result<Connected> {
+        keeper.set_nonblocking(true)?;
+        Ok(Rc::new(Self {
+            fd: watch(keeper)?,
+            waiting: RefCell::default(),
+        }))
+    }
+
+    pub(super) fn keeper(&self) -> &KeeperClient {
+        self.fd.get_ref()
+    }
+
+    /// Whether this attempt waits here, as far as this side knows.
+    pub(super) fn waits(&self, attempt: AttemptId) -> bool {
+        let waiting = self.waiting.borrow();
+        waiting.iter().any(|assign| assign.attempt == attempt)
+    }
+
+    /// It has this one now, for later.
+    pub(super) fn has(&self, assign: Assign) {
+        self.waiting.borrow_mut().push_back(assign);
+    }
+
+    /// The attempt that it goes on with.
+    fn goes_on(&self) -> Option<Assign> {
+        self.waiting.borrow_mut().pop_front()
+    }
+
+    /// Whether it had this one, which it has no more.
+    fn gave_back(&self, attempt: &str) -> Option<AttemptId> {
+        let mut waiting = self.waiting.borrow_mut();
+        let is_it = |assign: &Assign| assign.attempt.to_string() == attempt;
+        let place = waiting.iter().position(is_it)?;
+        waiting.remove(place).map(|assign| assign.attempt)
+    }
+}
+
+/// Listens to a keeper: to the final word of one attempt, and of those that waited there behind it. Looks for the keeper
+/// itself when there is no connection.
 pub(super) struct Listener {
     pub(super) assign: Assign,
     pub(super) state: StateDir,
@@ -50,66 +99,124 @@ pub(super) struct Listener {
     pub(super) idle: Idle,
 }
 
-pub(super) type Connected = Rc<AsyncFd<KeeperClient>>;
+/// What came of listening.
+enum Heard {
+    /// The final word of the attempt at hand.
+    Last(KeeperSaid),
+    /// The same, of a keeper that ends now.
+    Farewell(KeeperSaid),
+    /// Somebody else made the claim of the attempt at hand: files and processes say who, and what became of it.
+    Lost,
+    /// Nothing can be heard any more.
+    Silence,
+}
 
 impl Listener {
     /// `keeper`: the connection, if there is one already; it is then known to whoever sends commands.
-    pub(super) async fn run(self, mut keeper: Option<Connected>) {
-        let attempt = self.assign.attempt;
+    pub(super) async fn run(mut self, mut keeper: Option<Connected>) {
         let mut wait = Duration::ZERO;
-        let last = loop {
-            if let Some(connected) = keeper.take()
-                && let Some(last) = self.hear(&connected, &mut wait).await
-            {
-                break last;
-            }
-            // Commands must not go where nobody listens.
+        loop {
+            let heard = match &keeper {
+                Some(line) => self.hear(line, &mut wait).await,
+                None => Heard::Silence,
+            };
+            let attempt = self.assign.attempt;
             self.keepers.borrow_mut().remove(&attempt);
+            match (heard, keeper.take()) {
+                (Heard::Last(last), Some(line)) => {
+                    let next = line.goes_on();
+                    if next.is_none() {
+                        self.idle.put(Rc::clone(&line));
+                    }
+                    self.say(last).await;
+                    let Some(next) = next else { return };
+                    (self.assign, keeper) = (next, Some(line));
+                    continue;
+                }
+                (Heard::Lost, Some(line)) if line.keeper().takes_ahead() => {
+                    self.look_for(self.assign.clone());
+                    let Some(next) = line.goes_on() else {
+                        return self.idle.put(line);
+                    };
+                    (self.assign, keeper) = (next, Some(line));
+                    continue;
+                }
+                (Heard::Farewell(last) | Heard::Last(last), _) => return self.say(last).await,
+                // Whatever waited there is looked for as well: without its claim nobody can begin it any more.
+                (Heard::Lost | Heard::Silence, Some(line)) => {
+                    while let Some(waited) = line.goes_on() {
+                        self.keepers.borrow_mut().remove(&waited.attempt);
+                        self.look_for(waited);
+                    }
+                }
+                (Heard::Lost | Heard::Silence, None) => {}
+            }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
             match self.look().await {
-                Became::Over(last) => break last,
+                Became::Over(last) => return self.say(last).await,
                 Became::Alive => keeper = self.reach().await,
                 Became::Unknown => {}
             }
-        };
-        self.keepers.borrow_mut().remove(&attempt);
-        self.say(last).await;
+        }
     }
 
-    /// What the keeper says, as long as it speaks; answers its final word, if it had one.
-    async fn hear(&self, keeper: &Connected, wait: &mut Duration) -> Option<KeeperSaid> {
+    /// Finds out what became of another attempt, beside this one.
+    fn look_for(&self, assign: Assign) {
+        let other = Self {
+            assign,
+            state: self.state.clone(),
+            catalogue: Rc::clone(&self.catalogue),
+            inbox: self.inbox.clone(),
+            keepers: Rc::clone(&self.keepers),
+            idle: self.idle.clone(),
+        };
+        tokio::task::spawn_local(other.run(None));
+    }
+
+    /// What the keeper says of the attempt at hand, and of those that wait there, until its final word.
+    async fn hear(&self, line: &Connected, wait: &mut Duration) -> Heard {
         let attempt = self.assign.attempt;
         let last = loop {
-            match next(keeper, KeeperClient::recv).await {
+            match next(&line.fd, KeeperClient::recv).await {
                 Ok(Some(FromKeeper::Starting)) => {}
                 Ok(Some(FromKeeper::Running { .. })) => self.say(KeeperSaid::Running).await,
+                Ok(Some(FromKeeper::GivenBack { attempt })) => {
+                    if let Some(attempt) = line.gave_back(&attempt) {
+                        self.keepers.borrow_mut().remove(&attempt);
+                        self.say_of(attempt, KeeperSaid::GivenBack).await;
+                    }
+                }
                 Ok(Some(FromKeeper::NotStarted { why, text })) => {
                     tracing::warn!(%attempt, ?why, "not started: {text}");
-                    // Somebody else made the claim: files and processes say who, and what became of it.
-                    break outcome::not_started(why)?;
+                    let Some(last) = outcome::not_started(why) else {
+                        return Heard::Lost;
+                    };
+                    if line.keeper().takes_ahead() {
+                        return Heard::Last(last);
+                    }
+                    break last;
                 }
                 Ok(Some(FromKeeper::Finished(record))) => {
                     // The record stays on disk until the outcome is settled: the keeper has nothing left to do.
                     if record.version >= TAKES_ANOTHER {
-                        self.idle.put(Rc::clone(keeper));
-                        return Some(self.said(&record));
+                        return Heard::Last(self.said(&record));
                     }
                     break self.said(&record);
                 }
-                Ok(None) => return None,
+                Ok(None) => return Heard::Silence,
                 Err(error) => {
                     tracing::warn!(%attempt, "its keeper cannot be understood: {error}");
-                    return None;
+                    return Heard::Silence;
                 }
             }
             // It speaks: the next silence is a first one.
             *wait = Duration::ZERO;
         };
-        if let Err(error) = keeper.get_ref().send(ToKeeper::Taken) {
+        if let Err(error) = line.keeper().send(ToKeeper::Taken) {
             tracing::trace!(%attempt, "its keeper is gone already: {error}");
         }
-        Some(last)
+        Heard::Farewell(last)
     }
 
     async fn look(&self) -> Became {
@@ -132,15 +239,10 @@ impl Listener {
     async fn reach(&self) -> Option<Connected> {
         let attempt = self.assign.attempt;
         let dir = self.state.attempt(attempt);
-        let connected = spawn_blocking(move || {
-            let keeper = KeeperClient::connect(&dir)?;
-            keeper.set_nonblocking(true)?;
-            io::Result::Ok(keeper)
-        });
+        let connected = spawn_blocking(move || KeeperClient::connect(&dir));
         let connected = connected.await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        match connected.and_then(watch) {
+        match connected.and_then(Line::new) {
             Ok(keeper) => {
-                let keeper = Rc::new(keeper);
                 let mut keepers = self.keepers.borrow_mut();
                 keepers.insert(attempt, Rc::clone(&keeper));
                 Some(keeper)
@@ -161,10 +263,11 @@ impl Listener {
     }
 
     async fn say(&self, said: KeeperSaid) {
-        let event = Event::Keeper {
-            attempt: self.assign.attempt,
-            said,
-        };
+        self.say_of(self.assign.attempt, said).await;
+    }
+
+    async fn say_of(&self, attempt: AttemptId, said: KeeperSaid) {
+        let event = Event::Keeper { attempt, said };
         self.inbox.send(Happened::Core(event)).await.ok();
     }
 }
@@ -354,7 +457,9 @@ fn found_as(became: Became) -> Found {
         })
     };
     match became {
-        Became::Alive | Became::Unknown | Became::Over(KeeperSaid::Running) => Found::Running,
+        Became::Alive
+        | Became::Unknown
+        | Became::Over(KeeperSaid::Running | KeeperSaid::GivenBack) => Found::Running,
         Became::Over(KeeperSaid::Finished(report)) => Found::Finished(report),
         Became::Over(KeeperSaid::Gone { claimed }) => Found::Gone { claimed },
         Became::Over(KeeperSaid::NotStarted(why)) => match why {

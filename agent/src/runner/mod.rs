@@ -387,12 +387,14 @@ impl Runner {
             Speech::Start {
                 assign,
                 lease_until,
+                behind,
             } => {
                 let attempt = assign.attempt;
-                if let Err(said) = self.tasks.start(&assign, lease_until.0) {
+                if let Err(said) = self.tasks.start(&assign, lease_until.0, behind) {
                     self.pending.push(Event::Keeper { attempt, said });
                 }
             }
+            Speech::TakeBack { attempt } => self.tasks.take_back(attempt),
             Speech::Cancel { attempt } => self.tasks.cancel(attempt),
             Speech::InTouch => self.tasks.in_touch(),
             Speech::Discard { attempt } => {

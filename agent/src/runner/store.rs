@@ -116,6 +116,7 @@ impl AgentStore {
                 | Speech::Hangup { .. }
                 | Speech::MakeCsr
                 | Speech::Start { .. }
+                | Speech::TakeBack { .. }
                 | Speech::Cancel { .. }
                 | Speech::InTouch
                 | Speech::Discard { .. }

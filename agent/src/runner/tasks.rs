@@ -18,7 +18,7 @@ use outpost_proto::outcome::StartFailure;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::keepers::{Connected, Listener, next};
+use super::keepers::{Connected, Line, Listener, next};
 use super::retention::Trash;
 use super::watch::watch;
 use super::workspace::Runs;
@@ -103,14 +103,17 @@ impl Tasks {
         }
     }
 
-    /// Starts an attempt, or answers why nothing of it will ever run. Its journal record is durable already.
+    /// Starts an attempt, or hands it to the keeper of the one `behind` which it waits; answers why nothing of it will
+    /// ever run, or that it does not wait there. Its journal record is written already.
     pub(super) fn start(
         &mut self,
         assign: &Assign,
         lease_until_boot_us: u64,
+        behind: Option<AttemptId>,
     ) -> Result<(), KeeperSaid> {
         let attempt = assign.attempt;
         self.busy = true;
+        let line = behind.map(|first| self.line_behind(first)).transpose()?;
         let catalogue = self.catalogue.borrow().clone();
         let failed = |failure: StartFailure, why: String| {
             tracing::error!(%attempt, entry = %assign.entry, "cannot be started: {why}");
@@ -134,11 +137,21 @@ impl Tasks {
                 )
             })?;
         failpoint::reach("runner-prepared");
+        if let Some(line) = line {
+            line.keeper().next(&spec).map_err(|error| {
+                tracing::debug!(%attempt, "a keeper does not take it: {error}");
+                KeeperSaid::GivenBack
+            })?;
+            failpoint::reach("runner-handed-over");
+            line.has(assign.clone());
+            self.keepers.borrow_mut().insert(attempt, line);
+            return Ok(());
+        }
         let keeper = match self.give(&spec) {
             Some(keeper) => keeper,
             None => self
                 .ask(spec)
-                .and_then(|keeper| watched(keeper).map_err(|error| error.to_string()))
+                .and_then(|keeper| Line::new(keeper).map_err(|error| error.to_string()))
                 .map_err(|why| failed(StartFailure::Resources, why))?,
         };
         failpoint::reach("runner-asked");
@@ -146,9 +159,18 @@ impl Tasks {
         Ok(())
     }
 
+    /// The keeper of an attempt that is not over, if others may wait there.
+    fn line_behind(&self, first: AttemptId) -> Result<Connected, KeeperSaid> {
+        let keepers = self.keepers.borrow();
+        let line = keepers.get(&first);
+        line.filter(|line| line.keeper().takes_ahead())
+            .cloned()
+            .ok_or(KeeperSaid::GivenBack)
+    }
+
     /// Gives the attempt to a keeper that waits for one. One that is gone took nothing.
     fn give(&self, spec: &StartSpec) -> Option<Connected> {
-        std::iter::from_fn(|| self.idle.take()).find(|keeper| keeper.get_ref().next(spec).is_ok())
+        std::iter::from_fn(|| self.idle.take()).find(|line| line.keeper().next(spec).is_ok())
     }
 
     /// Asks the spawner for a keeper.
@@ -212,8 +234,26 @@ impl Tasks {
         }
     }
 
+    /// Ends an attempt, or has it given back if it has not begun: by name, because its keeper may have gone on.
     pub(super) fn cancel(&self, attempt: AttemptId) {
-        self.tell(attempt, ToKeeper::Cancel);
+        let ahead = self
+            .keepers
+            .borrow()
+            .get(&attempt)
+            .map(|line| line.keeper().takes_ahead());
+        let message = match ahead {
+            Some(true) => ToKeeper::End {
+                attempt: attempt.to_string(),
+            },
+            Some(false) | None => ToKeeper::Cancel,
+        };
+        self.tell(attempt, message);
+    }
+
+    /// Has an attempt given back that waits at a keeper.
+    pub(super) fn take_back(&self, attempt: AttemptId) {
+        let name = attempt.to_string();
+        self.tell(attempt, ToKeeper::GiveBack { attempt: name });
     }
 
     /// Lets keepers go that have waited long enough for another attempt, in touch or not.
@@ -229,10 +269,11 @@ impl Tasks {
     /// Pushes every dead-man timer.
     pub(super) fn in_touch(&self) {
         self.let_go();
-        let attempts = self.keepers.borrow().keys().copied().collect::<Vec<_>>();
-        attempts
-            .into_iter()
-            .for_each(|attempt| self.tell(attempt, ToKeeper::StillConnected));
+        let keepers = self.keepers.borrow();
+        let attempts = keepers
+            .iter()
+            .filter(|(attempt, line)| !line.waits(**attempt));
+        attempts.for_each(|(attempt, line)| tell(*attempt, line, ToKeeper::StillConnected));
     }
 
     /// The outcome is durable upstream: the keeper may go, and so may the working directory. The log stays.
@@ -242,20 +283,17 @@ impl Tasks {
     }
 
     fn tell(&self, attempt: AttemptId, message: ToKeeper) {
-        let keepers = self.keepers.borrow();
-        let Some(keeper) = keepers.get(&attempt) else {
-            return;
-        };
-        if let Err(error) = keeper.get_ref().send(message) {
-            // Its listener sees the end and finds out what became of it.
-            tracing::debug!(%attempt, "its keeper does not listen: {error}");
+        if let Some(line) = self.keepers.borrow().get(&attempt) {
+            tell(attempt, line, message);
         }
     }
 }
 
-fn watched(keeper: KeeperClient) -> io::Result<Connected> {
-    keeper.set_nonblocking(true)?;
-    Ok(Rc::new(watch(keeper)?))
+fn tell(attempt: AttemptId, line: &Connected, message: ToKeeper) {
+    if let Err(error) = line.keeper().send(message) {
+        // Its listener sees the end and finds out what became of it.
+        tracing::debug!(%attempt, "its keeper does not listen: {error}");
+    }
 }
 
 fn failure_of(error: &io::Error) -> StartFailure {

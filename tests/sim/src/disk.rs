@@ -148,6 +148,7 @@ impl SiteDisk {
                 | Speech::Hangup { .. }
                 | Speech::MakeCsr
                 | Speech::Start { .. }
+                | Speech::TakeBack { .. }
                 | Speech::Cancel { .. }
                 | Speech::InTouch
                 | Speech::Discard { .. }
@@ -187,6 +188,7 @@ impl Store<agent::Agent> for SiteDisk {
                 | agent::event::Speech::MakeCsr
                 | agent::event::Speech::Renew { .. }
                 | agent::event::Speech::Start { .. }
+                | agent::event::Speech::TakeBack { .. }
                 | agent::event::Speech::Cancel { .. }
                 | agent::event::Speech::InTouch
                 | agent::event::Speech::Discard { .. }

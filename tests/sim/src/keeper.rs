@@ -348,7 +348,12 @@ impl World {
         };
         match keeper.record {
             Some(KeeperSaid::Finished(report)) => return Found::Finished(report),
-            Some(KeeperSaid::NotStarted(_) | KeeperSaid::Running | KeeperSaid::Gone { .. }) => {
+            Some(
+                KeeperSaid::NotStarted(_)
+                | KeeperSaid::GivenBack
+                | KeeperSaid::Running
+                | KeeperSaid::Gone { .. },
+            ) => {
                 return Found::NeverStarted;
             }
             None => {}

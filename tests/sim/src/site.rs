@@ -384,9 +384,14 @@ impl World {
                 Speech::Start {
                     assign,
                     lease_until,
+                    behind: _,
                 } => {
                     self.may_start(index, &assign, shown, lease_until.0)?;
                     self.start_task(index, *assign, lease_until.0)?;
+                }
+                // Nothing is handed over ahead of time here.
+                Speech::TakeBack { attempt } => {
+                    return Err(broken("nothing waits at a keeper", attempt));
                 }
                 Speech::Cancel { attempt } => self.cancel_task(index, attempt),
                 Speech::InTouch => self.in_touch(index),

@@ -255,6 +255,7 @@ impl Member {
                 ]);
             }
             Speech::Renew { .. }
+            | Speech::TakeBack { .. }
             | Speech::Cancel { .. }
             | Speech::InTouch
             | Speech::Discard { .. }

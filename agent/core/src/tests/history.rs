@@ -183,6 +183,9 @@ impl World {
             return;
         }
         let (attempt, keeper) = open[usize::from(pick) % open.len()];
+        if let Keeper::Waits(_) = keeper {
+            return self.waits(attempt, what, heard);
+        }
         let outcome = if self.cancelled.contains(&attempt) {
             Outcome::Cancelled
         } else {
@@ -201,8 +204,31 @@ impl World {
             Keeper::Over(said)
         };
         self.keepers.insert(attempt, next);
+        let lost = match said {
+            KeeperSaid::Running | KeeperSaid::GivenBack => vec![],
+            KeeperSaid::Gone { .. } => self.lost(attempt),
+            KeeperSaid::NotStarted(_) | KeeperSaid::Finished(_) => {
+                self.goes_on(attempt);
+                vec![]
+            }
+        };
         // What the runner does not hear before it ends, the next one finds.
         if heard {
+            self.happens(Event::Keeper { attempt, said });
+            for attempt in lost {
+                let said = KeeperSaid::Gone { claimed: false };
+                self.happens(Event::Keeper { attempt, said });
+            }
+        }
+    }
+
+    /// One that waits comes back when it was asked for, or now and then when it was not.
+    fn waits(&mut self, attempt: AttemptId, what: u8, heard: bool) {
+        let asked = self.wanted.contains(&attempt) || self.cancelled.contains(&attempt);
+        if (asked || what % 8 == 0) && heard {
+            self.keepers.remove(&attempt);
+            self.wanted.remove(&attempt);
+            let said = KeeperSaid::GivenBack;
             self.happens(Event::Keeper { attempt, said });
         }
     }
@@ -216,6 +242,11 @@ impl World {
         for attempt in wanted {
             let what = match self.keepers.get(&attempt).copied() {
                 None => Found::NeverStarted,
+                Some(Keeper::Waits(_)) => {
+                    self.keepers
+                        .insert(attempt, Keeper::Over(KeeperSaid::Gone { claimed: false }));
+                    Found::NeverStarted
+                }
                 Some(Keeper::Launched) if claim => {
                     self.keepers
                         .insert(attempt, Keeper::Over(KeeperSaid::Gone { claimed: false }));

@@ -4,7 +4,7 @@ use outpost_proto::ids::*;
 use outpost_proto::message::{
     AttemptState, Directive, DownMessage, InventoryItem, Reporting, UpMessage,
 };
-use outpost_proto::outcome::{Interruption, KillReason, Outcome, Refusal, Report, StartFailure};
+use outpost_proto::outcome::{KillReason, Outcome, Refusal, Report, StartFailure};
 
 use super::harness::*;
 use crate::event::{Alarm, Event, KeeperSaid, NotStarted, Speech};
@@ -53,6 +53,7 @@ fn a_task_is_assigned_started_reported_and_settled() {
     let Speech::Start {
         assign: started,
         lease_until,
+        behind: None,
     } = stage.next()
     else {
         panic!("not started")
@@ -173,7 +174,7 @@ fn what_keepers_say_becomes_an_outcome() {
         ),
         (
             KeeperSaid::Gone { claimed: false },
-            ended(Outcome::Interrupted(Interruption::AgentStateLost), false),
+            ended(Outcome::Refused(Refusal::NoLease), false),
         ),
     ];
     for (said, outcome) in said {

@@ -3,7 +3,7 @@
 use outpost_driver::Turn;
 use outpost_proto::ids::*;
 use outpost_proto::message::{AttemptState, Directive, UpMessage};
-use outpost_proto::outcome::{Interruption, KillReason, Outcome, Report};
+use outpost_proto::outcome::{Interruption, KillReason, Outcome, Refusal, Report};
 
 use super::harness::*;
 use crate::event::{Event, KeeperSaid, Site, Speech};
@@ -84,18 +84,15 @@ fn each_thing_that_can_be_found_has_its_outcome() {
     let over = report(Outcome::Failed);
     let lost = Interruption::AgentStateLost;
     let killed = AttemptState::Finished(ended(Outcome::Killed(KillReason::Keeper), true));
+    let never = AttemptState::Finished(ended(Outcome::Refused(Refusal::NoLease), false));
     let cases = [
         (
             Some(Found::Finished(over)),
             AttemptState::Finished(over),
             AttemptState::Finished(over),
         ),
-        (Some(Found::NeverStarted), killed, interrupted(lost, false)),
-        (
-            Some(Found::Gone { claimed: false }),
-            killed,
-            interrupted(lost, false),
-        ),
+        (Some(Found::NeverStarted), killed, never),
+        (Some(Found::Gone { claimed: false }), killed, never),
         (
             Some(Found::Gone { claimed: true }),
             interrupted(lost, true),
@@ -352,7 +349,8 @@ fn what_was_found_at_the_start_outlives_a_commit_that_failed() {
         stage.journal.fail = Some(applied);
         assert_eq!(stage.turn(&[]), Turn::NotCommitted("told to".into()));
         stage.spoken(&[]);
-        let gone = interrupted(Interruption::AgentStateLost, false);
+        let gone = ended(Outcome::Refused(Refusal::NoLease), false);
+        let gone = AttemptState::Finished(gone);
         assert_eq!(
             states(&stage),
             [AttemptState::Finished(over), gone, AttemptState::Assigned]

@@ -32,6 +32,8 @@ impl Stream {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Keeper {
+    /// Handed over to the keeper of this one, which is not over.
+    Waits(AttemptId),
     Launched,
     Running,
     Over(KeeperSaid),
@@ -50,6 +52,8 @@ pub(super) struct World {
     pub(super) successions: u32,
     pub(super) keepers: BTreeMap<AttemptId, Keeper>,
     pub(super) cancelled: BTreeSet<AttemptId>,
+    /// Asked back from their keepers.
+    pub(super) wanted: BTreeSet<AttemptId>,
     pub(super) known: BTreeMap<AttemptId, Assign>,
     pub(super) settled: BTreeSet<AttemptId>,
     pub(super) forgotten: BTreeSet<AttemptId>,
@@ -64,6 +68,7 @@ pub(super) struct World {
 pub(super) fn small() -> Settings {
     Settings {
         slots: 3,
+        ahead: 2,
         backlog: 4,
         ..settings()
     }
@@ -82,6 +87,7 @@ impl World {
             successions: 0,
             keepers: BTreeMap::new(),
             cancelled: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             known: BTreeMap::new(),
             settled: BTreeSet::new(),
             forgotten: BTreeSet::new(),
@@ -153,11 +159,9 @@ impl World {
 
     pub(super) fn check_history(&mut self) {
         let after = self.stage.journal.mirror.snapshot();
-        let in_slot = |record: &&crate::record::AttemptRecord| {
-            matches!(record.state, AttemptState::Starting | AttemptState::Running)
-        };
+        let live = |keeper: &&Keeper| matches!(keeper, Keeper::Launched | Keeper::Running);
         assert!(
-            after.attempts.iter().filter(in_slot).count() <= 3,
+            self.keepers.values().filter(live).count() <= 3,
             "more than the slots"
         );
         for was in &self.before.attempts {
@@ -229,6 +233,7 @@ impl World {
             Speech::Start {
                 assign,
                 lease_until,
+                behind,
             } => {
                 let stream = self.stream.as_ref().expect("started without a session");
                 assert!(stream.reconciled, "started before the reconciliation");
@@ -241,9 +246,13 @@ impl World {
                     lease_until > self.stage.now,
                     "started under a lease that is over"
                 );
-                let earlier = self.keepers.insert(assign.attempt, Keeper::Launched);
+                let keeper = self.keeper_for(behind);
+                let earlier = self.keepers.insert(assign.attempt, keeper);
                 assert!(earlier.is_none(), "started twice");
                 self.starts += 1;
+            }
+            Speech::TakeBack { attempt } => {
+                self.wanted.insert(attempt);
             }
             Speech::Cancel { attempt } => {
                 self.cancelled.insert(attempt);
@@ -251,6 +260,44 @@ impl World {
             Speech::Alarm(alarm) => assert!(self.hostile, "an honest history raised {alarm:?}"),
             Speech::InTouch | Speech::Discard { .. } | Speech::Refused { .. } | Speech::Done => {}
         }
+    }
+
+    /// Where an attempt goes. The keeper of one that is over begins the next at once.
+    fn keeper_for(&self, behind: Option<AttemptId>) -> Keeper {
+        let waits = |first: AttemptId| match self.keepers.get(&first) {
+            Some(Keeper::Launched | Keeper::Running) => Keeper::Waits(first),
+            Some(Keeper::Waits(_)) => panic!("behind one that waits itself"),
+            Some(Keeper::Over(_)) | None => Keeper::Launched,
+        };
+        behind.map_or(Keeper::Launched, waits)
+    }
+
+    /// Who waits behind an attempt, in order.
+    fn line(&self, first: AttemptId) -> Vec<AttemptId> {
+        let waits = |(attempt, keeper): (&AttemptId, &Keeper)| {
+            matches!(keeper, Keeper::Waits(other) if *other == first).then_some(*attempt)
+        };
+        self.keepers.iter().filter_map(waits).collect()
+    }
+
+    /// An attempt is over: its keeper goes on with the next, whether anybody hears of it or not.
+    pub(super) fn goes_on(&mut self, first: AttemptId) {
+        let mut line = self.line(first).into_iter();
+        let Some(next) = line.next() else { return };
+        self.keepers.insert(next, Keeper::Launched);
+        for other in line {
+            self.keepers.insert(other, Keeper::Waits(next));
+        }
+    }
+
+    /// A keeper is lost: nobody begins what waited there any more. What that was.
+    pub(super) fn lost(&mut self, first: AttemptId) -> Vec<AttemptId> {
+        let line = self.line(first);
+        for attempt in &line {
+            let never = KeeperSaid::Gone { claimed: false };
+            self.keepers.insert(*attempt, Keeper::Over(never));
+        }
+        line
     }
 
     pub(super) fn check_message(&mut self, message: UpMessage) {

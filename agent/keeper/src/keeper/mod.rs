@@ -3,7 +3,8 @@
 //!
 //! Forked by the spawner, never executed by itself. It needs nobody to do its duty: deadline, dead-man timer, log and
 //! record work without runner, spawner and network. It never starts anything twice and never starts without having
-//! made the claim. It holds one attempt at a time and takes the next one only when nothing of the last one is left.
+//! made the claim. It keeps one attempt at a time and begins the next one only when nothing of the last one is left;
+//! what it was handed ahead of that waits (`ahead`).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -24,12 +25,14 @@ use crate::record::KeeperRecord;
 use crate::spawner::Place as BoardPlace;
 use crate::sys::{self, child::Stack};
 
+mod ahead;
 mod log;
 mod poll;
 mod start;
 mod task;
 mod workdir;
 
+use ahead::Ahead;
 use log::Log;
 use start::{NoStart, Started};
 use task::Task;
@@ -164,6 +167,8 @@ struct Keeper<'a> {
     let_go_at_us: Option<u64>,
     attempt: Attempt,
     task: Option<Task>,
+    /// What its runner has handed over for when the present attempt is over.
+    ahead: Ahead,
     /// An empty cgroup of the keeper's own, for its next task.
     leaf: Option<Leaf>,
     workdir: Workdir,
@@ -200,6 +205,7 @@ impl<'a> Keeper<'a> {
             let_go_at_us: None,
             attempt: Attempt::default(),
             task: None,
+            ahead: Ahead::default(),
             leaf: None,
             workdir: Workdir::default(),
             over_since_us: None,

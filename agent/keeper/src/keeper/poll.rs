@@ -61,7 +61,7 @@ impl Keeper<'_> {
                 self.obey(now);
             }
             self.act(now);
-            self.tell();
+            self.follow();
             self.open_door();
         }
     }
@@ -124,7 +124,7 @@ impl Keeper<'_> {
         );
         let runner = fds.len();
         if let Some(runner) = &self.runner {
-            let flags = if runner.told {
+            let flags = if runner.told && self.ahead.word().is_none() {
                 PollFlags::IN
             } else {
                 PollFlags::IN | PollFlags::OUT
@@ -207,6 +207,7 @@ impl Keeper<'_> {
     fn accept(&mut self) {
         let listener = self.listener.as_ref().map(AsFd::as_fd);
         if let Some(packets) = listener.and_then(crate::socket::accept) {
+            self.ahead.clear();
             self.runner = Some(Runner {
                 packets,
                 told: false,
@@ -214,7 +215,7 @@ impl Keeper<'_> {
         }
     }
 
-    fn obey(&mut self, now_us: u64) {
+    pub(super) fn obey(&mut self, now_us: u64) {
         for _ in 0..COMMANDS_AT_A_TIME {
             let Some(runner) = &mut self.runner else {
                 return;
@@ -223,10 +224,16 @@ impl Keeper<'_> {
                 Ok(Some((ToKeeper::Query, _))) => runner.told = false,
                 Ok(Some((ToKeeper::Taken, _))) => self.taken = self.over_since_us.is_some(),
                 Ok(Some((ToKeeper::Next(spec), _))) => {
-                    if self.task.is_none() && self.over_since_us.is_some() && self.is_recorded() {
-                        self.begin(&spec);
+                    if !self.ahead.take(spec) {
+                        self.hang_up();
+                    }
+                }
+                Ok(Some((ToKeeper::GiveBack { attempt }, _))) => self.ahead.give_back(&attempt),
+                Ok(Some((ToKeeper::End { attempt }, _))) => {
+                    if attempt == self.attempt.id {
+                        self.cancel(now_us);
                     } else {
-                        self.runner = None;
+                        self.ahead.give_back(&attempt);
                     }
                 }
                 Ok(Some((ToKeeper::StillConnected, _))) => {
@@ -234,11 +241,7 @@ impl Keeper<'_> {
                         task.still_connected(now_us);
                     }
                 }
-                Ok(Some((ToKeeper::Cancel, _))) => {
-                    if let Some(task) = &mut self.task {
-                        task.end(Cause::Cancelled, now_us);
-                    }
-                }
+                Ok(Some((ToKeeper::Cancel, _))) => self.cancel(now_us),
                 Err(PacketError::WouldBlock) => return,
                 // Gone, or talking nonsense: the task does not care.
                 Ok(None)
@@ -247,9 +250,21 @@ impl Keeper<'_> {
                     | PacketError::TooLong(_)
                     | PacketError::Version(_)
                     | PacketError::Parse(_),
-                ) => self.runner = None,
+                ) => self.hang_up(),
             }
         }
+    }
+
+    fn cancel(&mut self, now_us: u64) {
+        if let Some(task) = &mut self.task {
+            task.end(Cause::Cancelled, now_us);
+        }
+    }
+
+    /// The runner is gone, or says what is not understood.
+    fn hang_up(&mut self) {
+        self.runner = None;
+        self.ahead.clear();
     }
 
     fn act(&mut self, now_us: u64) {
@@ -282,24 +297,25 @@ impl Keeper<'_> {
         }
     }
 
-    /// Tells the present state to a runner that has not been told; one that does not read is told later.
-    fn tell(&mut self) {
-        let Some(runner) = &mut self.runner else {
-            return;
-        };
-        if runner.told {
-            return;
-        }
-        match runner.packets.send(&self.state, &[]) {
-            Ok(()) => runner.told = true,
-            Err(PacketError::WouldBlock) => {}
-            Err(
-                PacketError::Io(_)
-                | PacketError::TooLong(_)
-                | PacketError::Version(_)
-                | PacketError::Parse(_),
-            ) => {
-                self.runner = None;
+    /// Tells what was not told yet; a runner that does not read is told later.
+    pub(super) fn tell(&mut self) {
+        while let Some(runner) = &mut self.runner {
+            let given_back = self.ahead.word();
+            let word = match &given_back {
+                Some(word) => word,
+                None if !runner.told => &self.state,
+                None => return,
+            };
+            match runner.packets.send(word, &[]) {
+                Ok(()) if given_back.is_some() => self.ahead.said(),
+                Ok(()) => runner.told = true,
+                Err(PacketError::WouldBlock) => return,
+                Err(
+                    PacketError::Io(_)
+                    | PacketError::TooLong(_)
+                    | PacketError::Version(_)
+                    | PacketError::Parse(_),
+                ) => self.hang_up(),
             }
         }
     }

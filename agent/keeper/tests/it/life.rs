@@ -392,24 +392,6 @@ fn a_keeper_takes_one_attempt_after_the_other_and_nothing_of_one_is_seen_by_the_
 }
 
 #[test]
-fn a_keeper_that_is_busy_takes_nothing_and_its_task_goes_on() {
-    let site = Site::new();
-    let spec = site.script("until [ -e go ]; do sleep 0.02; done; exit 5");
-    let keeper = site.start(&spec);
-    running(&keeper);
-    let other = site.script("true");
-    keeper.next(&other).unwrap();
-    assert!(keeper.recv().unwrap().is_none(), "the connection is closed");
-    assert!(keeper_state(&other.dir).unwrap() == KeeperState::Never);
-    let again = until("the keeper's socket", || {
-        KeeperClient::connect(&spec.dir).ok()
-    });
-    std::fs::write(site.path("go"), "").unwrap();
-    expect(last(&again), Ended::Exited(5), Cause::Own);
-    assert_eq!(site.starts(), 1);
-}
-
-#[test]
 #[ignore = "needs: root"]
 fn root_gives_a_task_its_user_and_turns_that_user_away_from_the_sockets() {
     let site = Site::new();

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod ahead;
 mod damage;
 mod dead;
 mod ends;

@@ -17,9 +17,9 @@ use rustix::process::Signal;
 use crate::site::*;
 
 /// A keeper's steps before its claim is made.
-const BEFORE: [&str; 3] = ["keeper-begun", "keeper-drafted", "keeper-leased"];
+pub(crate) const BEFORE: [&str; 3] = ["keeper-begun", "keeper-drafted", "keeper-leased"];
 /// Its steps from the claim on.
-const AFTER: [&str; 4] = [
+pub(crate) const AFTER: [&str; 4] = [
     "keeper-claimed",
     "keeper-started",
     "keeper-ended",
@@ -29,13 +29,13 @@ const AFTER: [&str; 4] = [
 const RUNNER: [&str; 3] = ["runner-claiming", "runner-drafted", "runner-claimed"];
 
 /// A site whose spawner and keepers can be held.
-struct Stage {
-    site: Site,
+pub(crate) struct Stage {
+    pub(crate) site: Site,
     places: PathBuf,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let site = Site::new();
         let places = site.path("places");
         std::fs::create_dir(&places).unwrap();
@@ -47,12 +47,12 @@ impl Stage {
         Self { site, places }
     }
 
-    fn want(&self, place: &str, wish: &str) {
+    pub(crate) fn want(&self, place: &str, wish: &str) {
         std::fs::write(self.places.join(place), wish).unwrap();
     }
 
     /// Waits until somebody stands there; who.
-    fn reached(&self, place: &str) -> ProcessRef {
+    pub(crate) fn reached(&self, place: &str) -> ProcessRef {
         let path = self.places.join(place).with_extension("reached");
         until(place, || {
             ProcessRef::of(read(&path).parse().ok()?).or(Some(ProcessRef {
@@ -63,13 +63,13 @@ impl Stage {
     }
 
     /// The same of one who waits there.
-    fn held(&self, place: &str) -> ProcessRef {
+    pub(crate) fn held(&self, place: &str) -> ProcessRef {
         let who = self.reached(place);
         assert!(who.is_alive());
         who
     }
 
-    fn let_on(&self, place: &str) {
+    pub(crate) fn let_on(&self, place: &str) {
         std::fs::remove_file(self.places.join(place)).unwrap();
     }
 
@@ -81,14 +81,14 @@ impl Stage {
     }
 
     /// Another runner, in a process of its own, that makes the claim.
-    fn claimer(&self, dir: &Path) -> Child {
+    pub(crate) fn claimer(&self, dir: &Path) -> Child {
         let mut command: Command = exec().command("claimer");
         command.arg(dir).env(VARIABLE, &self.places);
         command.stdout(Stdio::piped()).spawn().unwrap()
     }
 }
 
-fn answer(claimer: Child) -> Claim {
+pub(crate) fn answer(claimer: Child) -> Claim {
     let output = claimer.wait_with_output().unwrap();
     match output.stdout.trim_ascii() {
         b"Won" => Claim::Won,
@@ -98,10 +98,10 @@ fn answer(claimer: Child) -> Claim {
 }
 
 /// The keeper's last word; `None` when it had none.
-fn word(keeper: &KeeperClient) -> Option<FromKeeper> {
+pub(crate) fn word(keeper: &KeeperClient) -> Option<FromKeeper> {
     loop {
         match keeper.recv().ok().flatten()? {
-            FromKeeper::Starting | FromKeeper::Running { .. } => {}
+            FromKeeper::Starting | FromKeeper::GivenBack { .. } | FromKeeper::Running { .. } => {}
             end @ (FromKeeper::NotStarted { .. } | FromKeeper::Finished(_)) => return Some(end),
         }
     }

@@ -190,7 +190,7 @@ pub(crate) fn last(keeper: &KeeperClient) -> FromKeeper {
             .unwrap()
             .expect("the keeper ended without a final state")
         {
-            FromKeeper::Starting | FromKeeper::Running { .. } => {}
+            FromKeeper::Starting | FromKeeper::GivenBack { .. } | FromKeeper::Running { .. } => {}
             end @ (FromKeeper::NotStarted { .. } | FromKeeper::Finished(_)) => return end,
         }
     }

@@ -203,7 +203,11 @@ impl Following {
                 () = asked(&mut interrupt, &mut terminate) => self.cancel()?,
                 // Then the keeper: its last word ends this.
                 said = next(&self.keeper, KeeperClient::recv) => match said? {
-                    Some(FromKeeper::Starting | FromKeeper::Running { .. }) => {}
+                    Some(
+                        FromKeeper::Starting
+                        | FromKeeper::GivenBack { .. }
+                        | FromKeeper::Running { .. },
+                    ) => {}
                     Some(FromKeeper::Finished(record)) => break Last::Finished(record),
                     Some(FromKeeper::NotStarted { why, text }) => break Last::NotStarted(why, text),
                     None => break Last::Gone,
@@ -301,7 +305,7 @@ impl Tried {
             KeeperSaid::NotStarted(NotStarted::Failed(failure)) => Outcome::StartFailed(*failure),
             KeeperSaid::NotStarted(NotStarted::LeaseOver) => Outcome::Refused(Refusal::NoLease),
             KeeperSaid::NotStarted(NotStarted::Cancelled) => Outcome::Cancelled,
-            KeeperSaid::Gone { .. } | KeeperSaid::Running => {
+            KeeperSaid::Gone { .. } | KeeperSaid::Running | KeeperSaid::GivenBack => {
                 Outcome::Killed(outpost_proto::outcome::KillReason::Keeper)
             }
         };
