@@ -1,12 +1,13 @@
 //! The agent's journal: the records it must not forget, one line per committed burst.
 //!
 //! A line is a CRC-32 in hex, a space, and a JSON array of writes ([`line`]): a burst is there as a whole or not at
-//! all. Replay stops at a torn last line, which a crash leaves and nothing was ever said about; damage before the end is reported,
-//! never skipped. Once the file has grown well past what it describes, it is written anew from a snapshot; so is one of
-//! an older format when it is opened.
+//! all. An empty array says that everything before it was on the disk when it was written. Replay ([`replay`]) stops at
+//! a torn end, which a crash leaves of what was not synced and nothing was ever said about; damage before it is
+//! reported, never skipped. Once the file has grown well past what it describes, it is written anew from a snapshot; so
+//! is one of an older format when it is opened, or as soon as there is room for that: until then it goes on as it is.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write as _};
+use std::io::{Seek, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +17,12 @@ use outpost_agent_core::record::{SessionRecord, Snapshot, Write};
 use serde::{Deserialize, Serialize};
 
 mod line;
+mod replay;
 
 use crate::ahead::{self, Ahead};
-use line::{Read, Told};
+use crate::torn::UNSYNCED;
+use line::Told;
+use replay::{Replayed, replay};
 
 /// Version of the format; an agent refuses a journal of a newer one.
 pub const VERSION: u32 = 2;
@@ -26,8 +30,10 @@ pub const VERSION: u32 = 2;
 const COMPACT_FROM_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes that are added before it is tried again to write a journal anew on a full disk.
 const COMPACT_AGAIN_BYTES: u64 = 64 * 1024;
-/// Bytes of one line: a burst of 1,024 events, each with an assignment of full size, stays below.
-const LINE_BYTES: u64 = 256 * 1024 * 1024;
+/// The first format in which a line may say what changed only.
+const TELLS_STEPS: u32 = 2;
+/// A line that says that everything before it is on the disk.
+const SYNCED: &[u8] = b"[]";
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -80,7 +86,15 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Journal
 pub struct Journal {
     path: PathBuf,
     file: Arc<File>,
+    /// Of the file's format.
+    version: u32,
+    /// How often this process has written it anew.
+    times_anew: u64,
     bytes: u64,
+    /// Bytes that are surely on the disk.
+    durable: u64,
+    /// Bytes up to the last line that says so.
+    said_synced: u64,
     /// Bytes right after the last time it was written anew.
     base_bytes: u64,
     /// Bytes from which on it may be written anew, when there was no room for that before.
@@ -88,6 +102,13 @@ pub struct Journal {
     ahead: Ahead,
     mirror: Mirror,
     line: Vec<u8>,
+}
+
+/// How far a journal was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    times_anew: u64,
+    bytes: u64,
 }
 
 impl Journal {
@@ -116,7 +137,11 @@ impl Journal {
         let mut journal = Self {
             path,
             file: Arc::new(file),
+            version,
+            times_anew: 0,
             bytes: good,
+            durable: 0,
+            said_synced: 0,
             base_bytes: good,
             wait_until: 0,
             ahead,
@@ -131,12 +156,11 @@ impl Journal {
                 outpost_journal: VERSION,
             });
             journal.write_line()?;
-            journal.sync()?;
-        } else if version < VERSION {
-            journal.write_anew()?;
-        } else {
-            // What was read may be in the kernel only: a nonce that is presented must survive a power cut.
-            journal.sync()?;
+        }
+        // What was read may be in the kernel only: a nonce that is presented must survive a power cut.
+        journal.sync()?;
+        if version < VERSION {
+            journal.compact()?;
         }
         Ok(journal)
     }
@@ -175,7 +199,7 @@ impl Journal {
         self.push_writes(writes);
         self.write_line()?;
         let is_long = self.bytes > COMPACT_FROM_BYTES && self.bytes > 2 * self.base_bytes;
-        if is_long && self.bytes > self.wait_until {
+        if (is_long || self.version < VERSION) && self.bytes > self.wait_until {
             self.compact()?;
         }
         self.take_space()?;
@@ -192,8 +216,26 @@ impl Journal {
     ///
     /// # Errors
     /// The process must end: what the kernel holds can no longer be trusted.
-    pub fn sync(&self) -> Result<(), JournalError> {
-        self.file.sync_data().map_err(io("syncing", &self.path))
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        self.file.sync_data().map_err(io("syncing", &self.path))?;
+        self.durable = self.bytes;
+        Ok(())
+    }
+
+    /// How far it is written now: for [`Journal::synced`], once that is on the disk.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        Written {
+            times_anew: self.times_anew,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Somebody else synced [`Journal::file`] after it was written so far.
+    pub fn synced(&mut self, so_far: Written) {
+        if so_far.times_anew == self.times_anew {
+            self.durable = self.durable.max(so_far.bytes);
+        }
     }
 
     /// The file that a sync is for, as of now.
@@ -220,40 +262,61 @@ impl Journal {
 
     /// Each write is told beside everything before it, the burst's own included.
     fn push_writes(&mut self, writes: &[Write]) {
-        self.begin_line();
+        self.line.clear();
+        if self.durable == self.bytes && self.said_synced < self.bytes {
+            let begins = self.begin_line();
+            self.line.extend_from_slice(SYNCED);
+            self.end_line(begins);
+            self.said_synced = self.bytes + self.line.len() as u64;
+        }
+        let begins = self.begin_line();
         let mut before = b'[';
         for write in writes {
             self.line.push(before);
             before = b',';
-            push_json(&mut self.line, &Told::of(write, &self.mirror));
+            if self.version < TELLS_STEPS {
+                push_json(&mut self.line, write);
+            } else {
+                push_json(&mut self.line, &Told::of(write, &self.mirror));
+            }
             self.mirror.apply(write);
         }
         self.line.push(b']');
-        self.end_line();
+        self.end_line(begins);
     }
 
     fn push_line<T: Serialize>(&mut self, value: &T) {
-        self.begin_line();
-        push_json(&mut self.line, value);
-        self.end_line();
-    }
-
-    fn begin_line(&mut self) {
         self.line.clear();
-        self.line.extend_from_slice(b"00000000 ");
+        let begins = self.begin_line();
+        push_json(&mut self.line, value);
+        self.end_line(begins);
     }
 
-    fn end_line(&mut self) {
-        let checksum = format!("{:08x}", crc32fast::hash(&self.line[9..]));
-        self.line[..8].copy_from_slice(checksum.as_bytes());
+    /// Answers where it begins.
+    fn begin_line(&mut self) -> usize {
+        let begins = self.line.len();
+        self.line.extend_from_slice(b"00000000 ");
+        begins
+    }
+
+    fn end_line(&mut self, begins: usize) {
+        let line = &mut self.line[begins..];
+        let checksum = format!("{:08x}", crc32fast::hash(&line[9..]));
+        line[..8].copy_from_slice(checksum.as_bytes());
         self.line.push(b'\n');
     }
 
     fn write_line(&mut self) -> Result<(), JournalError> {
+        let added = self.line.len() as u64;
+        let unsynced = self.bytes - self.durable;
+        // Only when the syncs beside the loop, or the wish for one, are far behind.
+        if unsynced > 0 && unsynced + added > UNSYNCED {
+            self.sync()?;
+        }
         (&*self.file)
             .write_all(&self.line)
             .map_err(io("writing to", &self.path))?;
-        self.bytes += self.line.len() as u64;
+        self.bytes += added;
         Ok(())
     }
 
@@ -274,7 +337,7 @@ impl Journal {
         match self.write_anew() {
             Err(JournalError::Io { source, .. }) if ahead::is_full(&source) => {
                 self.wait_until = self.bytes + COMPACT_AGAIN_BYTES;
-                tracing::warn!("no room to shorten {}: {source}", self.path.display());
+                tracing::warn!("no room to write {} anew: {source}", self.path.display());
                 Ok(())
             }
             written => written,
@@ -301,7 +364,11 @@ impl Journal {
             .and_then(|dir| dir.sync_all())
             .map_err(fatal)?;
         self.file = Arc::new(file);
+        self.version = VERSION;
+        self.times_anew += 1;
         self.bytes = bytes;
+        self.durable = bytes;
+        self.said_synced = bytes;
         self.base_bytes = bytes;
         self.wait_until = 0;
         self.ahead = ahead;
@@ -360,75 +427,6 @@ pub fn peek(dir: &Path) -> Result<Snapshot, JournalError> {
 fn push_json<T: Serialize>(line: &mut Vec<u8>, value: &T) {
     let written = serde_json::to_writer(line, value);
     debug_assert!(written.is_ok(), "records are plain data");
-}
-
-/// What a replay found.
-struct Replayed {
-    /// Bytes of all good lines.
-    good: u64,
-    /// Of the file's format.
-    version: u32,
-}
-
-/// Applies every good line.
-fn replay(path: &Path, file: &File, mirror: &mut Mirror) -> Result<Replayed, JournalError> {
-    let mut reader = BufReader::new(file);
-    let mut good = 0;
-    let mut version = VERSION;
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let read = std::io::Read::take(&mut reader, LINE_BYTES)
-            .read_until(b'\n', &mut line)
-            .map_err(io("reading", path))? as u64;
-        if read == 0 {
-            return Ok(Replayed { good, version });
-        }
-        let Some(json) = checked(&line) else {
-            let behind = reader.fill_buf().map_err(io("reading", path))?;
-            // A crash leaves a last line without its end, or with pages that were never written: zeros, which JSON
-            // has none of. A bad line that is whole, or has more behind it, is damage.
-            let unwritten = line.contains(&0) || !line.ends_with(b"\n");
-            let torn = unwritten && behind.iter().all(|byte| *byte == 0);
-            return if torn {
-                Ok(Replayed { good, version })
-            } else {
-                Err(JournalError::Damaged {
-                    path: path.to_owned(),
-                    offset: good,
-                })
-            };
-        };
-        let damaged = || JournalError::Damaged {
-            path: path.to_owned(),
-            offset: good,
-        };
-        if good == 0 {
-            let header = serde_json::from_slice::<Header>(json).map_err(|_| damaged())?;
-            if header.outpost_journal > VERSION {
-                return Err(JournalError::Newer {
-                    path: path.to_owned(),
-                    found: header.outpost_journal,
-                });
-            }
-            version = header.outpost_journal;
-        } else {
-            let reads = serde_json::from_slice::<Vec<Read>>(json).map_err(|_| damaged())?;
-            for read in reads {
-                let write = read.write(mirror).ok_or_else(damaged)?;
-                mirror.apply(&write);
-            }
-        }
-        good += read;
-    }
-}
-
-/// The JSON of a whole line whose checksum is right.
-fn checked(line: &[u8]) -> Option<&[u8]> {
-    let line = line.strip_suffix(b"\n")?;
-    let (checksum, json) = line.split_at_checked(9)?;
-    let expected = format!("{:08x} ", crc32fast::hash(json));
-    (checksum == expected.as_bytes()).then_some(json)
 }
 
 #[cfg(test)]

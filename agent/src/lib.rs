@@ -19,6 +19,7 @@ pub mod metrics;
 mod output;
 pub mod runner;
 pub mod state_dir;
+mod torn;
 pub mod users;
 
 pub use cli::main_from;

@@ -9,6 +9,7 @@
 
 mod prune;
 mod reader;
+mod tear;
 mod words;
 mod writer;
 
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 pub use prune::{DEFAULT_KEEP, Limits};
 pub use reader::{Entry, Reader, SessionHead, Summary, verify};
 pub use words::{FrameWords, explain_entry, kinds_of_frame};
-pub use writer::Ledger;
+pub use writer::{Ledger, Written};
 
 /// A SHA-256 chain head.
 pub type Head = [u8; 32];

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::tear::Seen;
 use super::{
     HEAD_BYTES, HEADER_BYTES, HEADER_CRC_AT, Head, Kind, LedgerError, MAGIC, PAYLOAD_BYTES, chain,
     io, segment_path, segments, session_chain,
@@ -129,7 +130,8 @@ impl Walk {
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let checksum = crc32fast::hash(&header[..HEADER_CRC_AT]).to_be_bytes();
         if header[HEADER_CRC_AT..] != checksum || length > PAYLOAD_BYTES {
-            return self.tear_or_damage(left, "a record with a damaged header");
+            let seen = Seen::Header(header);
+            return self.tear_or_damage(left, seen, "a record with a damaged header");
         }
         let whole = (HEADER_BYTES + length + HEAD_BYTES) as u64;
         if left < whole {
@@ -142,7 +144,9 @@ impl Walk {
         self.read(&mut stored)?;
 
         let Some(entry) = self.entry(&record, stored) else {
-            return self.tear_or_damage(left, "a record that does not continue the chain");
+            record.extend_from_slice(&stored);
+            let seen = Seen::Record(record);
+            return self.tear_or_damage(left, seen, "a record that does not continue the chain");
         };
         self.offset += whole;
         self.head = Some(entry.head);
@@ -178,18 +182,19 @@ impl Walk {
         head.try_into().ok()
     }
 
-    /// A bad record whose damage reaches the end of the file is what a crash leaves; one with more behind it is not.
+    /// What a crash leaves of records that were not synced ends the walk; anything else is damage. `seen`: what was read
+    /// of the bad record.
     fn tear_or_damage(
         &mut self,
         left: u64,
+        seen: Seen,
         what: &'static str,
     ) -> Result<Option<Entry>, LedgerError> {
-        let mut tail = Vec::new();
+        let mut behind = Vec::new();
         self.file
-            .read_to_end(&mut tail)
+            .read_to_end(&mut behind)
             .map_err(io("reading", &self.path))?;
-        let nothing_behind = tail.iter().all(|byte| *byte == 0);
-        if nothing_behind {
+        if seen.is_torn(self.offset, &behind) {
             Ok(self.torn_end(left))
         } else {
             Err(self.damaged(what))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ahead::{self, Ahead};
+use crate::torn::UNSYNCED;
 
 use super::prune::{Limits, Sessions};
 use super::reader::{Walk, read_pruned};
@@ -18,6 +19,16 @@ use super::{
 /// Bytes that are added before it is tried again to begin a segment on a full disk.
 const SEGMENT_AGAIN_BYTES: u64 = 64 * 1024;
 
+/// Bytes that are written at once.
+const PART_BYTES: usize = 64 * 1024;
+
+/// How far a ledger was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    segment: u64,
+    bytes: u64,
+}
+
 /// The open ledger. One writer per state directory: the caller holds the directory's lock.
 #[derive(Debug)]
 pub struct Ledger {
@@ -26,6 +37,8 @@ pub struct Ledger {
     pub(super) number: u64,
     /// Bytes of the present segment that are in the file.
     written: u64,
+    /// Those of them that are surely on the disk.
+    durable: u64,
     /// Bytes of all segments.
     pub(super) total: u64,
     pub(super) limits: Limits,
@@ -82,6 +95,7 @@ impl Ledger {
             file: Arc::new(file),
             number,
             written: good,
+            durable: 0,
             ahead,
             ends_at: SEGMENT_BYTES,
             total: total_before + good,
@@ -98,6 +112,9 @@ impl Ledger {
         if torn > 0 {
             ledger.append(Kind::Cut, 0, wall_us, &torn.to_be_bytes());
         }
+        // Everything before it is on the disk when a ledger says that it was opened: readers count on that.
+        ledger.write()?;
+        ledger.sync_file()?;
         ledger.append(Kind::Opened, 0, wall_us, &[]);
         ledger.sync()?;
         ledger.prune()?;
@@ -118,6 +135,7 @@ impl Ledger {
             file: Arc::new(file),
             number,
             written: 0,
+            durable: 0,
             total: 0,
             limits,
             sessions: Sessions::default(),
@@ -171,13 +189,10 @@ impl Ledger {
             return Ok(false);
         }
         let path = segment_path(&self.dir, self.number);
-        (&*self.file)
-            .write_all(&self.buffer)
-            .map_err(io("writing to", &path))?;
-        let added = self.buffer.len() as u64;
+        let burst = std::mem::take(&mut self.buffer);
+        self.write_bounded(&burst, &path)?;
+        self.buffer = burst;
         self.buffer.clear();
-        self.written += added;
-        self.total += added;
         if self.written >= self.ends_at {
             // Once in a long while: whoever syncs `file` from now on syncs the next segment only.
             self.sync_file()?;
@@ -189,15 +204,50 @@ impl Ledger {
         Ok(true)
     }
 
+    /// Writes a burst so that never much of it is not surely on the disk.
+    fn write_bounded(&mut self, burst: &[u8], path: &Path) -> Result<(), LedgerError> {
+        for part in burst.chunks(PART_BYTES) {
+            let added = part.len() as u64;
+            // Only when the syncs beside the loop are far behind.
+            if self.written - self.durable + added > UNSYNCED {
+                self.sync_file()?;
+            }
+            (&*self.file)
+                .write_all(part)
+                .map_err(io("writing to", path))?;
+            self.written += added;
+            self.total += added;
+        }
+        Ok(())
+    }
+
+    /// How far it is written now: for [`Ledger::synced`], once that is on the disk.
+    #[must_use]
+    pub fn written(&self) -> Written {
+        Written {
+            segment: self.number,
+            bytes: self.written,
+        }
+    }
+
+    /// Somebody else synced [`Ledger::file`] after it was written so far.
+    pub fn synced(&mut self, so_far: Written) {
+        if so_far.segment == self.number {
+            self.durable = self.durable.max(so_far.bytes);
+        }
+    }
+
     /// The present segment: what was written and not synced is in it.
     #[must_use]
     pub fn file(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
-    fn sync_file(&self) -> Result<(), LedgerError> {
+    fn sync_file(&mut self) -> Result<(), LedgerError> {
         let path = segment_path(&self.dir, self.number);
-        self.file.sync_data().map_err(io("syncing", &path))
+        self.file.sync_data().map_err(io("syncing", &path))?;
+        self.durable = self.written;
+        Ok(())
     }
 
     /// The ledger's share of its limit, 0 to 100.
@@ -253,6 +303,7 @@ impl Ledger {
         self.number += 1;
         self.file = Arc::new(file);
         self.written = 0;
+        self.durable = 0;
         self.ends_at = SEGMENT_BYTES;
         self.ahead = ahead;
         // The start of a segment carries no time of its own: the first frame in it does.

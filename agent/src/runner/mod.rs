@@ -232,6 +232,7 @@ impl Runner {
 
     fn synced(&mut self, synced: &Synced) {
         self.numbers.borrow_mut().synced(synced.took);
+        self.store.synced(synced.mark);
         failpoint::reach("runner-synced");
         self.outgoing.flush(&mut self.pending);
     }

@@ -16,8 +16,8 @@ use outpost_proto::message::{DownMessage, Receipt};
 use outpost_proto::wire;
 
 use super::durable::{Mark, Syncs};
-use crate::journal::Journal;
-use crate::ledger::{Kind, Ledger};
+use crate::journal::{self, Journal};
+use crate::ledger::{self, Kind, Ledger};
 use crate::metrics::Shared;
 
 /// Frames that are in the ledger and wait to be handed to link, in the order of the speech that named them.
@@ -30,7 +30,16 @@ pub(super) struct AgentStore {
     encoded: Encoded,
     syncs: Syncs,
     mark: Mark,
+    /// What was given to be synced, and how far it was written then.
+    given: VecDeque<Given>,
     numbers: Shared,
+}
+
+/// Journal and ledger as they were given to be synced, each if it was.
+struct Given {
+    mark: Mark,
+    journal: Option<journal::Written>,
+    ledger: Option<ledger::Written>,
 }
 
 impl AgentStore {
@@ -41,6 +50,7 @@ impl AgentStore {
             encoded: Encoded::default(),
             syncs,
             mark: Mark::default(),
+            given: VecDeque::new(),
             numbers,
         }
     }
@@ -48,6 +58,18 @@ impl AgentStore {
     /// Everything committed so far is durable once this mark is.
     pub(super) fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Everything up to this mark is on the disk now.
+    pub(super) fn synced(&mut self, mark: Mark) {
+        while let Some(given) = self.given.pop_front_if(|given| given.mark <= mark) {
+            if let Some(so_far) = given.journal {
+                self.journal.synced(so_far);
+            }
+            if let Some(so_far) = given.ledger {
+                self.ledger.synced(so_far);
+            }
+        }
     }
 
     /// The queue that [`Store::commit`] fills.
@@ -142,6 +164,7 @@ impl Store<Agent> for AgentStore {
         failpoint::reach("runner-decided");
         self.append(&effects.speech)?;
         let mut files = Vec::new();
+        let (mut journal, mut ledger) = (None, None);
         if self
             .journal
             .append(&effects.writes)
@@ -156,15 +179,22 @@ impl Store<Agent> for AgentStore {
                 self.journal.sync().map_err(|error| fatal(&error))?;
             } else {
                 files.push(self.journal.file());
+                journal = Some(self.journal.written());
             }
         }
         failpoint::reach("runner-journalled");
         if self.ledger.write().map_err(|error| fatal(&error))? {
             files.push(self.ledger.file());
+            ledger = Some(self.ledger.written());
         }
         failpoint::reach("runner-recorded");
         if !files.is_empty() {
             self.mark = self.syncs.sync(files).map_err(|error| fatal(&error))?;
+            self.given.push_back(Given {
+                mark: self.mark,
+                journal,
+                ledger,
+            });
         }
         self.numbers.borrow_mut().committed(&effects.writes);
         Ok(())

@@ -119,6 +119,41 @@ fn d1_a_long_journal_goes_on_while_there_is_no_room_for_a_shorter_one() {
 
 #[test]
 #[ignore = "needs: root"]
+fn d1_a_journal_of_format_1_goes_on_as_it_is_until_there_is_room_to_write_it_anew() {
+    let small = Small::of(24);
+    let path = small.path().join("journal");
+    let line = |json: &str| format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+    let header = |version: u32| line(&format!("{{\"outpost_journal\":{version}}}"));
+    let held = serde_json::to_string(&[attempt(1, AttemptState::Running, 60 << 10)]).unwrap();
+    std::fs::write(&path, header(1) + &line(&held)).unwrap();
+    let somebody_elses = small.fill();
+    // What is left in the journal's own last page is all there is; one that takes no work needs little.
+    let mut journal = Journal::open(small.path()).unwrap();
+    assert!(!journal.has_room());
+    let over = AttemptState::Finished(report());
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&somebody_elses)
+        .and_then(|file| file.set_len(file.metadata()?.len() - (100 << 10)))
+        .unwrap();
+    journal.commit(&[attempt(1, over, 60 << 10)]).unwrap();
+    drop(journal);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with(&header(1)) && !text.contains("\"step\""));
+    let mut journal = Journal::open(small.path()).unwrap();
+    std::fs::remove_file(somebody_elses).unwrap();
+    for id in 0..1000 {
+        journal.append(&[settled(id)]).unwrap();
+    }
+    let told = journal.snapshot();
+    drop(journal);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with(&header(2)));
+    assert_eq!(Journal::open(small.path()).unwrap().snapshot(), told);
+}
+
+#[test]
+#[ignore = "needs: root"]
 fn d1_a_ledger_goes_on_in_its_segment_while_there_is_no_room_for_the_next() {
     let small = Small::of(24);
     let dir = small.path().join("ledger");
