@@ -194,6 +194,9 @@ async fn open(args: &ServeArgs, dir: &Path) -> Result<(Sqlite, DirLock), Failure
     let mut me = [0; 8];
     getrandom::fill(&mut me).map_err(Failure::failed)?;
     store.own(u64::from_le_bytes(me)).map_err(Failure::failed)?;
+    if let Err(error) = store.reserve() {
+        warn!(%error, "no room for the database's log could be written beforehand; commits take longer until it has grown");
+    }
     store.retain(Retention {
         notices: args.keep_events,
         runs: Some(args.keep_runs).filter(|time| !time.is_zero()),

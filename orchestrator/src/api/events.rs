@@ -304,11 +304,7 @@ impl Feed {
         if Instant::now() >= self.recheck {
             self.recheck = Instant::now() + RECHECK;
             let now = api.state.handle.now();
-            let caller = api
-                .guard
-                .caller(self.header.as_ref(), None, now)
-                .await
-                .ok()?;
+            let caller = api.guard.caller(self.header.as_ref(), None, now).ok()?;
             return (caller == self.caller).then_some(());
         }
         Some(())

@@ -64,14 +64,14 @@ impl Guard {
     ///
     /// # Errors
     /// [`AuthError`]
-    pub async fn caller(
+    pub fn caller(
         &self,
         header: Option<&HeaderValue>,
         from: Option<IpAddr>,
         now: u64,
     ) -> Result<Caller, AuthError> {
         let result = match bearer::parse(header) {
-            Ok(bearer) => self.look_up(&bearer, from, now).await,
+            Ok(bearer) => self.look_up(&bearer, from, now),
             Err(error) => Err(error),
         };
         match &result {
@@ -91,7 +91,7 @@ impl Guard {
         self.memory().known.retain(|_, known| *known.id != *id);
     }
 
-    async fn look_up(
+    fn look_up(
         &self,
         bearer: &Bearer<'_>,
         from: Option<IpAddr>,
@@ -100,7 +100,7 @@ impl Guard {
         if let Some(known) = self.remembered(bearer, from)? {
             return known.caller(now);
         }
-        let row = self.access.token_by_hash(&bearer.hash).await?;
+        let row = self.access.token_by_hash(&bearer.hash)?;
         let valid = row.filter(|row| same(&row.hash, &bearer.hash) && same(&row.id, bearer.id));
         let valid = valid.filter(|row| row.revoked_at.is_none());
         let found = valid.and_then(|row| Some((Role::from_word(&row.role)?, row)));

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use outpost_driver::{Core, Fatal, Store, Turn, turn};
+use outpost_driver::{CommitError, Core, Fatal, Store, Turn, turn};
 use outpost_failpoint as failpoint;
 use outpost_orchestrator_core::Orchestrator;
-use outpost_orchestrator_core::event::{Ask, Call, Event, Speech};
+use outpost_orchestrator_core::event::{Answer, Ask, Call, Denied, Event, Speech};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -130,6 +130,7 @@ impl Driver {
         let mut prune_at = Instant::now() + PRUNE_EVERY;
         while self.next(&mut items, &stop).await {
             self.turn(&mut items).await?;
+            self.fold()?;
             if Instant::now() >= prune_at && self.failures == 0 {
                 prune_at = Instant::now() + self.prune();
             }
@@ -198,10 +199,11 @@ impl Driver {
                 },
             }
         }
-        let (sessions, replies, counters) = (&self.sessions, &mut self.replies, &*self.counters);
+        let (sessions, counters) = (&self.sessions, &*self.counters);
         let metrics = &self.metrics;
+        let mut answers = Vec::new();
         let speak = |speech| {
-            speak(sessions, replies, counters, metrics, speech);
+            speak(sessions, &mut answers, counters, metrics, speech);
             failpoint::reach("orchestrator-speaking");
         };
         let mut store = Observed {
@@ -215,6 +217,14 @@ impl Driver {
                 self.failures = 0;
             }
             Turn::NotCommitted(why) => self.not_committed(events, &calls, &why),
+        }
+        // Last: work that an agent begins earlier is worth more than an answer, and who is answered wakes up and takes
+        // the processor.
+        for (call, answer) in answers {
+            if let Some(reply) = self.replies.remove(&call) {
+                // Whoever asked may be gone.
+                let _ = reply.send(Ok(answer));
+            }
         }
         // Whoever gave up waiting needs no answer.
         self.replies.retain(|_, reply| !reply.is_closed());
@@ -259,6 +269,21 @@ impl Driver {
         self.again = events.into_iter().filter(from_link).collect();
     }
 
+    /// After everything was said: nobody waits for this.
+    fn fold(&mut self) -> Result<(), Fatal> {
+        match self.store.fold() {
+            Ok(()) => Ok(()),
+            Err(CommitError::Failed(why)) => {
+                warn!(
+                    why,
+                    "the database's log could not be folded into the file; trying again later"
+                );
+                Ok(())
+            }
+            Err(fatal @ CommitError::Fatal(_)) => Err(Fatal(fatal.to_string())),
+        }
+    }
+
     /// Deletes a little; answers how long to wait before the next time.
     fn prune(&mut self) -> Duration {
         match self.store.prune() {
@@ -272,10 +297,10 @@ impl Driver {
     }
 }
 
-/// Where each thing said goes. Never waits.
+/// Where each thing said goes; answers are kept for later. Never waits.
 fn speak(
     sessions: &Sessions,
-    replies: &mut BTreeMap<Call, Reply>,
+    answers: &mut Vec<(Call, Result<Answer, Denied>)>,
     counters: &Counters,
     metrics: &Metrics,
     speech: Speech,
@@ -283,12 +308,7 @@ fn speak(
     match speech {
         Speech::Send { conn, messages } => sessions.send(conn, messages),
         Speech::Close { conn, why } => sessions.close(conn, why),
-        Speech::Answer { call, answer } => {
-            if let Some(reply) = replies.remove(&call) {
-                // Whoever asked may be gone.
-                let _ = reply.send(Ok(answer));
-            }
-        }
+        Speech::Answer { call, answer } => answers.push((call, answer)),
         Speech::Alarm {
             tenant,
             agent,

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod backup;
 pub mod bounds;
+mod fold;
 mod load;
 mod migrate;
 pub mod notices;

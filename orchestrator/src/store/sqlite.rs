@@ -23,6 +23,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::access::{Access, unsigned};
+use super::fold::{self, Folding};
 use super::notices::Hub;
 use super::owner::{self, Held, WriteError};
 use super::read::Reader;
@@ -34,13 +35,9 @@ use crate::driver::clock::Clock;
 /// The database's name in its directory.
 pub const FILE: &str = "outpost.db";
 /// How long a statement waits for another process's transaction: administration takes milliseconds.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// What a write-ahead log is cut back to.
 const JOURNAL_BYTES: &str = "67108864";
-
-/// Pages of the write-ahead log before it is folded into the file: 16 MiB, so that pages that change with every burst
-/// are folded in once for many.
-const CHECKPOINT_PAGES: u32 = 4000;
 /// Pages kept in memory, in KiB: the upper levels of large tables.
 const CACHE_KIB: i64 = 16 * 1024;
 /// Statements kept prepared: more than there are.
@@ -77,6 +74,7 @@ pub struct Sqlite {
 #[derive(Debug)]
 struct Writer {
     connection: Connection,
+    folding: Folding,
     /// The next notice's number.
     next_notice: u64,
     /// The newest notice's time.
@@ -177,6 +175,37 @@ impl Sqlite {
         let held = blocking(|| owner::take(&mut writer.connection, me))?;
         self.held = Some(held);
         Ok(())
+    }
+
+    /// Writes the log's room beforehand, so that a commit waits for its own pages and for nothing else.
+    ///
+    /// # Errors
+    /// [`OpenError`]; then commits work as well, but take longer.
+    pub fn reserve(&mut self) -> Result<(), OpenError> {
+        let path = self.path.clone();
+        let writer = self
+            .writer()
+            .map_err(|error| OpenError::sqlite(&path, error))?;
+        blocking(|| fold::reserve(&mut writer.connection, &path))
+    }
+
+    /// Folds the log into the file if it is time to; nearly all of that beside the caller. To be called between two
+    /// commits, when nobody waits for an answer.
+    ///
+    /// # Errors
+    /// [`CommitError::Fatal`] when the disk can no longer be trusted; all else is tried again later.
+    pub fn fold(&mut self) -> Result<(), CommitError> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
+        let Writer {
+            connection,
+            folding,
+            ..
+        } = writer;
+        folding
+            .step(connection)
+            .map_err(|error| classified(&error.into()))
     }
 
     /// Says how long what is over is kept.
@@ -314,13 +343,13 @@ impl Writer {
             JOURNAL_BYTES,
             |_| Ok(()),
         )?;
-        connection
-            .pragma_update_and_check(None, "wal_autocheckpoint", CHECKPOINT_PAGES, |_| Ok(()))?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         let (newest, at): (i64, i64) =
             connection.query_row(NEWEST, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let folding = Folding::of(&connection, path);
         Ok(Self {
             connection,
+            folding,
             next_notice: unsigned(newest) + 1,
             newest_at: unsigned(at),
         })
@@ -345,6 +374,9 @@ impl Writer {
                 failpoint::reach("orchestrator-committed");
                 Ok(newest)
             });
+        if newest.is_ok() {
+            self.folding.committed();
+        }
         if newest.is_err() && !connection.is_autocommit() {
             // Why it failed is what is told. What cannot be rolled back ends with the connection.
             let _ = connection.execute_batch("ROLLBACK");
@@ -353,6 +385,7 @@ impl Writer {
     }
 
     fn close(self) -> rusqlite::Result<()> {
+        self.folding.end()?;
         self.connection.close().map_err(|(_, error)| error)
     }
 }
@@ -372,7 +405,7 @@ impl Store<Orchestrator> for Sqlite {
         }
         failpoint::reach("orchestrator-decided");
         let Err(error) = self.write(&effects.writes) else {
-            return Ok(());
+            return self.keep_up();
         };
         // What state the connection is in is anybody's guess: the next load takes a new one.
         drop(self.writer.take());
@@ -387,6 +420,19 @@ impl Store<Orchestrator> for Sqlite {
 }
 
 impl Sqlite {
+    /// The log must not grow for ever when it is folded more slowly than written.
+    fn keep_up(&mut self) -> Result<(), CommitError> {
+        let behind = |writer: &Writer| writer.folding.is_behind();
+        if !self.writer.as_ref().is_some_and(behind) {
+            return Ok(());
+        }
+        match self.fold() {
+            // What was to be committed is: only a disk that cannot be trusted takes that back.
+            Ok(()) | Err(CommitError::Failed(_)) => Ok(()),
+            Err(CommitError::Fatal(why)) => Err(CommitError::Fatal(why)),
+        }
+    }
+
     /// What is said without a write, a lease above all, comes from the owner too.
     fn still_owned(&mut self, speaks: bool) -> Result<(), CommitError> {
         let Some(held) = self.held.clone().filter(|_| speaks) else {

@@ -46,6 +46,9 @@ const RUN: &str = "INSERT INTO run(run, tenant, workflow, version, state, live, 
     finished_at, record) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) \
     ON CONFLICT (run) DO UPDATE SET state = excluded.state, live = excluded.live, agent = excluded.agent, \
     finished_at = excluded.finished_at, record = excluded.record";
+/// A run that ends where it is known to run: the index over agents has nothing to learn.
+const RUN_ENDS: &str = "UPDATE run SET state = ?2, live = 0, finished_at = ?3, record = ?4 \
+    WHERE run = ?1 AND live = 1 AND agent IS ?5";
 const TASK: &str = "INSERT INTO task(run, task, record) VALUES (?1, ?2, ?3) \
     ON CONFLICT DO UPDATE SET record = excluded.record";
 const TASK_AGAIN: &str = "UPDATE task SET record = ?3 WHERE run = ?1 AND task = ?2";
@@ -66,7 +69,7 @@ const TOGETHER: usize = 64;
 
 /// All of them.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 17] = [
+pub(super) const STATEMENTS: [&str; 18] = [
     TENANT,
     WORKFLOW,
     WORKFLOW_STATE,
@@ -77,6 +80,7 @@ pub(super) const STATEMENTS: [&str; 17] = [
     MARK,
     INVITE,
     RUN,
+    RUN_ENDS,
     TASK,
     TASK_AGAIN,
     ATTEMPT,
@@ -234,19 +238,7 @@ impl<'a> Batch<'a> {
 
     fn write_runs(&self, tx: &Connection) -> Result<()> {
         for record in self.runs.values() {
-            tx.prepare_cached(RUN)?.execute(params![
-                id(record.run.0),
-                record.tenant.as_str(),
-                record.workflow.as_str(),
-                record.version,
-                state_word(record.state),
-                is_live(record.state),
-                record.agent.as_ref().map(|agent| agent.as_str()),
-                record.scheduled_for.map(signed),
-                signed(record.created_at),
-                record.finished_at.map(signed),
-                json(record)?,
-            ])?;
+            write_run(tx, record)?;
         }
         let mut update = tx.prepare_cached(TASK_AGAIN)?;
         let mut insert = tx.prepare_cached(TASK)?;
@@ -299,6 +291,32 @@ impl<'a> Batch<'a> {
         }
         Ok(newest)
     }
+}
+
+fn write_run(tx: &Connection, record: &RunRecord) -> Result<()> {
+    let (run, state, json) = (id(record.run.0), state_word(record.state), json(record)?);
+    let agent = record.agent.as_ref().map(|agent| agent.as_str());
+    let finished_at = record.finished_at.map(signed);
+    if !is_live(record.state) {
+        let row = params![run, state, finished_at, json, agent];
+        if tx.prepare_cached(RUN_ENDS)?.execute(row)? > 0 {
+            return Ok(());
+        }
+    }
+    let row = params![
+        run,
+        record.tenant.as_str(),
+        record.workflow.as_str(),
+        record.version,
+        state,
+        is_live(record.state),
+        agent,
+        record.scheduled_for.map(signed),
+        signed(record.created_at),
+        finished_at,
+        json,
+    ];
+    tx.prepare_cached(RUN)?.execute(row).map(|_| ())
 }
 
 /// Rows of notices: one of them, for what they have in common, and what all of them say. In the order of their first

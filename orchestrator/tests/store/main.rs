@@ -332,10 +332,10 @@ async fn tokens_are_found_listed_and_revoked() {
     );
 
     assert_eq!(
-        access.token_by_hash(&first.hash).await.unwrap(),
+        access.token_by_hash(&first.hash).unwrap(),
         Some(first.clone())
     );
-    assert_eq!(access.token_by_hash("").await.unwrap(), None);
+    assert_eq!(access.token_by_hash("").unwrap(), None);
     assert_eq!(
         access.list_tokens(Some(&a)).await.unwrap(),
         [first.clone(), second]
@@ -355,7 +355,6 @@ async fn tokens_are_found_listed_and_revoked() {
     assert_eq!(
         access
             .token_by_hash(&first.hash)
-            .await
             .unwrap()
             .unwrap()
             .revoked_at,
