@@ -290,7 +290,7 @@ impl Agent {
 
     /// Keeps the memory of an attempt that is over and lets everything else of it go.
     pub(crate) fn settle_attempt(&mut self, now: Micros, attempt: AttemptId, out: &mut Out) {
-        let settled_at_s = self.wall_s(now);
+        let settled_at_s = self.clocks.latest_s(now);
         let held = self.attempts.get(attempt);
         let Some(memory) = held.and_then(|held| held.record.memory(settled_at_s)) else {
             return;

@@ -130,6 +130,7 @@ impl Agent {
         }
         session.enter(Phase::Welcomed, now);
         session.agree(welcome, now);
+        self.clocks.hear(now, welcome.server_time_us);
         self.due.hangups.extend(self.connector.faded());
         self.gates.cordoned = false;
         self.gates.told_to_drain = false;

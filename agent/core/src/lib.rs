@@ -10,6 +10,7 @@
 
 mod attempts;
 mod chance;
+mod clock;
 mod commands;
 mod entries;
 pub mod event;
@@ -37,6 +38,7 @@ use outpost_proto::ids::{AttemptId, Conn, EventSeq};
 use outpost_proto::message::{Catalogue, Flags, Health};
 
 use crate::attempts::Attempts;
+use crate::clock::Clocks;
 use crate::event::{Down, Event, Rules, Site, Speech};
 use crate::memory::Memories;
 use crate::record::{SessionRecord, SiteRecord, Snapshot, Write};
@@ -59,6 +61,7 @@ pub struct Agent {
     rules: Option<Announced>,
     attempts: Attempts,
     memories: Memories,
+    clocks: Clocks,
     counters: SessionRecord,
     counters_changed: bool,
     site: SiteRecord,
@@ -179,7 +182,7 @@ impl Core for Agent {
             .as_ref()
             .map(session::Session::next_deadline);
         let retry = Some(self.connector.retry_at).filter(|_| self.may_dial());
-        let memory = self.memories.due_s().map(|due_s| self.boot_time(due_s));
+        let memory = self.memories.due_s().and_then(|s| self.clocks.when(s));
         let successor = self
             .connector
             .successor_due()
@@ -307,7 +310,7 @@ impl Agent {
     }
 
     fn forget_old(&mut self, now: Micros, out: &mut Out) {
-        let forgotten = self.memories.forget(self.wall_s(now));
+        let forgotten = self.memories.forget(self.clocks.surely_s(now));
         out.writes
             .extend(forgotten.into_iter().map(Write::Forgotten));
     }
@@ -403,18 +406,6 @@ impl Agent {
             observe: self.settings.observe,
             hold: self.counters.hold.is_some(),
         }
-    }
-
-    /// Seconds since 1970 by the site's clock.
-    fn wall_s(&self, now: Micros) -> u64 {
-        self.settings
-            .wall_offset_s
-            .saturating_add(now.0 / 1_000_000)
-    }
-
-    fn boot_time(&self, wall_s: u64) -> Micros {
-        let since_boot_s = wall_s.saturating_sub(self.settings.wall_offset_s);
-        Micros(since_boot_s.saturating_mul(1_000_000))
     }
 }
 

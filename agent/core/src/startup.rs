@@ -11,6 +11,7 @@ use outpost_proto::message::{AttemptState, Health};
 use outpost_proto::outcome::Interruption;
 
 use crate::attempts::Attempts;
+use crate::clock::Clocks;
 use crate::event::{Down, KeeperSaid};
 use crate::memory::Memories;
 use crate::record::{AttemptRecord, SessionRecord, SiteRecord, Snapshot};
@@ -35,6 +36,7 @@ impl Agent {
         let begins = u64::try_from(settings.begin_after.as_micros()).unwrap_or(u64::MAX);
         let first_dial = Micros(now.0.saturating_add(begins));
         let mut agent = Self {
+            clocks: Clocks::new(settings.wall_offset_s),
             settings,
             rules: None,
             attempts: Attempts::default(),

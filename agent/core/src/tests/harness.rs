@@ -323,7 +323,7 @@ pub(super) fn welcome() -> Welcome {
         highest_event_seq: EventSeq(0),
         heartbeat_interval_ms: 10_000,
         lease_ms: 30_000,
-        server_time_us: 0,
+        server_time_us: 1_700_000_000_000_000,
     }
 }
 

@@ -319,6 +319,37 @@ fn a_compacted_journal_is_the_same_journal() {
     assert_eq!(crate::mirror::Mirror::from(mirror.snapshot()), *mirror);
 }
 
+#[test]
+fn a_host_that_starts_with_a_clock_of_next_year_forgets_nothing_that_is_not_old_for_the_orchestrator_too()
+ {
+    const DAY_US: u64 = 24 * 3_600_000_000;
+    let mut stage = three();
+    stage.keeper(1, KeeperSaid::Finished(report(Outcome::Succeeded)));
+    stage.frame(vec![durable(2)]);
+    let remembered = |stage: &Stage| stage.agent.durable().memories.len();
+    assert_eq!(remembered(&stage), 1);
+    let mut next_year = settings();
+    next_year.wall_offset_s += 365 * DAY_US / 1_000_000;
+    let gone = [1, 2, 3].map(|n| (AttemptId(n), Found::Running));
+    stage.restart(next_year, &gone);
+    stage.spoken(&[]);
+    assert_eq!(
+        remembered(&stage),
+        1,
+        "nobody else was asked what day it is"
+    );
+    stage.ready(shop_one());
+    stage.spoken(&[]);
+    assert_eq!(
+        remembered(&stage),
+        1,
+        "the orchestrator says that it is today"
+    );
+    stage.after(31 * DAY_US);
+    stage.spoken(&[]);
+    assert_eq!(remembered(&stage), 0);
+}
+
 /// What was found is said by nobody again: it must outlive a first turn that was not committed.
 #[test]
 fn what_was_found_at_the_start_outlives_a_commit_that_failed() {
