@@ -83,6 +83,7 @@ async fn call(
             | FromLink::Frame { .. }
             | FromLink::Closed { .. }
             | FromLink::Reply { .. }
+            | FromLink::Proof { .. }
             | FromLink::Stored { .. }
             | FromLink::Ends { .. }) => {
                 bail!("link said {other:?} when it was asked for a certificate request")
@@ -120,7 +121,10 @@ async fn call(
             FromLink::Reply { text, .. } => bail!("the orchestrator refused: {text}"),
             FromLink::Closed { reason, text, .. } => bail!("{}: {reason}: {text}", setup.address),
             FromLink::Ready { .. } | FromLink::Opened { .. } | FromLink::Ends { .. } => {}
-            other @ (FromLink::Frame { .. } | FromLink::Csr { .. } | FromLink::Stored { .. }) => {
+            other @ (FromLink::Frame { .. }
+            | FromLink::Csr { .. }
+            | FromLink::Proof { .. }
+            | FromLink::Stored { .. }) => {
                 bail!("link said {other:?} in the middle of an enrolment")
             }
         }
@@ -142,6 +146,7 @@ async fn store(link: &LinkProcess, issued: Issued) -> anyhow::Result<()> {
             other @ (FromLink::Opened { .. }
             | FromLink::Frame { .. }
             | FromLink::Csr { .. }
+            | FromLink::Proof { .. }
             | FromLink::Reply { .. }) => {
                 bail!("link said {other:?} when it was asked to store a certificate")
             }

@@ -249,6 +249,7 @@ impl Agent {
             self.counters_changed = true;
         }
         self.connector.succeeded();
+        self.recovery.over();
         self.trouble = None;
         Ok(())
     }

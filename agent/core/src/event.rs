@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, Conn};
+use outpost_proto::ids::{AttemptId, Conn, Nonce};
 use outpost_proto::message::{Assign, Catalogue, DownMessage, Health, OnDisconnect, UpMessage};
 use outpost_proto::outcome::{Refusal, Report, StartFailure};
+use outpost_proto::wire::RecoverRequest;
 
 /// Everything that can happen.
 #[derive(Debug, Clone)]
@@ -61,6 +62,22 @@ pub enum Event {
     },
     /// The orchestrator did not issue one, or it cannot be used.
     NotRenewed,
+    /// What [`Speech::Prove`] asked for.
+    Proof(Proof),
+    /// The orchestrator answered [`Speech::Recover`] with a challenge.
+    Challenged {
+        /// On this connection.
+        conn: Conn,
+        /// 1 to 64 bytes.
+        challenge: Vec<u8>,
+    },
+    /// The orchestrator issued no certificate in place of the one that ended.
+    NotRecovered {
+        /// On this connection.
+        conn: Conn,
+        /// Why not.
+        why: NotRecovered,
+    },
     /// Until when a stream's certificates, the agent's and the server's, both hold.
     Ends {
         /// Which stream.
@@ -79,10 +96,34 @@ pub enum Down {
     Unreachable,
     /// The orchestrator ended it in good order, or is going away.
     Ended,
-    /// The identity is refused: expired, removed, unknown. Worth another try, seldom.
+    /// The identity is refused: removed, unknown. Worth another try, seldom.
     Refused,
+    /// The certificate has ended, says the orchestrator, or the clock while a stream stood.
+    Expired,
     /// The peer broke the protocol, or speaks no version in common.
     Protocol,
+}
+
+/// What link made for a recovery; all of it empty when it could not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The present certificate, DER.
+    pub certificate: Vec<u8>,
+    /// PKCS #10, DER.
+    pub csr: Vec<u8>,
+    /// ECDSA P-256, DER; empty without a challenge.
+    pub proof: Vec<u8>,
+}
+
+/// Why there is no certificate in place of one that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotRecovered {
+    /// By the orchestrator's clock it has not.
+    Holds,
+    /// It will be no different next time: a person has to act.
+    Refused,
+    /// It may be different soon.
+    Later,
 }
 
 /// What a keeper says.
@@ -175,6 +216,21 @@ pub enum Speech {
     },
     /// Make a new key and a request for a certificate.
     MakeCsr,
+    /// Have link prove that the key of the certificate that ended is held.
+    Prove {
+        /// Part of what is signed.
+        session_nonce: Nonce,
+        /// The orchestrator's; empty before it was asked.
+        challenge: Vec<u8>,
+    },
+    /// Ask for a certificate in place of the one that ended, on a connection without a certificate: one that is made for
+    /// it, unless the request answers a challenge. The store has put the request's exact bytes into the ledger.
+    Recover {
+        /// Which.
+        conn: Conn,
+        /// As it is said.
+        request: Box<RecoverRequest>,
+    },
     /// Ask for the next certificate under the present one. The store has put the request's exact bytes into the ledger.
     Renew {
         /// Beside this stream.

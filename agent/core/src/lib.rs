@@ -22,6 +22,7 @@ mod memory;
 pub mod mirror;
 mod outbox;
 pub mod record;
+mod recovery;
 mod renewal;
 mod reports;
 mod session;
@@ -39,12 +40,14 @@ use outpost_proto::message::{Catalogue, Flags, Health};
 
 use crate::attempts::Attempts;
 use crate::clock::Clocks;
-use crate::event::{Down, Event, Rules, Site, Speech};
+use crate::event::{Down, Event, NotRecovered, Rules, Site, Speech};
 use crate::memory::Memories;
 use crate::record::{SessionRecord, SiteRecord, Snapshot, Write};
+use crate::recovery::Recovery;
 use crate::renewal::Renewal;
 use crate::session::Connector;
 
+pub use crate::recovery::RecoveryView;
 pub use crate::renewal::CertificateView;
 pub use crate::session::Phase as SessionPhase;
 pub use crate::settings::{Backoff, Found, Settings};
@@ -72,6 +75,7 @@ pub struct Agent {
     gates: Gates,
     connector: Connector,
     renewal: Renewal,
+    recovery: Recovery,
     health: Health,
     refusals: u16,
     trouble: Option<Trouble>,
@@ -149,7 +153,10 @@ impl Core for Agent {
             Event::Certificate { life_us, until } => self.certificate(*life_us, *until),
             Event::Csr(der) => self.csr(now, der, out),
             Event::Renewed { life_us, until } => self.renewed(now, *life_us, *until),
-            Event::NotRenewed => self.not_renewed(now),
+            Event::NotRenewed => self.not_stored(now),
+            Event::Proof(proof) => self.proven(now, proof, out),
+            Event::Challenged { conn, challenge } => self.challenged(now, *conn, challenge, out),
+            Event::NotRecovered { conn, why } => self.not_recovered(now, *conn, *why),
             Event::Ends { conn, at } => self.ends(now, *conn, *at),
             Event::Site(site) => self.site(now, *site, out),
         }
@@ -161,6 +168,7 @@ impl Core for Agent {
             self.lose_silent(now);
             self.forget_old(now, out);
             self.renew(now, out);
+            self.recover_no_longer(now);
             self.say_due(out);
             self.dial(now, out);
             self.inventory();
@@ -193,6 +201,7 @@ impl Core for Agent {
             successor,
             self.connector.successor_patience_ends(),
             self.renewal.next_deadline(self.may_renew()),
+            self.recovery.overdue(),
             memory,
             self.gates.draining,
             self.gates.stopping,
@@ -254,6 +263,11 @@ impl Agent {
     fn closed(&mut self, now: Micros, conn: Conn, why: Down) {
         if self.connector.on(conn).is_some() {
             self.lose(now, why, Trouble::Down(why));
+            if why == Down::Expired && self.connector.session.is_none() {
+                self.has_ended(now);
+            }
+        } else if self.recovery.conn() == Some(conn) {
+            self.recovery_failed(now, NotRecovered::Later);
         } else if self.connector.is_successor(conn) {
             self.connector.successor_lost(now, &self.settings);
         } else if self.connector.is_fading(conn) {
@@ -335,11 +349,17 @@ impl Agent {
     }
 
     fn may_dial(&self) -> bool {
-        self.connector.session.is_none() && self.rules.is_some() && self.gates.stopping.is_none()
+        self.connector.session.is_none()
+            && !self.recovery.is_under_way()
+            && self.rules.is_some()
+            && self.gates.stopping.is_none()
     }
 
     fn dial(&mut self, now: Micros, out: &mut Out) {
         if self.may_dial() && self.connector.retry_at <= now {
+            if self.recovery.is_wanted() {
+                return self.recover(now, out);
+            }
             let conn = self.connector.dial(now);
             self.turn.dialled = Some(conn);
             out.speech.push(Speech::Dial { conn });

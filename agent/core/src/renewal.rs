@@ -12,7 +12,7 @@ use outpost_proto::limits::CSR_BYTES;
 use serde::Serialize;
 
 use crate::chance::Chance;
-use crate::event::Speech;
+use crate::event::{NotRecovered, Speech};
 use crate::settings::Backoff;
 use crate::{Agent, Out};
 
@@ -148,12 +148,21 @@ impl Agent {
         self.renewal.enter(Stage::Idle, now);
         self.renewal.failures = 0;
         self.certificate(life_us, until);
+        self.recovered(now);
         self.connector.outdate(now);
     }
 
     pub(crate) fn not_renewed(&mut self, now: Micros) {
         if !self.renewal.is_idle() {
             self.renewal.failed(now, self.connector.chance_mut());
+        }
+    }
+
+    /// Link holds no newer certificate: it ended, or could not store what came.
+    pub(crate) fn not_stored(&mut self, now: Micros) {
+        self.not_renewed(now);
+        if let Some(conn) = self.recovery.conn() {
+            self.not_recovered(now, conn, NotRecovered::Later);
         }
     }
 

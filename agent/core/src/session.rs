@@ -201,7 +201,8 @@ impl Connector {
         conn
     }
 
-    fn number(&mut self) -> Conn {
+    /// A number for a connection.
+    pub(crate) fn number(&mut self) -> Conn {
         let conn = Conn(self.next_conn);
         self.next_conn += 1;
         conn
@@ -214,7 +215,7 @@ impl Connector {
         self.down_since = now;
         let may_go_on = match why {
             Down::Unreachable | Down::Ended => true,
-            Down::Refused | Down::Protocol => false,
+            Down::Refused | Down::Expired | Down::Protocol => false,
         };
         if may_go_on && self.successor.is_some() {
             self.session = self.successor.take();
@@ -224,6 +225,11 @@ impl Connector {
         let bound = self.backoff(why, settings).bound_us(self.failures);
         self.retry_at = Micros(now.0.saturating_add(self.chance.up_to(bound)));
         Some(session.conn)
+    }
+
+    /// The next connection is tried at a moment drawn from now until then.
+    pub(crate) fn retry_within(&mut self, now: Micros, bound_us: u64) {
+        self.retry_at = Micros(now.0.saturating_add(self.chance.up_to(bound_us)));
     }
 
     // --- make before break
@@ -308,6 +314,7 @@ impl Connector {
     fn backoff(&self, why: Down, settings: &Settings) -> Backoff {
         match why {
             Down::Unreachable | Down::Ended => settings.reconnect,
+            Down::Expired => settings.recover,
             Down::Refused | Down::Protocol => settings.refused,
         }
     }

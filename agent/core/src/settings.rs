@@ -40,6 +40,8 @@ pub struct Settings {
     pub reconnect: Backoff,
     /// Between tries after the identity was refused or the protocol broken: a person has to act.
     pub refused: Backoff,
+    /// Between tries to have another certificate in place of one that ended: every agent of a site may want one at once.
+    pub recover: Backoff,
     /// How long a drain waits for running attempts and unacknowledged outcomes before the process ends anyway.
     pub drain_limit: Duration,
     /// How long a stop waits for outcomes to be acknowledged before the process ends anyway.
@@ -75,6 +77,10 @@ impl Settings {
             refused: Backoff {
                 base: Duration::from_secs(5),
                 cap: Duration::from_secs(300),
+            },
+            recover: Backoff {
+                base: Duration::from_secs(4),
+                cap: Duration::from_secs(120),
             },
             drain_limit: Duration::from_secs(3600),
             stop_grace: Duration::from_secs(2),

@@ -12,9 +12,10 @@ use outpost_proto::outcome::Interruption;
 
 use crate::attempts::Attempts;
 use crate::clock::Clocks;
-use crate::event::{Down, KeeperSaid};
+use crate::event::{Down, KeeperSaid, NotRecovered};
 use crate::memory::Memories;
 use crate::record::{AttemptRecord, SessionRecord, SiteRecord, Snapshot};
+use crate::recovery::Recovery;
 use crate::renewal::Renewal;
 use crate::session::Connector;
 use crate::state::{Input, Step, step};
@@ -50,6 +51,7 @@ impl Agent {
             gates: Gates::default(),
             connector: Connector::new(seed, first_dial),
             renewal: Renewal::new(),
+            recovery: Recovery::new(),
             health: Health::default(),
             refusals: 0,
             trouble: None,
@@ -160,6 +162,9 @@ impl Agent {
             .hangups
             .extend(ended.filter(|conn| marks.dialled != Some(*conn)));
         self.not_renewed(now);
+        // Its request may not have been said: its connection is of no use.
+        self.due.hangups.extend(self.recovery.conn());
+        self.recovery_failed(now, NotRecovered::Later);
         self.trouble = Some(Trouble::NotCommitted);
         self.due.starts.clear();
     }

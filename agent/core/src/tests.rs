@@ -7,6 +7,7 @@ mod history;
 mod life;
 mod order;
 mod pace;
+mod recovery;
 mod renewal;
 mod restart;
 mod world;

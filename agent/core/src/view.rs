@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::Agent;
 use crate::attempts::Held;
-use crate::event::{Alarm, Down};
+use crate::event::{Alarm, Down, NotRecovered};
+use crate::recovery::RecoveryView;
 use crate::renewal::CertificateView;
 use crate::session::Phase;
 
@@ -37,6 +38,8 @@ pub struct View {
     pub flags: Flags,
     /// What went wrong last, until a session is ready again.
     pub trouble: Option<Trouble>,
+    /// What is done about a certificate that ended; `None` while there is nothing to do.
+    pub recovery: Option<RecoveryView>,
     /// The certificate and its renewal; `None` before link has told of it.
     pub certificate: Option<CertificateView>,
 }
@@ -75,6 +78,8 @@ pub enum Trouble {
     TooMany,
     /// The journal could not be written.
     NotCommitted,
+    /// There is no other certificate in place of the one that ended.
+    NotRecovered(NotRecovered),
     /// A keeper said of this attempt what cannot be.
     Unexpected(AttemptId),
 }
@@ -87,7 +92,20 @@ impl fmt::Display for Trouble {
             }
             Self::Down(Down::Ended) => "the orchestrator ended the connection; it is tried again",
             Self::Down(Down::Refused) => {
-                "the orchestrator refuses this agent's identity (expired, removed or unknown); ask its operator"
+                "the orchestrator refuses this agent's identity (removed or unknown); ask its operator"
+            }
+            Self::Down(Down::Expired) => {
+                "this agent's certificate has ended; another one is asked for in its place"
+            }
+            Self::NotRecovered(NotRecovered::Holds) => {
+                "this agent's certificate holds by the orchestrator's clock; compare this host's clock (date -u) with it"
+            }
+            Self::NotRecovered(NotRecovered::Refused) => {
+                "the orchestrator gives no certificate in place of the one that ended; ask its operator to invite this \
+                 agent again, then outpost-agent enrol --force --token-file FILE"
+            }
+            Self::NotRecovered(NotRecovered::Later) => {
+                "no other certificate could be had yet in place of the one that ended; it is tried again"
             }
             Self::Down(Down::Protocol) => {
                 "the other side does not speak this protocol; check the address and both versions"
@@ -159,6 +177,7 @@ impl Agent {
             unacknowledged: self.attempts.over(),
             flags: self.flags(),
             trouble: self.trouble,
+            recovery: self.recovery.view(),
             certificate: self.renewal.view(),
         }
     }

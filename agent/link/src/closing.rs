@@ -95,7 +95,6 @@ impl Closing {
             AlertDescription::BadCertificate,
             AlertDescription::UnsupportedCertificate,
             AlertDescription::CertificateRevoked,
-            AlertDescription::CertificateExpired,
             AlertDescription::CertificateUnknown,
             AlertDescription::UnknownCA,
             AlertDescription::CertificateRequired,
@@ -103,6 +102,9 @@ impl Closing {
         ];
         if alert == AlertDescription::NoApplicationProtocol {
             Self::intercepted()
+        } else if alert == AlertDescription::CertificateExpired {
+            let text = "the orchestrator says that this agent's certificate has ended";
+            Self::new(ClosedReason::Expired, text)
         } else if about_us.contains(&alert) {
             let text = format!(
                 "the orchestrator does not accept this agent's certificate (alert {alert:?})"
@@ -248,6 +250,10 @@ mod tests {
         assert_eq!(
             reason(AlertDescription::CertificateRequired),
             ClosedReason::Unauthenticated
+        );
+        assert_eq!(
+            reason(AlertDescription::CertificateExpired),
+            ClosedReason::Expired
         );
         assert_eq!(
             reason(AlertDescription::NoApplicationProtocol),

@@ -112,6 +112,11 @@ impl KeyDir {
 
     /// A certificate request for the pending key, which is made and synced to disk when there is none. DER.
     pub(crate) fn request(&self) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.request_and_key()?.0)
+    }
+
+    /// The same, and the SubjectPublicKeyInfo in it, DER.
+    pub(crate) fn request_and_key(&self) -> Result<(Vec<u8>, Vec<u8>), IdentityError> {
         let key = match self.key(PENDING_KEY)? {
             Some(key) => key,
             None => {
@@ -123,7 +128,8 @@ impl KeyDir {
         // The fixed template: no name, no extensions. Only the public key is used by the other side.
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        Ok(params.serialize_request(&key)?.der().to_vec())
+        let request = params.serialize_request(&key)?.der().to_vec();
+        Ok((request, key.subject_public_key_info()))
     }
 
     /// Makes the pending key, this chain and these roots the identity. Durable when it returns.

@@ -13,6 +13,7 @@ mod fd;
 mod identity;
 pub mod ipc;
 mod proxy;
+mod recover;
 mod run;
 mod session;
 mod tls;

@@ -23,6 +23,7 @@ use crate::ipc::{
     ClosedReason, Conn, FromLink, IpcError, RunnerSocket, ToLink, UnaryMethod, bounded_text,
     receive_descriptor,
 };
+use crate::recover;
 use crate::session::{self, Call, Inlets, Setting};
 use crate::tls::{self, TlsError};
 use crate::{LinkArgs, Timeouts, fd};
@@ -99,6 +100,8 @@ struct Outlets {
     close: oneshot::Sender<Closing>,
     /// Kept here until dial has delivered the descriptor.
     waiting: Option<Inlets>,
+    /// Brought up to recover: presents nothing.
+    recovers: bool,
 }
 
 struct Link {
@@ -208,6 +211,10 @@ impl Link {
                 method,
                 bytes,
             } => self.unary(conn, method, bytes),
+            ToLink::Prove {
+                session_nonce,
+                challenge,
+            } => self.prove(session_nonce, &challenge),
             ToLink::StoreIdentity { chain, roots } => self.store(&chain, &roots),
         }
         Ok(())
@@ -237,6 +244,9 @@ impl Link {
                 text,
             });
         }
+        let recovers = call
+            .as_ref()
+            .is_some_and(|call| call.method == UnaryMethod::Recover);
         let (calls_in, calls) = mpsc::channel(CALL_QUEUE);
         if let Some(call) = call {
             // The channel is new and has room.
@@ -256,6 +266,7 @@ impl Link {
                 calls: calls_in,
                 close: close_in,
                 waiting,
+                recovers,
             },
         );
         if let Some(stream) = self.unclaimed.remove(&conn) {
@@ -285,18 +296,21 @@ impl Link {
     }
 
     fn start(&mut self, conn: Conn, stream: TcpStream) {
-        let Some(inlets) = self
-            .conns
-            .get_mut(&conn)
-            .and_then(|outlets| outlets.waiting.take())
-        else {
+        let outlets = self.conns.get_mut(&conn);
+        let Some((inlets, recovers)) = outlets.and_then(|outlets| {
+            let inlets = outlets.waiting.take()?;
+            Some((inlets, outlets.recovers))
+        }) else {
             return;
         };
-        let Some(tls) = self.tls.clone() else { return };
+        let Some((tls, own_end_s)) = self.presents(recovers) else {
+            let text = "no configuration to connect with; is there a certificate?";
+            return self.close(conn, Closing::new(ClosedReason::Local, text));
+        };
         let setting = Setting {
             runner: Arc::clone(&self.runner),
             tls,
-            own_end_s: self.identity.as_ref().map(|own| own.not_after_s),
+            own_end_s,
             server_name: self.server_name.clone(),
             timeouts: self.timeouts,
         };
@@ -304,6 +318,15 @@ impl Link {
             session::run(setting, conn, stream, inlets).await;
             Some(conn)
         });
+    }
+
+    /// With what a connection is made, and when the certificate in that ends.
+    fn presents(&self, recovers: bool) -> Option<(Arc<ClientConfig>, Option<u64>)> {
+        let identity = self.identity.as_ref();
+        if recovers {
+            return Some((tls::expired(identity?).ok()?, None));
+        }
+        Some((self.tls.clone()?, identity.map(|own| own.not_after_s)))
     }
 
     /// Queues one frame; while the queue is full nothing more is read from the runner.
@@ -370,6 +393,22 @@ impl Link {
             Vec::new()
         });
         self.say(FromLink::Csr { der });
+    }
+
+    fn prove(&mut self, session_nonce: u64, challenge: &[u8]) {
+        let made = self.identity.as_ref().map(|identity| {
+            recover::prove(identity, &self.keys, session_nonce, challenge)
+                .map_err(|error| chain(&error))
+        });
+        let made = made.unwrap_or_else(|| Err("there is no certificate".to_owned()));
+        self.say(made.unwrap_or_else(|error| {
+            tracing::error!(error, "no proof could be made");
+            FromLink::Proof {
+                certificate: Vec::new(),
+                csr: Vec::new(),
+                proof: Vec::new(),
+            }
+        }));
     }
 
     fn store(&mut self, chain_ders: &[Vec<u8>], roots: &[Vec<u8>]) {

@@ -107,7 +107,8 @@ async fn serve(
         inbound: None,
         calls: JoinSet::new(),
     };
-    let end = End::new(own_end_s, session.connection.server_end_s());
+    let server_end_s = session.connection.server_end_s();
+    let end = End::new(own_end_s, server_end_s, SystemTime::now());
     let closing = match session.open_stream(&mut inlets, end).await {
         Ok(()) => session.carry(&mut inlets, end).await,
         Err(closing) => closing,
@@ -297,8 +298,11 @@ enum End {
 }
 
 impl End {
-    fn new(own_s: Option<u64>, server_s: u64) -> Self {
-        match own_s {
+    /// Where the agent's own one has ended already by this host's clock, the orchestrator decides whether it has: its
+    /// clock counts, and it lets nobody in whose certificate has.
+    fn new(own_s: Option<u64>, server_s: u64, now: SystemTime) -> Self {
+        let now_s = seconds(now);
+        match own_s.filter(|own_s| *own_s >= now_s) {
             Some(own_s) if own_s <= server_s => Self::Own(own_s),
             Some(own_s) => Self::Server(server_s, own_s),
             None => Self::Server(server_s, u64::MAX),
@@ -308,7 +312,7 @@ impl End {
     /// The end of the server's certificate, if it comes within half of the time that is left of the agent's own one:
     /// before the agent's renewal would make another connection anyway.
     fn soon(self, now: SystemTime) -> Option<u64> {
-        let now_s = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now_s = seconds(now);
         match self {
             Self::Own(_) => None,
             Self::Server(at_s, own_s) => {
@@ -327,8 +331,8 @@ impl End {
         }
         match self {
             Self::Own(_) => Closing::new(
-                ClosedReason::Unauthenticated,
-                "this agent's certificate has ended",
+                ClosedReason::Expired,
+                "this agent's certificate has ended by this host's clock",
             ),
             Self::Server(..) => Closing::new(
                 ClosedReason::Tls(TlsProblem::Expired),
@@ -336,6 +340,11 @@ impl End {
             ),
         }
     }
+}
+
+/// Since 1970.
+fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What one turn of the loop found to do.

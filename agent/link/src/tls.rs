@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
@@ -14,8 +15,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, Error,
+    OtherError, RootCertStore, SignatureScheme,
 };
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -36,31 +37,51 @@ pub(crate) enum TlsError {
 
 /// Connects as an enrolled agent: trusts the stored roots and presents the stored certificate.
 pub(crate) fn enrolled(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for root in &identity.roots {
-        roots.add(root.clone())?;
-    }
-    let trust = Trust::Roots {
-        roots,
-        trust_domain: identity.trust_domain.clone(),
-    };
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(OrchestratorVerifier::new(trust));
+    let builder = trusting(roots_of(identity)?)?;
     Ok(finish(builder.with_client_auth_cert(
         identity.chain.clone(),
         identity.key.clone_key(),
     )?))
 }
 
+/// Connects as an agent whose certificate has ended: trusts the stored roots and presents nothing.
+pub(crate) fn expired(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = trusting(roots_of(identity)?)?;
+    Ok(finish(builder.with_no_client_auth()))
+}
+
 /// Connects before enrolment: trusts exactly the root with this SHA-256, presents nothing.
 pub(crate) fn pinned(pin: [u8; 32]) -> Result<Arc<ClientConfig>, TlsError> {
-    let builder = ClientConfig::builder_with_provider(provider())
+    let builder = trusting(Trust::Pin(pin))?;
+    Ok(finish(builder.with_no_client_auth()))
+}
+
+fn trusting(trust: Trust) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(OrchestratorVerifier::new(Trust::Pin(pin)));
-    Ok(finish(builder.with_no_client_auth()))
+        .with_custom_certificate_verifier(OrchestratorVerifier::new(trust)))
+}
+
+fn roots_of(identity: &Identity) -> Result<Trust, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for root in &identity.roots {
+        roots.add(root.clone())?;
+    }
+    Ok(Trust::Roots {
+        roots,
+        trust_domain: identity.trust_domain.clone(),
+    })
+}
+
+/// Signs with the key of the present certificate: ECDSA P-256 with SHA-256, DER.
+pub(crate) fn sign(identity: &Identity, message: &[u8]) -> Result<Vec<u8>, TlsError> {
+    let key = provider()
+        .key_provider
+        .load_private_key(identity.key.clone_key())?;
+    let signer = key.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+    let signer = signer.ok_or_else(|| Error::General("the key is not ECDSA P-256".into()))?;
+    Ok(signer.sign(message)?)
 }
 
 /// Checks that a chain which is about to be stored leads to its roots and may authenticate a client: storing another

@@ -102,7 +102,7 @@ fn words(status: &Status, now_us: u64) -> Vec<String> {
     lines.extend(connection(status, now_us));
     lines.push(format!(
         "certificate   {}",
-        certificate(status.certificate_not_after_s, now_us)
+        certificate(status, now_us)
     ));
     lines.extend(catalogue(status, now_us));
     lines.extend(stopped(status));
@@ -143,11 +143,18 @@ fn connection(status: &Status, now_us: u64) -> Vec<String> {
     lines
 }
 
-fn certificate(not_after_s: u64, now_us: u64) -> String {
-    let now_s = now_us / 1_000_000;
+fn certificate(status: &Status, now_us: u64) -> String {
+    let (not_after_s, now_s) = (status.certificate_not_after_s, now_us / 1_000_000);
     match not_after_s.checked_sub(now_s) {
         None if not_after_s == 0 => "none".to_owned(),
-        None => "expired".to_owned(),
+        None => {
+            let ago = left(now_s - not_after_s);
+            let then = match status.view_text("session") {
+                Some("ready") => "the orchestrator takes it: this host's clock is ahead",
+                Some(_) | None => "another one is asked for as soon as the orchestrator is there",
+            };
+            format!("ended {ago} ago; {then}")
+        }
         Some(seconds) => format!("ends in {}", left(seconds)),
     }
 }

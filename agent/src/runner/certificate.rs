@@ -44,6 +44,11 @@ impl Certificate {
         })
     }
 
+    /// Whether it has ended by this host's clock.
+    pub(super) fn has_ended(&self, wall_us: u64) -> bool {
+        (1..wall_us / 1_000_000).contains(&self.not_after_s)
+    }
+
     /// Whole days until it ends, as the wire carries them.
     pub(super) fn days_left(&self, wall_us: u64) -> u16 {
         let left_s = self.not_after_s.saturating_sub(wall_us / 1_000_000);
@@ -84,5 +89,8 @@ mod tests {
         let certificate = Certificate::new(0, 3 * 86_400);
         assert_eq!(certificate.days_left(S), 2);
         assert_eq!(certificate.days_left(4 * 86_400 * S), 0);
+        assert!(certificate.has_ended(4 * 86_400 * S));
+        assert!(!certificate.has_ended(2 * 86_400 * S));
+        assert!(!Certificate::default().has_ended(S), "there is none");
     }
 }

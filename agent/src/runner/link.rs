@@ -1,8 +1,7 @@
 //! The runner's side of link and dial: starts them, hands frames over, and turns what link says into events.
 //!
 //! Link is a process of its own; when it dies the runner makes a new socket pair and a new link, and every connection
-//! that stood counts as closed. Nothing here decides when to connect or to renew: the core does. Of an answer to a
-//! renewal only the form is looked at here; link checks what it says before it takes the place of anything.
+//! that stood counts as closed. Nothing here decides when to connect, to renew or to recover: the core does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -11,19 +10,20 @@ use std::time::Duration;
 
 use backon::BackoffBuilder as _;
 use bytes::Bytes;
-use outpost_agent_core::event::{Down, Event};
+use outpost_agent_core::event::{Down, Event, Proof};
 use outpost_agent_link::ipc::{
     ClosedReason, FromLink, LinkSocket, TlsProblem, ToLink, UnaryMethod,
 };
-use outpost_proto::ids::Conn;
+use outpost_proto::ids::{Conn, Nonce};
 use outpost_proto::limits;
-use outpost_proto::wire::{self, Issued};
+use outpost_proto::wire;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Happened;
 use super::certificate::Certificate;
 use super::link_process::{LinkProcess, LinkSetup};
+use super::recovery::{self, Answered};
 
 /// Messages for link that wait for it to read. The most that is said at once, an inventory after a restore, fits; so a
 /// full queue is a connection that stands still: the runner gives it up, and the next session's inventory says what was
@@ -50,6 +50,12 @@ pub(super) enum LinkJob {
     MakeCsr,
     /// An encoded request for the next certificate.
     Renew(Conn, Bytes),
+    /// Prove with this nonce, over this challenge, that the key of the certificate that ended is held.
+    Prove(Nonce, Bytes),
+    /// An encoded request for a certificate in place of the one that ended, on a connection that is to be made for it.
+    Recover(Conn, Bytes),
+    /// The same on the connection that was made for it.
+    RecoverOn(Conn, Bytes),
     /// Exactly this: an answer to what link said.
     Tell(ToLink),
 }
@@ -71,6 +77,7 @@ impl LinkHandle {
             open: BTreeSet::new(),
             closing: BTreeMap::new(),
             stored: false,
+            recovers: None,
         };
         tokio::task::spawn_local(supervisor.run());
         Self { jobs }
@@ -102,6 +109,8 @@ struct Supervisor {
     closing: BTreeMap<u64, Instant>,
     /// Link has just stored a newer certificate; it tells which one next.
     stored: bool,
+    /// The newest connection that was made for a recovery.
+    recovers: Option<u64>,
 }
 
 impl Supervisor {
@@ -187,17 +196,10 @@ impl Supervisor {
                 },
             };
             let told = match job {
-                LinkJob::Dial(conn) => {
-                    self.open.insert(conn.0);
-                    let end = match life.dial_end.try_clone() {
-                        Ok(end) => end,
-                        Err(error) => return format!("no descriptors left: {error}"),
-                    };
-                    let dialled = life.dialled.clone();
-                    let setup = Rc::clone(&self.setup);
-                    tokio::task::spawn_local(dial(setup, end, conn.0, dialled));
-                    ToLink::Open { conn: conn.0 }
-                }
+                LinkJob::Dial(conn) => match self.dial(&life, conn) {
+                    Ok(()) => ToLink::Open { conn: conn.0 },
+                    Err(why) => return why,
+                },
                 LinkJob::Frame(conn, bytes) => ToLink::Frame {
                     conn: conn.0,
                     bytes,
@@ -209,17 +211,35 @@ impl Supervisor {
                     ToLink::Close { conn: conn.0 }
                 }
                 LinkJob::MakeCsr => ToLink::MakeCsr { conn: 0 },
-                LinkJob::Renew(conn, bytes) => ToLink::Unary {
-                    conn: conn.0,
-                    method: UnaryMethod::Renew,
-                    bytes,
+                LinkJob::Renew(conn, bytes) => unary(conn, UnaryMethod::Renew, bytes),
+                LinkJob::Prove(Nonce(session_nonce), challenge) => ToLink::Prove {
+                    session_nonce,
+                    challenge,
                 },
+                LinkJob::Recover(conn, bytes) => {
+                    self.recovers = Some(conn.0);
+                    if let Err(why) = self.dial(&life, conn) {
+                        return why;
+                    }
+                    unary(conn, UnaryMethod::Recover, bytes)
+                }
+                LinkJob::RecoverOn(conn, bytes) => unary(conn, UnaryMethod::Recover, bytes),
                 LinkJob::Tell(told) => told,
             };
             if let Err(why) = self.tell(&mut life, &told).await {
                 return why;
             }
         }
+    }
+
+    fn dial(&mut self, life: &LinkLife, conn: Conn) -> Result<(), String> {
+        self.open.insert(conn.0);
+        let end = life.dial_end.try_clone();
+        let end = end.map_err(|error| format!("no descriptors left: {error}"))?;
+        let dialled = life.dialled.clone();
+        let setup = Rc::clone(&self.setup);
+        tokio::task::spawn_local(dial(setup, end, conn.0, dialled));
+        Ok(())
     }
 
     /// What link is to be told next; `None` when something else happened.
@@ -291,7 +311,14 @@ impl Supervisor {
                 }
                 LinkJob::Hangup(conn) => wanted = wanted.filter(|wanted| *wanted != conn),
                 // Of a connection, or a renewal, that went with the link that held it.
-                LinkJob::Frame(..) | LinkJob::MakeCsr | LinkJob::Renew(..) | LinkJob::Tell(_) => {}
+                LinkJob::Frame(..)
+                | LinkJob::MakeCsr
+                | LinkJob::Renew(..)
+                | LinkJob::Prove(..)
+                | LinkJob::RecoverOn(..)
+                | LinkJob::Tell(_) => {}
+                // It counts as closed: the core asks again.
+                LinkJob::Recover(conn, _) => drop(self.open.insert(conn.0)),
             }
         }
         if let Some(conn) = wanted {
@@ -356,21 +383,46 @@ impl Supervisor {
                 renewed: std::mem::take(&mut self.stored),
             },
             FromLink::Csr { der } => Happened::Core(Event::Csr(der)),
+            FromLink::Proof {
+                certificate,
+                csr,
+                proof,
+            } => Happened::Core(Event::Proof(Proof {
+                certificate,
+                csr,
+                proof,
+            })),
             FromLink::Reply {
-                ok, bytes, text, ..
-            } => match issued(ok, &bytes, text) {
-                Ok(store) => return Some(store),
-                Err(why) => {
-                    tracing::warn!("the certificate was not renewed: {why}");
-                    Happened::Core(Event::NotRenewed)
+                conn,
+                ok,
+                code,
+                bytes,
+                text,
+            } => {
+                let answered = if self.recovers == Some(conn) {
+                    recovery::recovery(Conn(conn), (!ok).then_some(code), &bytes, &text)
+                } else {
+                    recovery::renewal(ok, &bytes, text)
+                };
+                match answered {
+                    Answered::Store(store) => return Some(store),
+                    Answered::Core(event) => Happened::Core(event),
+                    Answered::Not(event, why) => {
+                        tracing::warn!("no new certificate: {why}");
+                        if self.recovers == Some(conn) {
+                            let trouble = Happened::Trouble(why.to_string());
+                            self.inbox.send(trouble).await.ok();
+                        }
+                        Happened::Core(event)
+                    }
                 }
-            },
+            }
             FromLink::Stored { ok: true, .. } => {
                 self.stored = true;
                 return None;
             }
             FromLink::Stored { text, .. } => {
-                tracing::error!("the renewed certificate is not used: {text}");
+                tracing::error!("the new certificate is not used: {text}");
                 Happened::Core(Event::NotRenewed)
             }
         };
@@ -393,16 +445,12 @@ impl Supervisor {
     }
 }
 
-/// What link is to store because of the orchestrator's answer to a renewal.
-fn issued(ok: bool, bytes: &[u8], text: String) -> Result<ToLink, String> {
-    if !ok {
-        return Err(text);
+fn unary(conn: Conn, method: UnaryMethod, bytes: Bytes) -> ToLink {
+    ToLink::Unary {
+        conn: conn.0,
+        method,
+        bytes,
     }
-    let issued = Issued::decode(bytes).map_err(|error| error.to_string())?;
-    Ok(ToLink::StoreIdentity {
-        chain: issued.chain,
-        roots: issued.roots,
-    })
 }
 
 async fn at(deadline: Option<Instant>) {
@@ -433,6 +481,7 @@ fn down(reason: ClosedReason) -> Down {
     match reason {
         ClosedReason::PeerClosed | ClosedReason::Timeout | ClosedReason::Local => Down::Unreachable,
         ClosedReason::Unavailable => Down::Ended,
+        ClosedReason::Expired => Down::Expired,
         ClosedReason::Unauthenticated | ClosedReason::Refused | ClosedReason::Intercepted => {
             Down::Refused
         }

@@ -20,6 +20,7 @@ fn supervisor() -> (Supervisor, mpsc::Sender<LinkJob>, mpsc::Receiver<Happened>)
         open: BTreeSet::new(),
         closing: BTreeMap::new(),
         stored: false,
+        recovers: None,
     };
     (supervisor, jobs, happened)
 }

@@ -10,6 +10,7 @@ pub(crate) mod link_process;
 mod local;
 mod outcome;
 mod outgoing;
+mod recovery;
 mod retention;
 mod steady;
 mod store;
@@ -275,6 +276,11 @@ impl Runner {
                 if let Event::Opened { .. } = &event {
                     self.trouble = None;
                     self.numbers.borrow_mut().connected(wall_us());
+                    if self.certificate.has_ended(wall_us()) {
+                        tracing::warn!(
+                            "the orchestrator takes a certificate that has ended by this host's clock: the clock is ahead"
+                        );
+                    }
                 }
                 events.push(event);
             }
@@ -383,6 +389,20 @@ impl Runner {
                 let request = self.encoded.borrow_mut().pop_front();
                 if let Some(request) = request {
                     self.hand_over(LinkJob::Renew(conn, request));
+                }
+            }
+            Speech::Prove {
+                session_nonce,
+                challenge,
+            } => self.hand_over(LinkJob::Prove(session_nonce, challenge.into())),
+            Speech::Recover { conn, request } => {
+                let bytes = self.encoded.borrow_mut().pop_front();
+                if let Some(bytes) = bytes {
+                    self.hand_over(if request.answer.is_none() {
+                        LinkJob::Recover(conn, bytes)
+                    } else {
+                        LinkJob::RecoverOn(conn, bytes)
+                    });
                 }
             }
             Speech::Start {

@@ -83,7 +83,11 @@ impl Outgoing {
                 });
             }
             LinkJob::Hangup(conn) => self.hangups.push(conn),
-            LinkJob::MakeCsr | LinkJob::Renew(..) => events.push(Event::NotRenewed),
+            LinkJob::MakeCsr
+            | LinkJob::Renew(..)
+            | LinkJob::Prove(..)
+            | LinkJob::Recover(..)
+            | LinkJob::RecoverOn(..) => events.push(Event::NotRenewed),
             // Link's own side of the runner says these, never the loop.
             LinkJob::Tell(_) => {}
         }

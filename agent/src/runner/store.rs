@@ -134,9 +134,13 @@ impl AgentStore {
                     let request = wire::RenewRequest { csr }.encode().map_err(refused)?;
                     (Kind::Identity, conn, request)
                 }
+                Speech::Recover { conn, request } => {
+                    (Kind::Identity, conn, request.encode().map_err(refused)?)
+                }
                 Speech::Dial { .. }
                 | Speech::Hangup { .. }
                 | Speech::MakeCsr
+                | Speech::Prove { .. }
                 | Speech::Start { .. }
                 | Speech::TakeBack { .. }
                 | Speech::Cancel { .. }

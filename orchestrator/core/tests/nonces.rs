@@ -242,6 +242,8 @@ impl World {
             }
             Says::MakeCsr
             | Says::Renew { .. }
+            | Says::Prove { .. }
+            | Says::Recover { .. }
             | Says::Start { .. }
             | Says::Cancel { .. }
             | Says::InTouch

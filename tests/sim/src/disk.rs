@@ -144,9 +144,11 @@ impl SiteDisk {
                     let csr = csr.clone();
                     (conn, wire::RenewRequest { csr }.encode())
                 }
+                Speech::Recover { conn, request } => (conn, request.encode()),
                 Speech::Dial { .. }
                 | Speech::Hangup { .. }
                 | Speech::MakeCsr
+                | Speech::Prove { .. }
                 | Speech::Start { .. }
                 | Speech::TakeBack { .. }
                 | Speech::Cancel { .. }
@@ -187,6 +189,8 @@ impl Store<agent::Agent> for SiteDisk {
                 | agent::event::Speech::Hangup { .. }
                 | agent::event::Speech::MakeCsr
                 | agent::event::Speech::Renew { .. }
+                | agent::event::Speech::Prove { .. }
+                | agent::event::Speech::Recover { .. }
                 | agent::event::Speech::Start { .. }
                 | agent::event::Speech::TakeBack { .. }
                 | agent::event::Speech::Cancel { .. }

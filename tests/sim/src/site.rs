@@ -326,6 +326,9 @@ impl World {
             | Event::Csr(_)
             | Event::Renewed { .. }
             | Event::NotRenewed
+            | Event::Proof(_)
+            | Event::Challenged { .. }
+            | Event::NotRecovered { .. }
             | Event::Ends { .. } => false,
         };
         let newer = std::mem::take(&mut process.inbox);
@@ -365,6 +368,8 @@ impl World {
                     }
                 }
                 Speech::MakeCsr => self.make_csr(index, number),
+                // Certificates do not end here.
+                Speech::Prove { .. } | Speech::Recover { .. } => {}
                 Speech::Renew { conn, csr } => {
                     let same = |bytes: &[u8]| {
                         wire::RenewRequest::decode(bytes).is_ok_and(|request| request.csr == csr)

@@ -255,6 +255,8 @@ impl Member {
                 ]);
             }
             Speech::Renew { .. }
+            | Speech::Prove { .. }
+            | Speech::Recover { .. }
             | Speech::TakeBack { .. }
             | Speech::Cancel { .. }
             | Speech::InTouch

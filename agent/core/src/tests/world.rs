@@ -225,6 +225,7 @@ impl World {
                 }
             }
             Speech::MakeCsr => self.csr_wanted = true,
+            Speech::Prove { .. } | Speech::Recover { .. } => {}
             Speech::Renew { conn, csr } => {
                 assert_eq!(Some(conn), self.dialled, "asked on the present stream");
                 assert!(!csr.is_empty(), "asked with what link made");

@@ -28,6 +28,9 @@ pub const MAX_TEXT_BYTES: usize = 256;
 /// Certificates in each list of [`ToLink::StoreIdentity`].
 pub const MAX_CERTIFICATES: usize = 8;
 
+/// Bytes of the orchestrator's challenge in [`ToLink::Prove`].
+pub const MAX_CHALLENGE_BYTES: usize = 64;
+
 /// The runner's number for one connection: it makes the numbers, never reuses one, and link only echoes them.
 pub type Conn = u64;
 
@@ -80,7 +83,8 @@ pub enum ToLink {
         conn: Conn,
     },
     /// One identity call. On an open connection it travels beside the stream; for a fresh number the descriptor that
-    /// dial delivers becomes TLS and HTTP/2 without the stream, and stays usable for further calls until `Close`.
+    /// dial delivers becomes TLS and HTTP/2 without the stream, and stays usable for further calls until `Close`. A
+    /// connection that is brought up by `Recover` is made without a certificate.
     Unary {
         /// A fresh number or an opened connection.
         conn: Conn,
@@ -88,6 +92,14 @@ pub enum ToLink {
         method: UnaryMethod,
         /// The encoded request, at most [`MAX_FRAME_BYTES`].
         bytes: Bytes,
+    },
+    /// Prove that the key of the present certificate, which has ended, is held, for a request as `MakeCsr` makes it, and
+    /// answer with [`FromLink::Proof`].
+    Prove {
+        /// What the last session handed out: part of what is signed.
+        session_nonce: u64,
+        /// The orchestrator's, at most [`MAX_CHALLENGE_BYTES`]; empty: only certificate and request are wanted.
+        challenge: Bytes,
     },
     /// Write the key of the last `MakeCsr`, this chain and these roots into the key directory, and use them for every
     /// connection made from now on. Where there is an identity already, the chain must be for the same name and lead
@@ -145,6 +157,16 @@ pub enum FromLink {
         /// PKCS #10, DER; empty when no key could be made (the local log says why).
         der: Vec<u8>,
     },
+    /// Answer to `Prove`.
+    Proof {
+        /// The present certificate, DER; empty, as the rest, when there is none or no key could be made or used (the
+        /// local log says why).
+        certificate: Vec<u8>,
+        /// PKCS #10, DER.
+        csr: Vec<u8>,
+        /// ECDSA P-256, DER; empty without a challenge.
+        proof: Vec<u8>,
+    },
     /// Answer to `Unary` by the orchestrator. When no answer came there is `Closed` instead.
     Reply {
         /// As in `Unary`.
@@ -176,8 +198,10 @@ pub enum ClosedReason {
     Tls(TlsProblem),
     /// Something between here and the orchestrator opens TLS: the server does not speak HTTP/2 by ALPN.
     Intercepted,
-    /// The orchestrator does not accept the agent's certificate (none, expired, unknown).
+    /// The orchestrator does not accept the agent's certificate (none, unknown).
     Unauthenticated,
+    /// The agent's certificate has ended: the orchestrator says so, or this host's clock did while a stream stood.
+    Expired,
     /// The orchestrator knows the agent and refuses it (removed, revoked, clone).
     Refused,
     /// The orchestrator cannot serve now (starting, draining, overloaded).
@@ -213,6 +237,7 @@ impl fmt::Display for ClosedReason {
             Self::Tls(TlsProblem::Other) => "TLS handshake failed",
             Self::Intercepted => "TLS is intercepted on the way",
             Self::Unauthenticated => "agent certificate not accepted",
+            Self::Expired => "agent certificate expired",
             Self::Refused => "agent refused",
             Self::Unavailable => "orchestrator unavailable",
             Self::Protocol => "protocol violation",

@@ -15,6 +15,7 @@ const CLOSE: u8 = 3;
 const MAKE_CSR: u8 = 4;
 const UNARY: u8 = 5;
 const STORE_IDENTITY: u8 = 6;
+const PROVE: u8 = 7;
 
 const READY: u8 = 0x81;
 const OPENED: u8 = 0x82;
@@ -24,6 +25,7 @@ const CSR: u8 = 0x85;
 const REPLY: u8 = 0x86;
 const STORED: u8 = 0x87;
 const ENDS: u8 = 0x88;
+const PROOF: u8 = 0x89;
 
 /// Bytes of one certificate or certificate request in a local message.
 const MAX_DER_BYTES: usize = 8 * 1024;
@@ -45,6 +47,13 @@ impl ToLink {
                 .u64(*conn)
                 .u8(method_number(*method))
                 .rest(bytes)
+                .done(),
+            Self::Prove {
+                session_nonce,
+                challenge,
+            } => Writer::new(PROVE)
+                .u64(*session_nonce)
+                .rest(challenge)
                 .done(),
             Self::StoreIdentity { chain, roots } => {
                 Writer::new(STORE_IDENTITY).list(chain).list(roots).done()
@@ -70,6 +79,10 @@ impl ToLink {
                 conn: r.u64()?,
                 method: method(r.u8()?)?,
                 bytes: r.rest()?,
+            },
+            PROVE => Self::Prove {
+                session_nonce: r.u64()?,
+                challenge: r.rest()?,
             },
             STORE_IDENTITY => Self::StoreIdentity {
                 chain: r.list()?,
@@ -105,6 +118,15 @@ impl FromLink {
                 .text(text)
                 .done(),
             Self::Csr { der } => Writer::new(CSR).rest(der).done(),
+            Self::Proof {
+                certificate,
+                csr,
+                proof,
+            } => Writer::new(PROOF)
+                .item(certificate)
+                .item(csr)
+                .item(proof)
+                .done(),
             Self::Reply {
                 conn,
                 ok,
@@ -150,6 +172,11 @@ impl FromLink {
             },
             CSR => Self::Csr {
                 der: r.rest()?.to_vec(),
+            },
+            PROOF => Self::Proof {
+                certificate: r.item()?,
+                csr: r.item()?,
+                proof: r.item()?,
             },
             REPLY => {
                 let (conn, ok, code, text) = (r.u64()?, r.flag()?, r.u8()?, r.text()?);
@@ -203,6 +230,7 @@ fn reason_number(reason: ClosedReason) -> u8 {
         ClosedReason::Protocol => 10,
         ClosedReason::Timeout => 11,
         ClosedReason::Local => 12,
+        ClosedReason::Expired => 13,
     }
 }
 
@@ -220,6 +248,7 @@ fn reason(number: u8) -> Result<ClosedReason, IpcError> {
         10 => ClosedReason::Protocol,
         11 => ClosedReason::Timeout,
         12 => ClosedReason::Local,
+        13 => ClosedReason::Expired,
         _ => return Err(IpcError::Malformed("unknown reason")),
     })
 }
@@ -256,9 +285,13 @@ impl Writer {
     fn list(mut self, items: &[Vec<u8>]) -> Self {
         self = self.u16(items.len());
         for item in items {
-            self = self.u16(item.len()).rest(item);
+            self = self.item(item);
         }
         self
+    }
+
+    fn item(self, bytes: &[u8]) -> Self {
+        self.u16(bytes.len()).rest(bytes)
     }
 
     fn rest(mut self, bytes: &[u8]) -> Self {
@@ -326,13 +359,17 @@ impl<'a> Reader<'a> {
         }
         let mut items = Vec::with_capacity(count);
         for _ in 0..count {
-            let length = self.u16()?;
-            if length > MAX_DER_BYTES {
-                return Err(IpcError::Malformed("certificate over its limit"));
-            }
-            items.push(self.take(length)?.to_vec());
+            items.push(self.item()?);
         }
         Ok(items)
+    }
+
+    fn item(&mut self) -> Result<Vec<u8>, IpcError> {
+        let length = self.u16()?;
+        if length > MAX_DER_BYTES {
+            return Err(IpcError::Malformed("certificate over its limit"));
+        }
+        Ok(self.take(length)?.to_vec())
     }
 
     fn rest(&mut self) -> Result<Bytes, IpcError> {
@@ -369,6 +406,10 @@ mod tests {
             },
             ToLink::Close { conn: 3 },
             ToLink::MakeCsr { conn: 4 },
+            ToLink::Prove {
+                session_nonce: 1 << 63,
+                challenge: Bytes::from_static(&[7; 32]),
+            },
             ToLink::StoreIdentity {
                 chain: vec![vec![1, 2], vec![3]],
                 roots: vec![vec![4; 900]],
@@ -407,6 +448,16 @@ mod tests {
                 bytes: bytes.clone(),
             },
             FromLink::Csr { der: vec![1, 2, 3] },
+            FromLink::Proof {
+                certificate: vec![1; 700],
+                csr: vec![2; 300],
+                proof: vec![3; 72],
+            },
+            FromLink::Proof {
+                certificate: Vec::new(),
+                csr: Vec::new(),
+                proof: Vec::new(),
+            },
             FromLink::Reply {
                 conn: 3,
                 ok: true,
@@ -430,7 +481,7 @@ mod tests {
                 text: "disk full".into(),
             },
         ];
-        for number in 1..=12 {
+        for number in 1..=13 {
             all.push(FromLink::Closed {
                 conn: 9,
                 reason: reason(number).unwrap(),
@@ -452,10 +503,10 @@ mod tests {
 
     #[test]
     fn every_reason_has_its_own_number() {
-        for number in 1..=12 {
+        for number in 1..=13 {
             assert_eq!(reason_number(reason(number).unwrap()), number);
         }
-        assert!(reason(0).is_err() && reason(13).is_err());
+        assert!(reason(0).is_err() && reason(14).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod dialling;
 mod enrolment;
 mod pressure;
 mod process;
+mod recovery;
 mod renewal;
 mod streams;
 mod support;

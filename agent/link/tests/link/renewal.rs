@@ -196,5 +196,5 @@ async fn a_stream_ends_with_the_agents_own_certificate() {
     let FromLink::Closed { reason, text, .. } = rig.hear().await else {
         panic!()
     };
-    assert_eq!(reason, ClosedReason::Unauthenticated, "{text}");
+    assert_eq!(reason, ClosedReason::Expired, "{text}");
 }

@@ -105,7 +105,10 @@ impl Certificate {
         let Some(left_s) = self.not_after_s.checked_sub(now_s) else {
             let ago = left(now_s - self.not_after_s);
             let says = format!("it ended {ago} ago");
-            let fix = format!("if this host's clock (date -u) is right: {ENROL_AGAIN}");
+            let fix = format!(
+                "if this host's clock (date -u) is right: a running agent asks for another one by itself \
+                 (outpost-agent run); where `outpost-agent status` says that it is refused: {ENROL_AGAIN}"
+            );
             return found.failure(CERTIFICATE, says, fix);
         };
         let life_s = self.not_after_s.saturating_sub(self.since_s);
@@ -234,6 +237,10 @@ fn closed(setup: &LinkSetup, reason: ClosedReason, text: &str) -> Failed {
         ClosedReason::Intercepted => {
             "let connections to the orchestrator through as they are: no TLS inspection".to_owned()
         }
+        ClosedReason::Expired => format!(
+            "a running agent asks for another one by itself (outpost-agent run); where `outpost-agent status` says that \
+             it is refused: {ENROL_AGAIN}"
+        ),
         ClosedReason::Unauthenticated | ClosedReason::Refused => format!(
             "the orchestrator does not accept this certificate: {clock}, and ask its operator whether this agent was removed"
         ),
