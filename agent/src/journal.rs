@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use outpost_agent_core::mirror::Mirror;
 use outpost_agent_core::record::{SessionRecord, Snapshot, Write};
+use outpost_agent_keeper::failpoint;
 use serde::{Deserialize, Serialize};
 
 mod line;
@@ -347,6 +348,7 @@ impl Journal {
     /// Writes the journal anew beside the old one and puts it in its place. The old one stays when that fails.
     fn write_anew(&mut self) -> Result<(), JournalError> {
         let temp = self.path.with_extension("new");
+        failpoint::reach("runner-rewriting");
         let written = self.write_beside(&temp);
         let (file, bytes, ahead) = match written {
             Ok(written) => written,
@@ -356,7 +358,9 @@ impl Journal {
                 return Err(error);
             }
         };
+        failpoint::reach("runner-rewritten");
         std::fs::rename(&temp, &self.path).map_err(io("replacing", &self.path))?;
+        failpoint::reach("runner-replaced");
         let dir = self.path.parent().unwrap_or(Path::new("."));
         // The old file has no name any more: what fails from here on is the end, a full disk too.
         let fatal = |error: std::io::Error| io("syncing", dir)(std::io::Error::other(error));

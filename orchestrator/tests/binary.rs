@@ -434,3 +434,77 @@ fn interface_and_configuration_describe_themselves_without_a_server() {
     }
     assert!(!dir.exists());
 }
+
+/// The number of tenants that the database of that name holds, if there is one.
+fn tenants_in(path: &Path) -> Option<i64> {
+    let connection = path
+        .exists()
+        .then(|| rusqlite::Connection::open(path).unwrap())?;
+    let sql = "SELECT count(*) FROM tenant";
+    Some(connection.query_row(sql, [], |row| row.get(0)).unwrap())
+}
+
+/// The databases that were set aside.
+fn asides(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.to_string_lossy().contains(".db.before-restore-"))
+        .filter(|path| path.to_string_lossy().ends_with('Z'))
+        .collect()
+}
+
+#[test]
+fn d9_a_restore_that_is_killed_leaves_the_old_database_or_none_and_can_be_done_again() {
+    use outpost_failpoint::{ALL, Process, VARIABLE};
+    for point in ALL.iter().filter(|point| point.process == Process::Restore) {
+        let site = Orchestrator::init();
+        let saved = site.dir.join("saved.db");
+        let saved = saved.to_str().unwrap();
+        stdout(&run(&site.dir, &["backup", saved]));
+        stdout(&run(&site.dir, &["tenant", "create", "later"]));
+        let wishes = tempfile::tempdir().unwrap();
+        std::fs::write(wishes.path().join(point.name), "kill").unwrap();
+        let killed = command(&site.dir, &["restore", saved, "--force"])
+            .env(VARIABLE, wishes.path())
+            .output()
+            .unwrap();
+        assert!(killed.status.code().is_none(), "{}: {killed:?}", point.name);
+        let path = site.dir.join("outpost.db");
+        let is_there = tenants_in(&path);
+        assert!(
+            matches!(is_there, None | Some(2)),
+            "{}: {is_there:?}",
+            point.name
+        );
+        if is_there.is_none() {
+            let (status, said) = refused(&run(&site.dir, &["init"]));
+            assert_eq!(status, 2, "{}: {said}", point.name);
+            assert!(said.contains("a restore was interrupted"), "{said}");
+            assert_eq!(tenants_in(&asides(&site.dir)[0]), Some(2));
+        }
+        let mut again = vec!["restore", saved];
+        again.extend(is_there.map(|_| "--force"));
+        stdout(&run(&site.dir, &again));
+        assert_eq!(tenants_in(&path), Some(1), "{}", point.name);
+        let kept = asides(&site.dir);
+        assert!(
+            kept.iter().any(|path| tenants_in(path) == Some(2)),
+            "{kept:?}"
+        );
+    }
+}
+
+#[test]
+fn a_restore_is_refused_while_a_server_runs() {
+    let site = Orchestrator::init();
+    let saved = site.dir.join("saved.db");
+    let saved = saved.to_str().unwrap();
+    let _server = site.serve();
+    stdout(&run(&site.dir, &["backup", saved]));
+    let before = std::fs::read(site.dir.join("outpost.db")).unwrap();
+    let (_, said) = refused(&run(&site.dir, &["restore", saved, "--force"]));
+    assert!(said.contains("another orchestrator uses"), "{said}");
+    assert_eq!(std::fs::read(site.dir.join("outpost.db")).unwrap(), before);
+    assert!(asides(&site.dir).is_empty());
+}

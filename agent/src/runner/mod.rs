@@ -269,6 +269,7 @@ impl Runner {
         match happened {
             Happened::Core(event) => {
                 if let Event::Frame { conn, messages } = &event {
+                    failpoint::reach("runner-received");
                     messages
                         .iter()
                         .for_each(|message| self.store.note(conn.0, message));

@@ -15,6 +15,7 @@ use crate::driver::clock::wall;
 use crate::output::{self, Output};
 use crate::store::OpenError;
 use crate::store::access::Access;
+use crate::store::backup::STAGE;
 use crate::store::sqlite::{FILE, Sqlite};
 
 /// The first tenant.
@@ -26,6 +27,12 @@ pub(crate) async fn run(args: InitArgs, output: Output) -> Result<(), Failure> {
     let dir = config::directory(args.dir.dir).map_err(Failure::refused)?;
     if dir.join(FILE).exists() {
         return Err(Failure::refused(OpenError::Exists(dir.join(FILE))));
+    }
+    if dir.join(STAGE).exists() {
+        return Err(Failure::refused(format!(
+            "a restore was interrupted in {}: do it again with outpost-orchestrator restore",
+            shown(&dir)
+        )));
     }
     check_names(&args.names)?;
     let mut random = [0; 8];

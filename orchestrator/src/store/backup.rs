@@ -1,13 +1,15 @@
 //! A copy of the database that can be kept elsewhere, and the way back from one.
 //!
 //! A backup is one consistent state, taken while a server runs. A restored database begins another life: agents see
-//! that by its recovery epoch, and tell what it lacks before they get new work. What is there is never overwritten.
+//! that by its recovery epoch, and tell what it lacks before they get new work. What is there is never overwritten: it
+//! is set aside once the new one is whole and on the disk. A restore that was interrupted is done again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use outpost_failpoint as failpoint;
 use outpost_orchestrator_core::record::{Notice, NoticeKind, Write};
 use outpost_orchestrator_core::safety::Safety;
 use outpost_proto::ids::RecoveryEpoch;
@@ -20,7 +22,13 @@ use super::{OpenError, StoreError, migrate, owner};
 /// Until a file is whole it has this name besides its own.
 const PART: &str = "part";
 /// Where a database is made ready before it is the one.
-const STAGE: &str = "restoring";
+pub(crate) const STAGE: &str = "restoring";
+/// What follows the name of a database that was set aside, and the time.
+const ASIDE: &str = "before-restore";
+/// What a database consists of, by what follows its name: itself, and what is only of use beside it.
+const PARTS: [&str; 4] = ["", "-journal", "-wal", "-shm"];
+/// Added to the counter when the one of the database that is there cannot be read: more restores than anybody makes.
+const UNREAD: u32 = 1000;
 
 /// Why a backup was not made, or not restored. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +131,8 @@ pub async fn restore(
     }
     make_private_dir(dir).map_err(file(dir))?;
     let to = dir.join(FILE);
-    if to.exists() && !force {
+    let is_there = to.symlink_metadata().is_ok();
+    if is_there && !force {
         return Err(BackupError::InTheWay(to));
     }
     // Whole before it has its name: a crash on the way leaves what was there.
@@ -133,18 +142,22 @@ pub async fn restore(
     copy(from, &part)?;
     migrate::check(&part).await?;
     migrate::run(&part).await?;
-    let present = to.exists().then(|| life_of(&to)).transpose()?;
-    let known = life_of(&part)?
-        .counter
-        .max(present.map_or(0, |life| life.counter));
+    let known = life_of(&part)?.counter.max(highest_aside(dir)?);
     let recovery = RecoveryEpoch {
-        counter: known.saturating_add(1).max(least),
+        counter: above(known, is_there.then_some(&to)).max(least),
         database,
     };
     begin_life(&part, recovery, now)?;
     let agents = tell(&stage, now).await?;
     fold(&part)?;
-    let aside = to.exists().then(|| move_aside(&to, now)).transpose()?;
+    sync(&part)?;
+    failpoint::reach("restore-staged");
+    // A log whose database is gone must not become the new one's.
+    let was_there = PARTS
+        .iter()
+        .any(|part| with_suffix(&to, part).symlink_metadata().is_ok());
+    let aside = was_there.then(|| move_aside(&to, now)).transpose()?;
+    failpoint::reach("restore-cleared");
     put(&part, &to)?;
     remove(&part)?;
     std::fs::remove_dir(&stage).map_err(file(&stage))?;
@@ -186,6 +199,21 @@ fn copy(from: &Path, to: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
+/// A counter above the known one and that of the database that is there, as far as it can be read.
+fn above(known: u32, present: Option<&PathBuf>) -> u32 {
+    let next = known.saturating_add(1);
+    match present.map(|path| life_of(path)) {
+        None => next,
+        Some(Ok(life)) => next.max(life.counter.saturating_add(1)),
+        Some(Err(error)) => {
+            tracing::warn!(
+                "the database that is there cannot be read, so that the epoch leaps: {error}"
+            );
+            next.saturating_add(UNREAD)
+        }
+    }
+}
+
 fn life_of(path: &Path) -> Result<RecoveryEpoch, BackupError> {
     let connection = Connection::open(path).map_err(sqlite(path))?;
     read_recovery(&connection).map_err(sqlite(path))
@@ -216,11 +244,20 @@ fn fold(path: &Path) -> Result<(), BackupError> {
 
 /// Gives a finished file its name, durably.
 fn put(part: &Path, to: &Path) -> Result<(), BackupError> {
-    File::open(part)
-        .and_then(|part| part.sync_all())
-        .map_err(file(part))?;
+    sync(part)?;
     std::fs::rename(part, to).map_err(file(to))?;
-    let dir = match to.parent() {
+    sync_dir(to)
+}
+
+fn sync(path: &Path) -> Result<(), BackupError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(file(path))
+}
+
+/// Makes sure of the names beside this one.
+fn sync_dir(of: &Path) -> Result<(), BackupError> {
+    let dir = match of.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         Some(_) | None => Path::new("."),
     };
@@ -229,18 +266,85 @@ fn put(part: &Path, to: &Path) -> Result<(), BackupError> {
         .map_err(file(dir))
 }
 
-/// The database that was there keeps its content under another name, with what belongs to it.
+/// The database that was there gets other names, with what belongs to it, and goes: first all of it has them, then it
+/// has no other ones, its own first. Wherever this stops, what has the database's name is whole or is not there.
 fn move_aside(path: &Path, now: u64) -> Result<PathBuf, BackupError> {
-    let aside = beside(path, &format!("before-restore-{}", now / 1_000_000));
-    for suffix in ["-wal", "-shm", ""] {
+    let aside = free_name(path, now);
+    for suffix in PARTS {
         let (from, to) = (with_suffix(path, suffix), with_suffix(&aside, suffix));
-        match std::fs::rename(&from, &to) {
+        match link(&from, &to) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(file(&from)(error)),
         }
     }
+    sync_dir(path)?;
+    failpoint::reach("restore-linked");
+    for suffix in PARTS {
+        let part = with_suffix(path, suffix);
+        match std::fs::remove_file(&part) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(file(&part)(error)),
+        }
+        // In this order on the disk too: a log without its database is nothing, a database without its log is another.
+        sync_dir(path)?;
+        failpoint::reach("restore-unlinked");
+    }
     Ok(aside)
+}
+
+/// A name with the time in it that nothing has.
+fn free_name(path: &Path, now: u64) -> PathBuf {
+    let seconds = i64::try_from(now / 1_000_000).unwrap_or(i64::MAX);
+    let time = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+    let name = beside(
+        path,
+        &format!("{ASIDE}-{}", time.strftime("%Y%m%dT%H%M%SZ")),
+    );
+    let mut others = (2_u32..).map(|nth| beside(&name, &nth.to_string()));
+    let is_free = |name: &PathBuf| {
+        let mut parts = PARTS.iter();
+        parts.all(|suffix| with_suffix(name, suffix).symlink_metadata().is_err())
+    };
+    if is_free(&name) {
+        return name;
+    }
+    others.find(is_free).unwrap_or(name)
+}
+
+/// Another name for a file; a copy where the file system gives none.
+fn link(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::hard_link(from, to) {
+        Err(error)
+            if error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::AlreadyExists =>
+        {
+            Err(error)
+        }
+        Err(_) => {
+            std::fs::copy(from, to)?;
+            File::open(to)?.sync_all()
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// The highest counter of the lives that can be read of databases that were set aside before.
+fn highest_aside(dir: &Path) -> Result<u32, BackupError> {
+    let prefix = format!("{FILE}.{ASIDE}-");
+    let mut highest = 0;
+    for entry in std::fs::read_dir(dir).map_err(file(dir))? {
+        let entry = entry.map_err(file(dir))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_part = PARTS
+            .iter()
+            .any(|part| !part.is_empty() && name.ends_with(part));
+        if name.starts_with(&prefix) && !is_part {
+            highest = highest.max(life_of(&entry.path()).map_or(0, |life| life.counter));
+        }
+    }
+    Ok(highest)
 }
 
 /// Says in every tenant's events that this happened, and lets fences leap: those of attempts that the backup does not
@@ -297,7 +401,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn remove(path: &Path) -> Result<(), BackupError> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
+    for suffix in PARTS {
         let path = with_suffix(path, suffix);
         match std::fs::remove_file(&path) {
             Ok(()) => {}

@@ -128,3 +128,87 @@ async fn a_damaged_backup_changes_nothing() {
     let refused = restore(dir.path(), &missing, (0, 3), true, NOW).await;
     assert!(matches!(refused, Err(BackupError::Missing(_))));
 }
+
+/// A database, a backup of it, and what came after the backup.
+async fn made_and_saved() -> (tempfile::TempDir, tempfile::TempDir, PathBuf) {
+    let (dir, mut store) = made().await;
+    let mut writes = Writes::new(11);
+    commit(&mut store, &writes.tenants()).await;
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("a.db");
+    backup(dir.path(), &file).unwrap();
+    commit(&mut store, &writes.burst()).await;
+    store.close().unwrap();
+    (dir, out, file)
+}
+
+#[tokio::test]
+async fn a_restore_works_whatever_the_database_that_is_there_has_become() {
+    let damages: [fn(&Path); 4] = [
+        |path| std::fs::write(path, b"").unwrap(),
+        |path| std::fs::write(path, vec![0xa5; 70_000]).unwrap(),
+        |path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[100..8192].fill(0xff);
+            std::fs::write(path, bytes).unwrap();
+        },
+        |path| {
+            let bytes = std::fs::read(path).unwrap();
+            std::fs::write(path, &bytes[..bytes.len() / 3]).unwrap();
+        },
+    ];
+    for (nth, damage) in damages.into_iter().enumerate() {
+        let (dir, _out, file) = made_and_saved().await;
+        let path = dir.path().join(FILE);
+        damage(&path);
+        let present = std::fs::read(&path).unwrap();
+        let restored = restore(dir.path(), &file, (0, 3), true, NOW).await;
+        let restored = restored.unwrap_or_else(|error| panic!("{nth}: {error}"));
+        let aside = restored.aside.unwrap();
+        let name = aside.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(name, "outpost.db.before-restore-20231114T221320Z", "{nth}");
+        if nth < 2 {
+            assert_eq!(std::fs::read(&aside).unwrap(), present, "{nth}");
+        }
+        assert!(restored.recovery.counter >= 2, "{nth}");
+        let store = Sqlite::open(dir.path()).await.unwrap();
+        store.close().unwrap();
+        assert!(!dir.path().join("restoring").exists());
+    }
+}
+
+#[tokio::test]
+async fn a_life_that_cannot_be_read_is_leapt_over() {
+    let (dir, _out, file) = made_and_saved().await;
+    for (now, database) in [(NOW, 3), (NOW + 1, 4)] {
+        restore(dir.path(), &file, (0, database), true, now)
+            .await
+            .unwrap();
+    }
+    std::fs::write(dir.path().join(FILE), vec![7; 9000]).unwrap();
+    // The one before is aside, with a counter of 2; the one that was there had 3.
+    let restored = restore(dir.path(), &file, (0, 5), true, NOW + 2)
+        .await
+        .unwrap();
+    assert!(restored.recovery.counter > 1000);
+    std::fs::remove_file(dir.path().join(FILE)).unwrap();
+    let missing = restore(dir.path(), &file, (0, 6), false, NOW + 3)
+        .await
+        .unwrap();
+    assert_eq!((missing.recovery.counter, missing.aside), (3, None));
+}
+
+#[tokio::test]
+async fn a_log_without_its_database_does_not_become_the_new_ones() {
+    let (dir, _out, file) = made_and_saved().await;
+    let (path, log) = (dir.path().join(FILE), dir.path().join("outpost.db-wal"));
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(&log, b"of another").unwrap();
+    let restored = restore(dir.path(), &file, (0, 3), false, NOW)
+        .await
+        .unwrap();
+    let mut aside = restored.aside.unwrap().into_os_string();
+    aside.push("-wal");
+    assert_eq!(std::fs::read(aside).unwrap(), b"of another");
+    Sqlite::open(dir.path()).await.unwrap().close().unwrap();
+}

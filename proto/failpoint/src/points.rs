@@ -16,8 +16,12 @@ pub struct Point {
 pub enum Process {
     /// `outpost-orchestrator serve`.
     Orchestrator,
+    /// `outpost-orchestrator restore`.
+    Restore,
     /// `outpost-agent run`.
     Runner,
+    /// A runner that finds a journal of an older format, or too long a one, and writes it anew.
+    RewritingRunner,
     /// A runner that makes the claim in the place of a keeper that is gone.
     ClaimingRunner,
     /// The agent's spawner.
@@ -34,10 +38,10 @@ const fn point(process: Process, name: &'static str, between: &'static str) -> P
     }
 }
 
-use Process::{ClaimingRunner, Keeper, Orchestrator, Runner, Spawner};
+use Process::{ClaimingRunner, Keeper, Orchestrator, Restore, RewritingRunner, Runner, Spawner};
 
 /// All of them, in the order in which work passes them.
-pub const ALL: [Point; 25] = [
+pub const ALL: [Point; 33] = [
     point(
         Orchestrator,
         "orchestrator-decided",
@@ -62,6 +66,46 @@ pub const ALL: [Point; 25] = [
         Orchestrator,
         "orchestrator-spoken",
         "everything of a burst is said",
+    ),
+    point(
+        Restore,
+        "restore-staged",
+        "the new database is whole, the one that is there has its name",
+    ),
+    point(
+        Restore,
+        "restore-linked",
+        "the one that is there has another name besides",
+    ),
+    point(
+        Restore,
+        "restore-unlinked",
+        "its own name is gone, its log's is not",
+    ),
+    point(
+        Restore,
+        "restore-cleared",
+        "nothing has the database's name",
+    ),
+    point(
+        RewritingRunner,
+        "runner-rewriting",
+        "a shorter journal is begun, the long one stands",
+    ),
+    point(
+        RewritingRunner,
+        "runner-rewritten",
+        "the shorter one is on the disk under another name",
+    ),
+    point(
+        RewritingRunner,
+        "runner-replaced",
+        "it has its name, and that is not on the disk",
+    ),
+    point(
+        Runner,
+        "runner-received",
+        "a frame came from link, nothing of it is decided",
     ),
     point(
         Runner,
