@@ -78,7 +78,7 @@ Its environment is what `env`, `env_params` and `inherit_env` of the entry say, 
 | variable | value |
 |---|---|
 | `OUTPOST_RUN_DIR` | A directory that all tasks of a run share. It stays for as long as logs do. |
-| `OUTPOST_OUT` | A file for lines `key=value` that later tasks read; empty at first. It is `$OUTPOST_RUN_DIR/out/TASK.env`. |
+| `OUTPOST_OUT` | A file for lines `key=value` that later tasks read; until the task writes it, it is empty or not there. It is `$OUTPOST_RUN_DIR/out/TASK.env`. |
 | `OUTPOST_WORKFLOW`, `OUTPOST_TASK`, `OUTPOST_ENTRY` | Names. |
 | `OUTPOST_RUN`, `OUTPOST_ATTEMPT` | Ids of 32 hex digits; another try of a task is another attempt of the same run. |
 | `OUTPOST_FENCE` | A number that is higher for each later attempt of the task: a store that refuses lower ones is safe from an attempt that was given up and still runs. |

@@ -199,9 +199,13 @@ fn environment(
     env
 }
 
-/// Makes a task's outputs anew, its own and empty: what an earlier attempt left there is not this one's, and another
-/// task of the run must not be the one who owns it, or point it elsewhere.
+/// Begins a task's outputs anew: what an earlier attempt left there is not this one's, and another task of the run must
+/// not be the one who owns it, or point it elsewhere. Where all tasks are of one account there is no such other: then
+/// nothing is there until the task writes it, because files that stay empty are most of what a short task costs.
 fn begin_outputs(path: &Path, owner: Option<&RunAs>) -> io::Result<()> {
+    if owner.is_none() && !rustix::process::geteuid().is_root() {
+        return clear(path);
+    }
     let mode = if owner.is_some() { 0o644 } else { 0o600 };
     let create = || {
         OpenOptions::new()
@@ -224,6 +228,17 @@ fn begin_outputs(path: &Path, owner: Option<&RunAs>) -> io::Result<()> {
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))
         }
         None => Ok(()),
+    }
+}
+
+/// Takes away what lies there, if anything does; the directory must be there.
+fn clear(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let dir = path.parent().ok_or(error)?;
+            dir.symlink_metadata().map(drop)
+        }
+        removed => removed,
     }
 }
 
