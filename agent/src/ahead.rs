@@ -2,7 +2,9 @@
 //! else has filled the disk.
 //!
 //! Journal and ledger keep their files allocated ahead of their ends. The size of a file does not change by it, so that
-//! readers see nothing. While the space ahead is less than it should be, the agent takes no new work.
+//! readers see nothing. While the space ahead is less than it should be, the agent takes no new work. Where the file
+//! system cannot take any, work is taken all the same, and `check` and the log say so: on a full disk there the agent
+//! ends, and tells of its tasks when there is room again.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +23,7 @@ const LEAST: u64 = 1 << 20;
 pub(crate) struct Ahead {
     /// Up to this offset.
     until: u64,
-    /// Whether as much is there as should be. Also where the file system cannot do this at all.
+    /// Whether as much is there as should be. Also where the file system cannot take any.
     enough: bool,
 }
 
@@ -36,6 +38,9 @@ impl Ahead {
             enough: true,
         };
         ahead.take(file, end)?;
+        if !can_take(file)? {
+            tracing::warn!("this file system cannot keep space for what is recorded later");
+        }
         Ok(ahead)
     }
 
@@ -49,7 +54,7 @@ impl Ahead {
         }
         // From the end on: what is allocated already costs nothing.
         for bytes in [STEP, LEAST] {
-            self.enough = allocate(file, end, bytes)?;
+            self.enough = allocate(file, end, bytes)? != Taken::NoRoom;
             if self.enough {
                 self.until = end + bytes;
                 break;
@@ -64,16 +69,33 @@ impl Ahead {
     }
 }
 
-/// Whether the space is there now, or cannot be taken on such a file system.
-fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<bool> {
+/// What became of an attempt to take space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Yes,
+    NoRoom,
+    /// The file system cannot do it.
+    Never,
+}
+
+/// Whether space can be taken on this file's file system at all; on a full one that is not known, and it counts as so.
+///
+/// # Errors
+/// When the disk is broken.
+pub(crate) fn can_take(file: &File) -> io::Result<bool> {
+    Ok(allocate(file, 0, 1)? != Taken::Never)
+}
+
+fn allocate(file: &File, from: u64, bytes: u64) -> io::Result<Taken> {
     loop {
         match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, from, bytes) {
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(true),
+            Ok(()) => return Ok(Taken::Yes),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(Taken::Never),
             Err(Errno::INTR) => {}
             Err(errno) => {
                 let error = io::Error::from(errno);
                 return if is_full(&error) {
-                    Ok(false)
+                    Ok(Taken::NoRoom)
                 } else {
                     Err(error)
                 };
@@ -96,6 +118,23 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+
+    #[test]
+    #[ignore = "needs: root"]
+    fn where_no_space_can_be_taken_it_is_known_and_work_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = |command: &str, arguments: &[&str]| {
+            let mut command = std::process::Command::new(command);
+            command.args(arguments).arg(dir.path()).status().unwrap()
+        };
+        assert!(mount("mount", &["-t", "ramfs", "none"]).success());
+        let file = File::create(dir.path().join("file")).unwrap();
+        let (ahead, can) = (Ahead::of(&file, 0), can_take(&file));
+        drop(file);
+        assert!(mount("umount", &[]).success());
+        assert!(ahead.unwrap().is_enough() && !can.unwrap());
+        assert!(can_take(&tempfile::tempfile().unwrap()).unwrap());
+    }
 
     #[test]
     fn what_is_taken_ahead_is_there_and_cannot_be_seen() {

@@ -24,8 +24,8 @@ pub enum Write {
 
 impl Write {
     /// Whether this must survive a power cut, and not only the end of the process: counters and nonces are used only
-    /// once they do, and an outcome is reported, under its number, only once it does. A start needs no sync of its own, because after a
-    /// power cut the boot id already answers "may have started".
+    /// once they do, and an outcome is reported, under its number, only once it does. A start needs no sync of its own,
+    /// because after a power cut the boot id already answers "may have started".
     #[must_use]
     pub fn needs_sync(&self) -> bool {
         match self {

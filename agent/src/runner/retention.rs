@@ -112,10 +112,7 @@ impl Trash {
         // Most working directories are gone by then: a keeper gave them to another attempt.
         path.symlink_metadata()?;
         match std::fs::rename(path, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().mode(0o700).create(&trash)?;
-                self.try_throw(path)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => rename_into(&trash, path, &to),
             // A directory that its owner made unwritable cannot be moved, only by root.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
@@ -134,6 +131,14 @@ impl Trash {
             }
         }
         Ok(())
+    }
+}
+
+/// Renames into a trash that may not be there; when it is, the directory itself has gone meanwhile.
+fn rename_into(trash: &Path, path: &Path, to: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(trash) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => std::fs::rename(path, to),
     }
 }
 

@@ -159,3 +159,17 @@ fn k11_a_tree_with_its_permissions_taken_away_goes_and_links_are_not_followed() 
         assert!(outside.path().join("precious").exists());
     });
 }
+
+#[test]
+fn what_went_while_it_was_thrown_is_gone_and_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trash, path) = (dir.path().join("trash"), dir.path().join("work"));
+    let to = trash.join("work");
+    for _ in 0..2 {
+        let gone = rename_into(&trash, &path, &to).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+    std::fs::create_dir(&path).unwrap();
+    rename_into(&trash, &path, &to).unwrap();
+    assert!(to.exists() && !path.exists());
+}

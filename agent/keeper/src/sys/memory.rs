@@ -1,8 +1,8 @@
 //! What a process need not hold while it waits: code that it has run, and tables that the loader has relocated.
 //!
-//! Used by every role that stays. Most of a waiting process's share of memory is neither heap nor stack but pages of the executable: the loader writes
-//! relocated tables into pages of the process's own, and each page of code that is touched brings fifteen neighbours
-//! along. Both can be had again from a file when they are needed.
+//! Used by every role that stays. Most of a waiting process's share of memory is neither heap nor stack but pages of
+//! the executable: the loader writes relocated tables into pages of the process's own, and each page of code that is
+//! touched brings fifteen neighbours along. Both can be had again from a file when they are needed.
 #![expect(
     unsafe_code,
     reason = "mappings of the program itself are found and advised on"

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::Findings;
+use crate::ahead;
 use crate::catalogue::Catalogue;
 use crate::commands::words::bytes;
 use crate::health::LEAST_BYTES;
@@ -66,7 +67,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub(super) fn space(state: &StateDir, found: &mut Findings) {
     let path = state.path();
     let shown = path.display();
-    if let Err(error) = try_write(path) {
+    let written = try_write(path);
+    if let Ok(false) = written {
+        let says = format!("{shown} cannot keep space for what is recorded later");
+        let fix = "keep the state on ext4, XFS, Btrfs or another file system with fallocate: on a full disk here the \
+            agent stops until there is room";
+        found.warning(SPACE, says, fix);
+    }
+    if let Err(error) = written {
         use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         let is = |kind| error.kind() == kind;
         let fix = if is(StorageFull) || is(QuotaExceeded) {
@@ -104,8 +112,9 @@ pub(super) fn space(state: &StateDir, found: &mut Findings) {
     }
 }
 
-/// Writes and removes a small file: free space says nothing about quotas, permissions and read-only mounts.
-fn try_write(dir: &Path) -> std::io::Result<()> {
+/// Writes and removes a small file: free space says nothing about quotas, permissions and read-only mounts. Answers
+/// whether space can be taken there before it is needed.
+fn try_write(dir: &Path) -> std::io::Result<bool> {
     let path = dir.join(format!("check.{}.tmp", std::process::id()));
     let written = std::fs::OpenOptions::new()
         .write(true)
@@ -114,10 +123,11 @@ fn try_write(dir: &Path) -> std::io::Result<()> {
         .open(&path)
         .and_then(|mut file| {
             file.write_all(&[0; 4096])?;
-            file.sync_all()
+            file.sync_all()?;
+            ahead::can_take(&file)
         });
     let removed = std::fs::remove_file(&path);
-    written.and(removed)
+    written.and_then(|can_take| removed.map(|()| can_take))
 }
 
 /// Whether tasks of other accounts can get to their own directories below it.
