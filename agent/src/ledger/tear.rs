@@ -18,11 +18,11 @@ pub(super) enum Seen {
 
 impl Seen {
     /// Whether it was torn. `offset`: where it begins; `behind`: everything that follows what was seen.
-    pub(super) fn is_torn(self, offset: u64, behind: &[u8]) -> bool {
+    pub(super) fn is_torn(&self, offset: u64, behind: &[u8]) -> bool {
         let behind = torn::without_zeros_behind(behind);
         let (mut bytes, is_whole) = match self {
             Self::Header(header) => (header.to_vec(), false),
-            Self::Record(record) => (record, true),
+            Self::Record(record) => (record.clone(), true),
         };
         if behind.is_empty() {
             return true;
