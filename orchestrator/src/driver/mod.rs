@@ -213,22 +213,26 @@ impl Driver {
         };
         match turn(&mut self.core, &mut store, self.clock.now(), &events, speak).await? {
             Turn::Spoken => {
+                self.answer(answers);
                 failpoint::reach("orchestrator-spoken");
                 self.failures = 0;
             }
             Turn::NotCommitted(why) => self.not_committed(events, &calls, &why),
         }
-        // Last: work that an agent begins earlier is worth more than an answer, and who is answered wakes up and takes
-        // the processor.
+        // Whoever gave up waiting needs no answer.
+        self.replies.retain(|_, reply| !reply.is_closed());
+        Ok(())
+    }
+
+    /// After all else was said: work that an agent begins earlier is worth more than an answer, and whoever is answered
+    /// wakes up and takes the processor.
+    fn answer(&mut self, answers: Vec<(Call, Result<Answer, Denied>)>) {
         for (call, answer) in answers {
             if let Some(reply) = self.replies.remove(&call) {
                 // Whoever asked may be gone.
                 let _ = reply.send(Ok(answer));
             }
         }
-        // Whoever gave up waiting needs no answer.
-        self.replies.retain(|_, reply| !reply.is_closed());
-        Ok(())
     }
 
     /// Reads what a question needs besides what the core holds: as it is before this turn.
