@@ -478,13 +478,16 @@ pub enum Denied {
     },
     /// No agent of the tenant announces it, though at least one announced a catalogue.
     #[error(
-        "task `{task}` wants the catalogue entry `{entry}`, which no agent of this tenant announces ({asked} asked)"
+        "task `{task}` wants the catalogue entry `{entry}`, which no agent of this tenant announces ({asked} asked){}",
+        others_too(others)
     )]
     UnknownEntry {
         /// Whose need.
         task: TaskName,
         /// The missing entry.
         entry: EntryName,
+        /// Further tasks whose entries nobody announces.
+        others: Vec<(TaskName, EntryName)>,
         /// How many agents were asked.
         asked: usize,
     },
@@ -548,4 +551,11 @@ pub enum Denied {
     /// A limit.
     #[error("{0}")]
     Limit(String),
+}
+
+fn others_too(others: &[(TaskName, EntryName)]) -> String {
+    let others = others
+        .iter()
+        .map(|(task, entry)| format!("; neither `{entry}`, which task `{task}` wants"));
+    others.collect()
 }

@@ -143,19 +143,14 @@ impl Tenant {
             .filter(|agent| !agent.record.removed && agent.record.catalogue.is_some());
         let asked = announcing.count();
         let mut warnings = Vec::new();
+        let mut missing = Vec::new();
         let mut offered: BTreeMap<&EntryName, bool> = BTreeMap::new();
         for task in &spec.tasks {
             let offered = offered.entry(&task.entry);
             if *offered.or_insert_with(|| self.is_offered(&task.entry)) {
                 continue;
             }
-            if asked > 0 && !allow {
-                return Err(Denied::UnknownEntry {
-                    task: task.name.clone(),
-                    entry: task.entry.clone(),
-                    asked,
-                });
-            }
+            missing.push((task.name.clone(), task.entry.clone()));
             let why = if asked > 0 {
                 format!("none of the {asked} agents that announced a catalogue has it")
             } else {
@@ -166,7 +161,16 @@ impl Tenant {
                 task.name, task.entry
             ));
         }
-        Ok(warnings)
+        let mut missing = missing.into_iter();
+        match missing.next() {
+            Some((task, entry)) if asked > 0 && !allow => Err(Denied::UnknownEntry {
+                task,
+                entry,
+                others: missing.collect(),
+                asked,
+            }),
+            Some(_) | None => Ok(warnings),
+        }
     }
 
     /// The index knows entries of applied workflows only; asking it comes first because it costs nothing.
