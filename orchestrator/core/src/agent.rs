@@ -31,6 +31,8 @@ pub(crate) struct Agent {
     /// Attempts it may hold.
     pub(crate) held: BTreeSet<AttemptId>,
     pub(crate) live: Live,
+    /// The same of an incarnation before the present one.
+    pub(crate) former_lease_until: Micros,
     watched: Option<Micros>,
     /// What the newest turn that touched it found.
     found: Option<(u64, Before)>,
@@ -132,6 +134,7 @@ impl Agent {
             live: Live::default(),
             watched: None,
             found: None,
+            former_lease_until: now.plus(settings.lease),
             record,
         }
     }
@@ -273,10 +276,15 @@ impl Agent {
         self.capacity(settings).saturating_sub(held)
     }
 
-    /// When no earlier lease can make it start anything, and what ends alone out of touch has ended.
-    pub(crate) fn surely_idle(&self, settings: &Settings, ends_alone_s: Option<u32>) -> Micros {
-        let lease_over = self.lease_until.plus(settings.lease_margin);
-        lease_over.plus_ms(u64::from(ends_alone_s.unwrap_or(0)) * 1000)
+    /// When no earlier lease can make it start this attempt, and what ends alone out of touch has ended.
+    pub(crate) fn surely_idle(&self, settings: &Settings, attempt: &AttemptRecord) -> Micros {
+        let lease_until = if attempt.incarnation == self.record.incarnation {
+            self.lease_until
+        } else {
+            self.former_lease_until
+        };
+        let lease_over = lease_until.plus(settings.lease_margin);
+        lease_over.plus_ms(u64::from(attempt.ends_alone_s.unwrap_or(0)) * 1000)
     }
 
     pub(crate) fn view(&self) -> AgentView {
@@ -318,9 +326,15 @@ impl Tenant {
         };
         agent.heard = ctx.now;
         agent.live.last_heard = Some(ctx.now);
-        if agent.presence != Presence::Live {
-            agent.presence = Presence::Live;
+        let was = std::mem::replace(&mut agent.presence, Presence::Live);
+        let unexpected = agent.record.standing.away.take().is_some();
+        if unexpected {
+            self.places.changed.insert(name.clone());
+        }
+        if unexpected || was != Presence::Live {
             self.back(ctx, name);
+        }
+        if was != Presence::Live {
             ctx.notice(
                 &self.record.tenant,
                 NoticeKind::Agent {
@@ -422,5 +436,5 @@ fn lost_at(ctx: &Ctx<'_>, agent: &Agent, attempt: &AttemptRecord) -> Micros {
     let silent = agent.heard.plus(ctx.settings.lost_after);
     silent
         .max(ctx.lost_from)
-        .max(agent.surely_idle(ctx.settings, attempt.ends_alone_s))
+        .max(agent.surely_idle(ctx.settings, attempt))
 }

@@ -114,6 +114,10 @@ impl Tenant {
 
     /// Tells that there are two holders from now on.
     pub(crate) fn set_aside(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
+        if let Some(agent) = self.agents.get_mut(name) {
+            // What was told of a life that may be the other's is not believed any more.
+            agent.record.standing.doubt = None;
+        }
         ctx.say(Speech::Alarm {
             tenant: self.record.tenant.clone(),
             agent: name.clone(),
@@ -189,7 +193,11 @@ impl Tenant {
         let Some(quarantine) = record.standing.quarantine.take() else {
             return Err(Denied::NotQuarantined(name.clone()));
         };
-        record.standing.forked = quarantine.incarnation == record.incarnation;
+        let other = match keep {
+            Keep::This => quarantine.incarnation,
+            Keep::That => record.incarnation,
+        };
+        record.standing.decided_against(other, ctx.now.0);
         record.standing.rekey = true;
         let gone = match keep {
             Keep::This => quarantine.nonces,
@@ -218,6 +226,21 @@ impl Tenant {
         agent
             .map(Answer::Agent)
             .ok_or_else(|| Denied::UnknownAgent(name.clone()))
+    }
+
+    /// A stream under a key that the agent has left behind, or never had, was turned away: an older copy of it, or the
+    /// former bearer of its name. It disturbs nothing; people hear of each such key once.
+    pub(crate) fn tell_other_key(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, key_hash: &str) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        let other_key = &mut agent.record.standing.other_key;
+        if other_key.as_deref() == Some(key_hash) {
+            return;
+        }
+        *other_key = Some(key_hash.to_owned());
+        self.places.changed.insert(name.clone());
+        self.tell_safety(ctx, Safety::OtherKey, name, None);
     }
 
     /// A kept holder is told to get a key that the other one does not have.

@@ -213,11 +213,11 @@ impl Tenant {
             session_epoch,
             nonces: vec![Nonce(0)],
             command_seq,
-            standing: Standing {
+            standing: Box::new(Standing {
                 met: ctx.recovery.counter,
                 reported: ctx.recovery.counter,
                 ..Standing::default()
-            },
+            }),
             ..AgentRecord::enrolled(tenant, name.clone(), key_hash.to_owned(), ctx.now.0)
         };
         let mut agent = Agent::new(record, ctx.now, ctx.settings);
@@ -278,9 +278,9 @@ impl Tenant {
         else {
             return Err(Denied::UnknownAgent(name.clone()));
         };
+        self.vanished.gone(name, agent);
         agent.record.removed = true;
-        let was = std::mem::replace(&mut agent.presence, Presence::Removed);
-        self.vanished.gone(name, was);
+        agent.presence = Presence::Removed;
         let conns: Vec<_> = agent.live.conns().collect();
         let held: Vec<AttemptId> = agent.held.iter().copied().collect();
         self.not_awaited(ctx, name);

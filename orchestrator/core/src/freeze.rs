@@ -2,17 +2,22 @@
 //!
 //! Agents are counted when they turn stale. Once more than 55 in a hundred did within two minutes, nothing silent is
 //! given up until nine in ten of them are back, or a person says so.
+//!
+//! Who went alone, two minutes before any such thing, or was away when a freeze ended, is not expected any more: that is
+//! durable, so that hosts which are gone for good do not look like a new outage after each restart. Who is away in a
+//! freeze is expected still.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_driver::Micros;
 use outpost_proto::name::AgentName;
 
+use crate::agent::Agent;
 use crate::event::{Answer, Denied};
 use crate::limits::{BACK_BUT_ONE_IN, VANISH_LEAST, VANISH_PERCENT, VANISH_WITHIN};
 use crate::record::{NoticeKind, Presence};
 use crate::safety::Safety;
-use crate::tenant::{Ctx, Tenant};
+use crate::tenant::{Ctx, Due, Tenant};
 
 /// Who is in touch, and who went lately.
 #[derive(Debug, Clone, Default)]
@@ -49,16 +54,16 @@ impl Vanished {
         self.frozen.as_ref().map(|frozen| frozen.since)
     }
 
-    /// An agent counts as in touch from the start.
-    pub(crate) fn begins(&mut self, presence: Presence) {
-        if presence == Presence::Live {
+    /// An agent counts as in touch from the start, if it is expected.
+    pub(crate) fn begins(&mut self, agent: &Agent) {
+        if counts(agent) {
             self.live += 1;
         }
     }
 
-    /// An agent is not counted any more.
-    pub(crate) fn gone(&mut self, name: &AgentName, was: Presence) {
-        if was == Presence::Live {
+    /// An agent is about not to be counted any more.
+    pub(crate) fn gone(&mut self, name: &AgentName, agent: &Agent) {
+        if counts(agent) {
             self.live = self.live.saturating_sub(1);
         }
         self.forget(name);
@@ -89,6 +94,10 @@ impl Vanished {
     }
 }
 
+fn counts(agent: &Agent) -> bool {
+    agent.presence == Presence::Live && agent.record.standing.away.is_none()
+}
+
 /// Whether so many of so many are too many to be a matter of the agents.
 pub(crate) fn is_mass(gone: usize, of: usize) -> bool {
     gone >= VANISH_LEAST && gone * 100 > of * VANISH_PERCENT
@@ -97,6 +106,13 @@ pub(crate) fn is_mass(gone: usize, of: usize) -> bool {
 impl Tenant {
     /// An agent turned stale.
     pub(crate) fn vanish(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
+        let agent = self.agents.get(name);
+        if agent.is_none_or(|agent| agent.record.standing.away.is_some()) {
+            // It was away before this process began.
+            return;
+        }
+        self.timers
+            .set(ctx.now.plus(VANISH_WITHIN), Due::Away(name.clone()));
         let vanished = &mut self.vanished;
         vanished.live = vanished.live.saturating_sub(1);
         vanished.forget_old(ctx.now);
@@ -113,6 +129,24 @@ impl Tenant {
         let (gone, of) = vanished.counts();
         if is_mass(gone, of) {
             self.freeze(ctx, gone, of);
+        }
+    }
+
+    /// An agent has been stale for so long that it did not go with those that went since.
+    pub(crate) fn stays_away(&mut self, ctx: &Ctx<'_>, name: &AgentName) {
+        let frozen = self.vanished.frozen.as_ref();
+        if frozen.is_none_or(|frozen| !frozen.away.contains(name)) {
+            self.is_not_expected(ctx, name);
+        }
+    }
+
+    fn is_not_expected(&mut self, ctx: &Ctx<'_>, name: &AgentName) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        if agent.presence == Presence::Stale && agent.record.standing.away.is_none() {
+            agent.record.standing.away = Some(ctx.now.0);
+            self.places.changed.insert(name.clone());
         }
     }
 
@@ -155,10 +189,13 @@ impl Tenant {
 
     fn thaw(&mut self, ctx: &mut Ctx<'_>, by: Option<&str>) {
         let vanished = &mut self.vanished;
-        vanished.frozen = None;
+        let frozen = vanished.frozen.take();
         // Those that are still away were counted once.
         vanished.since.clear();
         vanished.by_time.clear();
+        for name in frozen.into_iter().flat_map(|frozen| frozen.away) {
+            self.is_not_expected(ctx, &name);
+        }
         self.tell_standstill(ctx, Safety::Unfrozen, by, None);
         self.arm_all(ctx);
     }

@@ -13,8 +13,14 @@ pub const PROTOCOL: u8 = 1;
 pub const NONCES: usize = 8;
 /// Nonces kept of holders of an identity that a person decided against: four of them.
 pub const REJECTED: usize = 4 * NONCES;
-/// How far fences leap at a restore: further than any attempts between the backup and its restore.
+/// Lives of such holders of one agent that are kept.
+pub const OTHERS: usize = REJECTED / NONCES;
+/// How far fences leap at a restore at least: further than any attempts between the backup and its restore. And how far
+/// an agent's word can move them after it.
 pub const FENCE_LEAP: u64 = 1 << 32;
+/// Fences that a tenant can give out in a second, as a power of two: those that a life of the database begins with are
+/// the second of its restore, shifted by so many bits. Fences have 48 bits, so that this holds until the year 2106.
+pub const FENCES_A_SECOND: u32 = 16;
 /// More than this share of agents, in percent, that vanish within [`VANISH_WITHIN`] is nothing that happens to agents.
 pub const VANISH_PERCENT: usize = 55;
 /// The time in which they vanish.

@@ -14,10 +14,13 @@ use outpost_proto::outcome::{Outcome, Report};
 use serde::{Deserialize, Serialize};
 
 use crate::label::{Labels, QueueName, default_queues};
-use crate::limits::FENCE_LEAP;
 use crate::safety::{Asserted, Safety};
 use crate::spec::WorkflowSpec;
 use crate::standing::Standing;
+
+mod fences;
+
+pub use self::fences::TenantRecord;
 
 /// One change to what is durable. All writes of a burst are one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,44 +47,6 @@ pub enum Write {
     Key(KeyRecord),
     /// Something worth telling to whoever watches; numbered by the store in commit order.
     Notice(Notice),
-}
-
-/// What a tenant counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TenantRecord {
-    /// Its name.
-    pub tenant: TenantName,
-    /// The next attempt's fence.
-    pub next_fence: Fence,
-    /// The newest recovery counter under which a person said to go on without the agents that have not reported.
-    #[serde(default)]
-    pub continued: u32,
-    /// What the backups that the database was restored from knew: the fences, from and to (not included), of all attempts
-    /// of each life up to its backup, those that were over too. Empty when it never was restored.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub known: Vec<(Fence, Fence)>,
-}
-
-impl TenantRecord {
-    /// What a restore changes: fences leap, so that those of attempts that the backup does not know are not given out
-    /// again. `told`: whether every agent had told what a restore before this one lacked; until then it is not known what
-    /// of that time the backup has.
-    pub fn restored(&mut self, told: bool) {
-        let leap = |from: Fence| Fence(from.0.saturating_add(FENCE_LEAP));
-        if told {
-            self.known.clear();
-        }
-        let began = self.known.last().map_or(Fence(0), |(_, to)| leap(*to));
-        self.known.push((began, self.next_fence));
-        self.next_fence = leap(self.next_fence);
-    }
-
-    /// Whether a backup that the database was restored from knew the attempt with this fence.
-    pub(crate) fn knew(&self, fence: Fence) -> bool {
-        self.known
-            .iter()
-            .any(|(from, to)| (*from..*to).contains(&fence))
-    }
 }
 
 /// One applied version of a workflow.
@@ -356,7 +321,7 @@ pub struct AgentRecord {
     pub draining: bool,
     /// Whether it is the only holder of its identity, and what it has yet to answer after a restore.
     #[serde(default, skip_serializing_if = "Standing::is_plain")]
-    pub standing: Standing,
+    pub standing: Box<Standing>,
 }
 
 impl AgentRecord {
@@ -383,7 +348,7 @@ impl AgentRecord {
             queues: default_queues(),
             slots_limit: None,
             draining: false,
-            standing: Standing::default(),
+            standing: Box::default(),
         }
     }
 }

@@ -109,10 +109,10 @@ impl Tenant {
 
     /// Whether another attempt may be made although the end of this one is unknown.
     fn may_follow(&self, ctx: &Ctx<'_>, attempt: &AttemptRecord) -> bool {
-        let idle = self.agents.get(&attempt.agent).is_none_or(|agent| {
-            let elsewhere = agent.record.incarnation != attempt.incarnation;
-            elsewhere || agent.surely_idle(ctx.settings, attempt.ends_alone_s) <= ctx.now
-        });
+        let idle = self
+            .agents
+            .get(&attempt.agent)
+            .is_none_or(|agent| agent.surely_idle(ctx.settings, attempt) <= ctx.now);
         let is_lost = matches!(attempt.phase, Phase::Lost { .. });
         is_lost && (attempt.asserted.is_some() || attempt.retry_safe && idle)
     }

@@ -5,18 +5,18 @@
 //! A database that was copied back without `restore` is noticed by any agent that was told more; that one gets no work
 //! until a restore makes this database the true one.
 
-use outpost_proto::ids::AttemptId;
+use outpost_proto::ids::{AttemptId, Fence, Incarnation};
 use outpost_proto::limits::HELD_ATTEMPTS;
 use outpost_proto::message::{AttemptState, InventoryItem};
 use outpost_proto::name::AgentName;
 
 use crate::agent::ends_alone_s;
-use crate::attempt::Seen;
+use crate::doubt::interruption;
 use crate::event::{Alarm, Answer, Denied, RecoveryView, Speech};
+use crate::inventory::Listing;
 use crate::record::{AttemptRecord, Phase, TaskState, Write};
 use crate::run::is_open;
 use crate::safety::Safety;
-use crate::state::Observed;
 use crate::tenant::{Ctx, Tenant};
 
 /// After so long nobody remembers what became of an assignment, in microseconds.
@@ -36,21 +36,6 @@ impl Tenant {
         !self.awaited.is_empty() && self.record.continued < ctx.recovery.counter
     }
 
-    /// An outcome that an agent remembers.
-    pub(crate) fn take_memory(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        item: &InventoryItem,
-    ) -> Result<(), Alarm> {
-        self.matches(item)?;
-        let seen = self.observe(ctx, name, item.attempt, Observed::Said(item.state))?;
-        if seen == Seen::Unknown && self.awaited.contains(name) {
-            self.adopt_attempt(ctx, name, item)?;
-        }
-        Ok(())
-    }
-
     /// An attempt that this database does not know.
     pub(crate) fn adopt_attempt(
         &mut self,
@@ -62,10 +47,7 @@ impl Tenant {
             // The backup knew its end, or nobody waited for it any more.
             return Ok(());
         }
-        if self.record.next_fence <= item.fence {
-            self.record.next_fence.0 = item.fence.0.saturating_add(1);
-            ctx.write(Write::Tenant(self.record.clone()));
-        }
+        self.follow_fence(ctx, name, item.fence);
         let Some(place) = self.place_of(item) else {
             self.let_go_on(name, item);
             return Ok(());
@@ -87,13 +69,25 @@ impl Tenant {
         self.attempts.insert(id, attempt);
         match place {
             Place::Task => {
+                let task = self.runs.get(&item.run).and_then(|run| run.task(item.task));
+                let former = task.map(|task| task.record.state);
                 self.begin_run(ctx, item.run, name);
                 self.set_task(ctx, item.run, item.task, TaskState::Active { attempt: id });
+                if let Some(TaskState::Active { attempt: former }) = former {
+                    self.doubts_no_more(ctx, former);
+                }
             }
             Place::Beside => self.rewrite_task(ctx, item),
         }
-        self.observe(ctx, name, id, Observed::Said(item.state))?;
+        self.told(ctx, name, id, item.state)?;
         Ok(())
+    }
+
+    /// Fences given out from now on are above this one, which a former life of the database gave out.
+    pub(crate) fn follow_fence(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, fence: Fence) {
+        if self.awaited.contains(name) && self.record.follow(fence) {
+            ctx.write(Write::Tenant(self.record.clone()));
+        }
     }
 
     /// `None` when the run is not one that can still change.
@@ -103,7 +97,12 @@ impl Tenant {
         let place = match task.record.state {
             TaskState::Active { attempt } => {
                 let present = self.attempts.get(&attempt);
-                let newer = present.is_some_and(|present| present.fence > item.fence);
+                // A fence that no life of the database can have given out says nothing.
+                let newer = present.is_some_and(|present| {
+                    let told = item.fence;
+                    self.record.believes(present.fence)
+                        && (present.fence > told || !self.record.believes(told))
+                });
                 if newer { Place::Beside } else { Place::Task }
             }
             state if is_open(state) && !run.is_over() => Place::Task,
@@ -127,6 +126,11 @@ impl Tenant {
         let agent = self.agents.get(name)?;
         let spec = self.runs.get(&item.run)?.workflow.task(item.task)?;
         let offer = agent.offer(&spec.entry);
+        let incarnation = match interruption(item.state) {
+            // Some life before the present one.
+            Some(_) => Incarnation(0),
+            None => agent.record.incarnation,
+        };
         Some(AttemptRecord {
             tenant: self.record.tenant.clone(),
             attempt: item.attempt,
@@ -134,7 +138,7 @@ impl Tenant {
             task: item.task,
             agent: name.clone(),
             fence: item.fence,
-            incarnation: agent.record.incarnation,
+            incarnation,
             retry_safe: offer.is_some_and(|offer| offer.retry_safe),
             ends_alone_s: offer.and_then(ends_alone_s),
             phase: Phase::Assigned,
@@ -186,10 +190,16 @@ impl Tenant {
         }
     }
 
-    /// Whether an agent that lacks an assignment may have forgotten it: the backup is older than its memory.
-    pub(crate) fn may_be_forgotten(&self, ctx: &Ctx<'_>, attempt: &AttemptRecord) -> bool {
-        self.awaited.contains(&attempt.agent)
-            && ctx.now.0.saturating_sub(attempt.assigned_at) > REMEMBERED_US
+    /// Whether an agent that lacks an assignment may have forgotten it: the backup is older than its memory, or its
+    /// memory is full.
+    pub(crate) fn may_be_forgotten(
+        &self,
+        ctx: &Ctx<'_>,
+        attempt: &AttemptRecord,
+        listing: &Listing,
+    ) -> bool {
+        let age_us = ctx.now.0.saturating_sub(attempt.assigned_at);
+        self.awaited.contains(&attempt.agent) && (listing.is_full() || age_us > REMEMBERED_US)
     }
 
     /// An agent's inventory is complete: it is not waited for any more.

@@ -136,15 +136,8 @@ impl Tenant {
         if !attempt.retry_safe {
             return;
         }
-        let idle = self.agents.get(&attempt.agent).map(|agent| {
-            // Under another incarnation nothing of the former one can start any more.
-            let same = agent.record.incarnation == attempt.incarnation;
-            if same {
-                agent.surely_idle(ctx.settings, attempt.ends_alone_s)
-            } else {
-                ctx.now
-            }
-        });
+        let agent = self.agents.get(&attempt.agent);
+        let idle = agent.map(|agent| agent.surely_idle(ctx.settings, attempt));
         self.release(ctx, id);
         self.requeue(ctx, id, task, idle.unwrap_or(ctx.now), UNKNOWN_END);
         self.finish_if_over(ctx, id);

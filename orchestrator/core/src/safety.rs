@@ -12,6 +12,8 @@ pub enum Safety {
     KeptThis,
     /// A person kept the holder that appeared.
     KeptThat,
+    /// A stream under a key that the agent has left behind was turned away: an older copy of it, or who had its name before.
+    OtherKey,
     /// Most agents vanished at once: nothing is given up.
     Frozen,
     /// They are back, or a person said so.
@@ -34,10 +36,11 @@ pub enum Safety {
 
 impl Safety {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Quarantined,
         Self::KeptThis,
         Self::KeptThat,
+        Self::OtherKey,
         Self::Frozen,
         Self::Unfrozen,
         Self::Behind,
@@ -56,6 +59,7 @@ impl Safety {
             Self::Quarantined => "quarantined",
             Self::KeptThis => "kept_this",
             Self::KeptThat => "kept_that",
+            Self::OtherKey => "other_key",
             Self::Frozen => "frozen",
             Self::Unfrozen => "unfrozen",
             Self::Behind => "behind",

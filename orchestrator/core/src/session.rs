@@ -10,20 +10,18 @@ use std::collections::BTreeMap;
 use outpost_proto::ids::{
     AttemptId, CommandSeq, Conn, EventSeq, HeartbeatSeq, Nonce, SessionEpoch,
 };
-use outpost_proto::limits::{HELD_ATTEMPTS, REMEMBERED};
 use outpost_proto::message::{
-    AttemptState, Catalogue, Directive, DownMessage, Event, Heartbeat, Hello, InventoryItem,
-    InventoryPage, UpMessage, Welcome,
+    AttemptState, Catalogue, Directive, DownMessage, Event, Heartbeat, Hello, UpMessage, Welcome,
 };
 use outpost_proto::name::AgentName;
 
 use crate::attempt::Seen;
 use crate::command::{Reply, send};
 use crate::event::{Alarm, CloseReason, Speech};
+use crate::inventory::Listing;
 use crate::limits::PROTOCOL;
-use crate::standing::{Holder, confirm, hand_out};
-use crate::state::Observed;
-use crate::tenant::{Ctx, Tenant};
+use crate::standing::{Holder, hand_out};
+use crate::tenant::{Ctx, Due, Tenant};
 
 /// A stream that has not said Hello.
 #[derive(Debug, Clone)]
@@ -70,15 +68,6 @@ pub(crate) enum Stage {
     Ready,
 }
 
-/// An inventory as far as it has come.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Listing {
-    /// What it holds.
-    items: Vec<InventoryItem>,
-    /// Outcomes that it remembers, told after a restore: each is taken in as it comes.
-    remembered: usize,
-}
-
 /// Why a stream must end.
 pub(crate) struct Offence {
     pub(crate) alarm: Option<Alarm>,
@@ -111,6 +100,7 @@ impl Tenant {
             return ctx.close(conn, CloseReason::Removed);
         };
         if !agent.record.admits(presented.key_hash, ctx.recovery) {
+            self.tell_other_key(ctx, name, presented.key_hash);
             return ctx.close(conn, CloseReason::OtherKey);
         }
         agent.remember(ctx.turn);
@@ -257,13 +247,8 @@ impl Tenant {
         }
         let recovery = ctx.recovery;
         let behind = agent.record.has_seen_more(recovery, hello);
-        let given = agent.record.is_unmet(recovery) || behind;
-        let rejected = &agent.record.standing.rejected;
-        let holder = if given && !rejected.contains(&hello.session_nonce) {
-            Holder::Known
-        } else {
-            agent.record.holder(hello.session_nonce)
-        };
+        let alone = agent.live.session.is_none();
+        let holder = agent.record.who(recovery, hello, behind && alone);
         if holder == Holder::Refused {
             return Err(Offence {
                 alarm: Some(Alarm::Nonce),
@@ -302,6 +287,11 @@ impl Tenant {
             return;
         };
         let older = agent.live.session.take();
+        if agent.record.incarnation != hello.incarnation
+            && let Some(until) = agent.lives_anew(ctx.now, ctx.settings.stale_after)
+        {
+            self.timers.set(until, Due::Doubt(name.clone()));
+        }
 
         let record = &mut agent.record;
         record.session_epoch.0 += 1;
@@ -352,77 +342,6 @@ impl Tenant {
         self.offers_changed(name);
     }
 
-    fn inventory(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        page: &InventoryPage,
-        reply: &mut Reply,
-    ) -> Result<(), Offence> {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Ok(());
-        };
-        let Some(session) = &mut agent.live.session else {
-            return Ok(());
-        };
-        let Stage::Listing(listing) = &mut session.stage else {
-            return Ok(());
-        };
-        // Told once more, and known by now, if the agent did not hear that its inventory was taken.
-        let remembered = |item: &&InventoryItem| item.event_seq == EventSeq(0) && is_over(item);
-        let told: Vec<InventoryItem> = page.items.iter().filter(remembered).copied().collect();
-        let held = page.items.iter().filter(|item| !remembered(item));
-        listing.items.extend(held);
-        listing.remembered += told.len();
-        let all = listing.items.len() + listing.remembered;
-        let expected = page
-            .end
-            .map(|end| usize::try_from(end).unwrap_or(usize::MAX));
-        if listing.items.len() > HELD_ATTEMPTS
-            || listing.remembered > REMEMBERED
-            || expected.is_some_and(|expected| expected != all)
-        {
-            return Err(Alarm::InventoryCount.into());
-        }
-        let items = expected.map(|_| std::mem::take(&mut listing.items));
-        for item in told {
-            self.take_memory(ctx, name, &item)?;
-        }
-        match items {
-            Some(items) => self.listed(ctx, name, &items, reply),
-            None => Ok(()),
-        }
-    }
-
-    /// The inventory is complete.
-    fn listed(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        name: &AgentName,
-        items: &[InventoryItem],
-        reply: &mut Reply,
-    ) -> Result<(), Offence> {
-        let Some(agent) = self.agents.get_mut(name) else {
-            return Ok(());
-        };
-        let Some(session) = &mut agent.live.session else {
-            return Ok(());
-        };
-        session.stage = Stage::Ready;
-        let owed = session
-            .heartbeat
-            .filter(|_| agent.record.standing.quarantine.is_none());
-        // The end marker confirms the nonce of this session's Welcome.
-        confirm(&mut agent.record.nonces);
-        self.places.changed.insert(name.clone());
-        self.reconcile(ctx, name, items, reply)?;
-        if owed.is_some() {
-            reply.lease = owed;
-        }
-        reply.ack = true;
-        Ok(())
-    }
-
     fn event(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -434,7 +353,7 @@ impl Tenant {
         if !self.applied(name, event.event_seq) {
             return Ok(());
         }
-        match self.observe(ctx, name, event.attempt, Observed::Said(event.state))? {
+        match self.told(ctx, name, event.attempt, event.state)? {
             Seen::Known | Seen::Unsent => {}
             Seen::Unknown => {
                 let over = matches!(event.state, AttemptState::Finished(_));
@@ -483,14 +402,6 @@ impl Tenant {
                 Some(_) => reply.ack = true,
             }
         }
-    }
-}
-
-/// Whether an item tells of an attempt's end.
-fn is_over(item: &InventoryItem) -> bool {
-    match item.state {
-        AttemptState::Finished(_) => true,
-        AttemptState::Assigned | AttemptState::Starting | AttemptState::Running => false,
     }
 }
 

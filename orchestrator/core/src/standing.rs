@@ -3,13 +3,14 @@
 //!
 //! Durable parts only, with the judgements that need nothing else; `clone` and `restore` act on them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_proto::ids::{AttemptId, Incarnation, Nonce, RecoveryEpoch};
 use outpost_proto::message::Hello;
+use outpost_proto::outcome::Report;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{NONCES, REJECTED};
+use crate::limits::{NONCES, OTHERS, REJECTED};
 use crate::record::AgentRecord;
 use crate::recover::Recovered;
 
@@ -26,8 +27,19 @@ pub struct Standing {
     /// Nonces of holders that a person decided against: whoever presents one is turned away.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Nonce>,
-    /// Both holders were the same incarnation: what the kept one has not started, the other may have.
-    pub forked: bool,
+    /// The lives of holders that a person decided against: what was assigned under one of them up to the decision may be
+    /// with that holder, and what the kept one has not started, the other may have. The newest four.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
+    /// It came back as another incarnation while the former one was still heard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
+    /// The key (SHA-256, hex) of the newest stream that was turned away because of it: told once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_key: Option<String>,
+    /// It went out of touch then, not together with most of the others: nobody expects it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub away: Option<u64>,
     /// It is to get a new key, because another one held the present one too.
     pub rekey: bool,
     /// The newest recovery counter under which it said Hello.
@@ -53,7 +65,10 @@ impl Default for Standing {
         Self {
             quarantine: None,
             rejected: Vec::new(),
-            forked: false,
+            others: Vec::new(),
+            doubt: None,
+            other_key: None,
+            away: None,
             rekey: false,
             met: FIRST_LIFE,
             reported: FIRST_LIFE,
@@ -71,6 +86,44 @@ impl Standing {
     pub fn is_plain(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether an attempt that was assigned then, under this incarnation, may be with a holder that was decided against.
+    pub(crate) fn may_be_with_another(&self, incarnation: Incarnation, assigned_at: u64) -> bool {
+        let others = self.others.iter();
+        others
+            .filter(|other| other.incarnation == incarnation)
+            .any(|other| assigned_at <= other.until)
+    }
+
+    /// A person decided against the holder that lives under this incarnation.
+    pub(crate) fn decided_against(&mut self, incarnation: Incarnation, at: u64) {
+        self.others.retain(|other| other.incarnation != incarnation);
+        self.others.push(Other {
+            incarnation,
+            until: at,
+        });
+        let many = self.others.len().saturating_sub(OTHERS);
+        self.others.drain(..many);
+    }
+}
+
+/// The life of a holder that a person decided against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Other {
+    /// Its incarnation. The one that stayed may have the same.
+    pub incarnation: Incarnation,
+    /// When it was decided.
+    pub until: u64,
+}
+
+/// What an agent said of a life before its present one, while that may not be over.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Doubt {
+    /// It is believed from then on, if no second holder appears.
+    pub until: u64,
+    /// By attempt: the end that was told, `None` if it was lacking.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<AttemptId, Option<Report>>,
 }
 
 /// Two holders of one identity: a copied machine, or one put back to an earlier snapshot.
@@ -137,6 +190,23 @@ impl AgentRecord {
                 || (life.counter == recovery.counter && life.database != recovery.database)
                 || (life == recovery && command > self.command_seq)
         })
+    }
+
+    /// Who says this Hello. After a restore an agent's first nonce is taken as given, because the backup may be older
+    /// than its chain. So is that of an agent which is `ahead`: it was told more than this database knows, and nobody is
+    /// there as this agent. Neither makes the holder that was set aside, or turned away, the known one.
+    pub(crate) fn who(&self, recovery: RecoveryEpoch, hello: &Hello, ahead: bool) -> Holder {
+        let nonce = hello.session_nonce;
+        let standing = &self.standing;
+        let set_aside = standing.quarantine.as_ref();
+        let given = match set_aside {
+            Some(quarantine) => self.is_unmet(recovery) && !quarantine.nonces.contains(&nonce),
+            None => self.is_unmet(recovery) || ahead,
+        };
+        if given && !standing.rejected.contains(&nonce) {
+            return Holder::Known;
+        }
+        self.holder(nonce)
     }
 
     pub(crate) fn holder(&self, nonce: Nonce) -> Holder {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use outpost_driver::{Effects, Micros};
-use outpost_proto::ids::{AttemptId, Conn, Fence, RecoveryEpoch, RunId, TaskIndex};
+use outpost_proto::ids::{AttemptId, Conn, RecoveryEpoch, RunId, TaskIndex};
 use outpost_proto::name::{AgentName, TenantName, WorkflowName};
 
 use crate::agent::Agent;
@@ -84,6 +84,10 @@ pub(crate) enum Due {
     Key(String),
     /// The next instant of a workflow's schedule.
     Schedule(WorkflowName),
+    /// An agent has been out of touch for long enough not to be expected.
+    Away(AgentName),
+    /// What an agent said of its former life can be believed.
+    Doubt(AgentName),
 }
 
 /// A version of a workflow and how many runs in memory are of it.
@@ -142,12 +146,7 @@ impl Tenant {
 
     /// A tenant of which nothing is durable yet.
     pub(crate) fn unknown(tenant: TenantName) -> Self {
-        Self::new(TenantRecord {
-            tenant,
-            next_fence: Fence(1),
-            continued: 0,
-            known: Vec::new(),
-        })
+        Self::new(TenantRecord::new(tenant))
     }
 
     /// Everything that does not come from one event: timers, then placement.
@@ -160,6 +159,8 @@ impl Tenant {
                     self.keys.remove(&key);
                 }
                 Due::Schedule(workflow) => self.schedule_due(ctx, &workflow),
+                Due::Away(agent) => self.stays_away(ctx, &agent),
+                Due::Doubt(agent) => self.believe(ctx, &agent),
             }
         }
         self.place(ctx);
@@ -209,7 +210,7 @@ impl Tenant {
             self.awaited.insert(record.agent.clone());
         }
         let agent = Agent::new(record, ctx.now, ctx.settings);
-        self.vanished.begins(agent.presence);
+        self.vanished.begins(&agent);
         self.agents.insert(agent.record.agent.clone(), agent);
     }
 
@@ -286,6 +287,7 @@ impl Tenant {
         let names: Vec<AgentName> = self.agents.keys().cloned().collect();
         for name in names {
             self.arm(ctx, &name);
+            self.doubts_again(ctx, &name);
             self.refresh(ctx, &name);
         }
     }

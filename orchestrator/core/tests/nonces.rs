@@ -241,6 +241,7 @@ impl World {
                 }
             }
             Says::MakeCsr
+            | Says::TakeBack { .. }
             | Says::Renew { .. }
             | Says::Prove { .. }
             | Says::Recover { .. }

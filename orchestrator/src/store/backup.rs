@@ -374,7 +374,7 @@ async fn tell(dir: &Path, now: u64) -> Result<usize, BackupError> {
             },
         }));
         let told = told(&tenant.tenant);
-        tenant.restored(told);
+        tenant.restored(told, now);
         writes.push(Write::Tenant(tenant));
     }
     let agents = snapshot

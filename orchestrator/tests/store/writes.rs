@@ -86,10 +86,8 @@ impl Writes {
     pub(crate) fn tenants(&mut self) -> Vec<Write> {
         let record = |tenant| {
             Write::Tenant(TenantRecord {
-                tenant,
                 next_fence: Fence(self.draw()),
-                continued: 0,
-                known: Vec::new(),
+                ..TenantRecord::new(tenant)
             })
         };
         TENANTS.map(|name| name.parse().unwrap()).map(record).into()

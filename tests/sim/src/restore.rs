@@ -87,7 +87,7 @@ impl World {
         mirror.recovery.database = database;
         mirror.restored_at = Some(now);
         for tenant in mirror.tenants.values_mut() {
-            tenant.restored(true);
+            tenant.restored(true, now);
         }
         self.truth.facts.truncate(backup.facts);
         self.calendar.clock_was_set();

@@ -57,6 +57,24 @@ fn versions_count_and_an_unchanged_workflow_makes_none() {
 }
 
 #[test]
+fn all_entries_that_nobody_announces_are_named_at_once() {
+    let mut rig = Rig::new();
+    rig.site("bank");
+    let tasks = vec![
+        task("a", "load", &[]),
+        task("b", "lord", &[]),
+        task("c", "reprot", &[]),
+        task("d", "lord", &[]),
+    ];
+    let denied = apply(&mut rig, workflow("w", tasks), false).unwrap_err();
+    assert_eq!(
+        denied.to_string(),
+        "task `b` wants the catalogue entry `lord`, which no agent of this tenant announces (1 asked); neither \
+         `reprot`, which task `c` wants; neither `lord`, which task `d` wants"
+    );
+}
+
+#[test]
 fn an_entry_nobody_announces_is_refused_once_there_is_somebody_to_ask() {
     let mut rig = Rig::new();
     let spec = workflow("w", vec![task("a", "laod", &[])]);

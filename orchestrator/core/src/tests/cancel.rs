@@ -169,8 +169,7 @@ fn an_attempt_whose_end_nobody_knows_does_not_hold_up_a_cancel() {
     rig.apply(workflow("w", vec![task("a", "once", &[])]));
     let (run, said) = rig.trigger("w");
     let attempt = assigns(&said)[0].attempt;
-    site.incarnation = Incarnation(2);
-    site.connect(&mut rig, vec![]);
+    site.reboots(&mut rig, vec![]);
     assert_eq!(
         cancel(&mut rig, run).0,
         Ok(Answer::Cancelled {

@@ -245,3 +245,55 @@ fn a_process_that_ends_and_a_commit_that_fails_change_nothing_of_it() {
     );
     assert_eq!(agent(&mut rig).holders, []);
 }
+
+#[test]
+fn a_copy_from_before_the_last_renewal_is_turned_away_and_told_of_once() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    let mut copy = Site::new("bank");
+    copy.key = "the one before".into();
+    for again in 0..4 {
+        let opened = copy.open(&mut rig);
+        let said = rig.turn(&[opened]);
+        assert_eq!(closes(&said), [(copy.conn, CloseReason::OtherKey)]);
+        assert_eq!(told(&rig), [Safety::OtherKey], "told once");
+        assert_eq!(
+            site.beats(&mut rig).len(),
+            1,
+            "the other one is not disturbed"
+        );
+        if again == 1 {
+            rig.restart();
+            site.connect(&mut rig, vec![]);
+        }
+    }
+    copy.key = "one that was never known".into();
+    let opened = copy.open(&mut rig);
+    rig.turn(&[opened]);
+    assert_eq!(told(&rig), [Safety::OtherKey, Safety::OtherKey]);
+}
+
+#[test]
+fn who_claims_to_have_seen_more_takes_nobodys_place() {
+    let (mut rig, mut site, mut copy, assign) = copied(false);
+    let more = (rig.mirror.recovery, CommandSeq(1_000));
+    copy.last = Some(more);
+    says_hello(&mut rig, &mut copy);
+    assert_eq!(
+        site.beats(&mut rig),
+        [site.granted(1, None)],
+        "still the known one"
+    );
+    let mut third = Site::new("bank");
+    (third.nonce, third.last) = (Nonce(77), Some(more));
+    let said = says_hello(&mut rig, &mut third);
+    assert_eq!(closes(&said), [(third.conn, CloseReason::Cloned)]);
+    resolve(&mut rig, Keep::This).0.unwrap();
+    let item = site.item(&assign, AttemptState::Running, 1);
+    site.connect(&mut rig, vec![item]);
+    // With nobody set aside, but the known one in session: a second holder like any other.
+    third.nonce = Nonce(78);
+    says_hello(&mut rig, &mut third);
+    assert_eq!(told(&rig).last(), Some(&Safety::Quarantined));
+    assert_eq!(site.beats(&mut rig).len(), 1);
+}

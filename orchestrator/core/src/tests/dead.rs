@@ -89,6 +89,20 @@ fn without_retries_the_task_fails_and_unknown_attempts_are_denied() {
 }
 
 #[test]
+fn what_ended_because_its_agent_lost_its_state_is_over_and_nothing_is_left_to_say() {
+    let unknown = Outcome::Interrupted(outpost_proto::outcome::Interruption::AgentStateLost);
+    let (mut rig, mut site, run, assign) = silent(3);
+    site.ends(&mut rig, assign.attempt, unknown);
+    assert_eq!(rig.run_state(run), RunState::Failed, "never tried again");
+    rig.turn(&[site.close()]);
+    rig.pass_ms(60_000);
+    let id = assign.attempt;
+    assert_eq!(dead(&mut rig, id), Err(Denied::UnknownAttempt(id)));
+    assert_eq!(rig.attempt(id).asserted, None);
+    assert!(matches!(rig.phase(id), Phase::Finished { report } if report.outcome == unknown));
+}
+
+#[test]
 fn what_a_person_said_is_over_may_run_once_more() {
     let (mut rig, site, run, assign) = silent(0);
     rig.turn(&[site.close()]);

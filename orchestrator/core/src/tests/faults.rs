@@ -181,6 +181,30 @@ fn after_a_restart_every_agent_counts_as_heard_and_nothing_is_lost_for_a_while()
 }
 
 #[test]
+fn while_the_database_is_down_nothing_is_lost() {
+    let mut rig = Rig::new();
+    let mut bank = rig.site("bank");
+    let (_, assign) = running(&mut rig, &mut bank, "load");
+    // As long as nothing can be committed nobody can be heard, and every turn fails.
+    for _ in 0..10 {
+        rig.now = rig.now.plus_ms(MINUTE);
+        rig.failing_turn(&[], false);
+        assert_eq!(rig.phase(assign.attempt), Phase::Running);
+    }
+    rig.pass_ms(39_000);
+    assert_eq!(rig.phase(assign.attempt), Phase::Running);
+    bank.beats(&mut rig);
+    rig.pass_ms(4 * MINUTE);
+    assert_eq!(
+        rig.phase(assign.attempt),
+        Phase::Running,
+        "silence counts from then"
+    );
+    rig.pass_ms(MINUTE);
+    assert!(matches!(rig.phase(assign.attempt), Phase::Lost { .. }));
+}
+
+#[test]
 fn the_grace_after_a_start_may_be_longer_than_the_time_to_be_lost() {
     let restart_grace = std::time::Duration::from_secs(900);
     let mut rig = Rig::with(Settings {

@@ -24,9 +24,13 @@ fn pass(rig: &mut Rig, alive: &mut [Site], seconds: u64) {
 }
 
 fn lost(rig: &Rig) -> usize {
+    lost_with(rig, |_| true)
+}
+
+fn lost_with(rig: &Rig, counts: impl Fn(&AgentName) -> bool) -> usize {
     let attempts = rig.mirror.attempts.values();
     attempts
-        .filter(|attempt| matches!(attempt.phase, Phase::Lost { .. }))
+        .filter(|attempt| matches!(attempt.phase, Phase::Lost { .. }) && counts(&attempt.agent))
         .count()
 }
 
@@ -60,6 +64,80 @@ fn half_of_the_agents_gone_are_given_up_and_most_of_them_are_not() {
         assert_eq!(is_frozen(&mut rig), frozen, "{gone}");
         assert_eq!(lost(&rig), if frozen { 0 } else { gone }, "{gone}");
     }
+}
+
+#[test]
+fn most_of_all_agents_gone_freeze_every_tenant_that_misses_some() {
+    let mut rig = Rig::new();
+    let mut acme: Vec<Site> = (0..6).map(|n| rig.site(&format!("s{n}"))).collect();
+    let beta: Vec<Site> = (0..2)
+        .map(|n| rig.site_of("beta", &format!("b{n}")))
+        .collect();
+    let mut idle = rig.site_of("idle", "i0");
+    // Half of one tenant's, and two agents: neither is many by itself, both together are five of nine.
+    for _ in 0..6 {
+        rig.pass_ms(10_000);
+        for site in acme[3..].iter_mut().chain([&mut idle]) {
+            site.beats(&mut rig);
+        }
+    }
+    drop(beta);
+    let frozen = |rig: &mut Rig, tenant| {
+        let Ok(Answer::Recovery(view)) = rig.ask_in(tenant, Ask::Recovery).0 else {
+            panic!()
+        };
+        view.frozen_since.is_some()
+    };
+    assert!(frozen(&mut rig, "acme") && frozen(&mut rig, "beta"));
+    assert!(!frozen(&mut rig, "idle"), "nobody of it is missing");
+}
+
+#[test]
+fn agents_that_are_gone_for_good_are_no_mass_after_a_restart() {
+    let (mut rig, mut sites) = busy();
+    for gone in 1..=8 {
+        pass(&mut rig, &mut sites[gone..], 150);
+    }
+    pass(&mut rig, &mut sites[8..], 600);
+    for _ in 0..2 {
+        rig.restart();
+        for site in &mut sites[8..] {
+            site.connect(&mut rig, vec![]);
+        }
+        pass(&mut rig, &mut sites[8..], 300);
+        assert!(!is_frozen(&mut rig), "they went long ago, one by one");
+    }
+    // Who comes back is expected again.
+    for site in &mut sites[..8] {
+        site.connect(&mut rig, vec![]);
+    }
+    pass(&mut rig, &mut sites, 60);
+    pass(&mut rig, &mut sites[8..], 300);
+    assert!(is_frozen(&mut rig));
+}
+
+#[test]
+fn a_freeze_outlives_a_restart_as_long_as_nobody_is_back() {
+    let (mut rig, mut sites) = busy();
+    let away: Vec<AgentName> = sites[..8].iter().map(|site| site.agent.clone()).collect();
+    pass(&mut rig, &mut sites[8..], 600);
+    assert!(is_frozen(&mut rig));
+    rig.restart();
+    for site in &mut sites[8..] {
+        site.connect(&mut rig, vec![]);
+    }
+    pass(&mut rig, &mut sites[8..], 900);
+    assert!(is_frozen(&mut rig));
+    assert_eq!(lost_with(&rig, |agent| away.contains(agent)), 0);
+    let by = "0123".to_owned();
+    assert!(rig.ask(Ask::Unfreeze { by }).is_ok());
+    rig.restart();
+    for site in &mut sites[8..] {
+        site.connect(&mut rig, vec![]);
+    }
+    pass(&mut rig, &mut sites[8..], 900);
+    assert!(!is_frozen(&mut rig), "a person's word holds");
+    assert_eq!(lost_with(&rig, |agent| away.contains(agent)), 8);
 }
 
 #[test]

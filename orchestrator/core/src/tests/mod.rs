@@ -5,6 +5,7 @@ mod cancel;
 mod clones;
 mod configure;
 mod dead;
+mod doubts;
 mod explain;
 mod faults;
 mod freezes;
@@ -243,17 +244,24 @@ impl Rig {
     }
 
     fn enrol(&mut self, agent: &str) {
+        self.enrol_in("acme", agent);
+    }
+
+    fn enrol_in(&mut self, tenant: &str, agent: &str) {
         let ask = Ask::Invite {
             agent: name(agent),
             token_hash: format!("token of {agent}"),
             ttl_ms: 600_000,
         };
-        assert!(matches!(self.ask(ask), Ok(Answer::Invited { .. })));
+        assert!(matches!(
+            self.ask_in(tenant, ask).0,
+            Ok(Answer::Invited { .. })
+        ));
         let answer = self.enrol_with(&format!("token of {agent}"), "key");
         assert_eq!(
             answer,
             Ok(Answer::Enrolled {
-                tenant: name("acme"),
+                tenant: name(tenant),
                 agent: name(agent)
             })
         );
@@ -277,6 +285,15 @@ impl Rig {
     fn site(&mut self, agent: &str) -> Site {
         self.enrol(agent);
         let mut site = Site::new(agent);
+        site.connect(self, vec![]);
+        site
+    }
+
+    /// The same of another tenant.
+    fn site_of(&mut self, tenant: &str, agent: &str) -> Site {
+        self.enrol_in(tenant, agent);
+        let mut site = Site::new(agent);
+        site.tenant = name(tenant);
         site.connect(self, vec![]);
         site
     }

@@ -150,9 +150,7 @@ fn what_never_arrived_is_sent_again_under_a_new_number_with_no_try_used_up() {
 fn under_another_incarnation_nothing_is_sent_again() {
     for (entry, replaced) in [("load", true), ("once", false)] {
         let (mut rig, mut site, run, assign) = one_task(entry);
-        rig.turn(&[site.close()]);
-        site.incarnation = Incarnation(2);
-        let said = site.connect(&mut rig, vec![]);
+        let said = site.reboots(&mut rig, vec![]);
         assert_eq!(
             rig.phase(assign.attempt),
             Phase::Lost {

@@ -208,7 +208,9 @@ fn any_nonce_that_the_agent_may_have_kept_is_good() {
         .into_iter()
         .find_map(|message| match message {
             DownMessage::Welcome(welcome) => Some(welcome.next_nonce),
-            _ => None,
+            DownMessage::Assign(_) | DownMessage::Directive { .. } | DownMessage::Granted(_) => {
+                None
+            }
         });
     rig.turn(&[Happened::Closed { conn: site.conn }]);
     for nonce in [kept, handed_out.unwrap()] {

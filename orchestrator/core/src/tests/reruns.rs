@@ -224,8 +224,7 @@ fn an_attempt_whose_end_is_unknown_is_never_run_beside() {
     let (run, said) = rig.trigger("w");
     let attempt = assigns(&said)[0].attempt;
     site.tells(&mut rig, attempt, AttemptState::Running);
-    site.incarnation.0 += 1;
-    site.connect(&mut rig, vec![]);
+    site.reboots(&mut rig, vec![]);
     assert!(matches!(rig.phase(attempt), Phase::Lost { .. }));
     rig.ask(Ask::Cancel { run }).unwrap();
     assert_eq!(rig.run_state(run), RunState::Cancelled);
@@ -348,8 +347,7 @@ fn an_attempt_whose_end_nobody_can_tell_stands_in_the_way_for_good() {
         site.tells(&mut rig, attempt, AttemptState::Running);
         if cancelled {
             // Given up, cancelled, and only then it is said that nobody knows.
-            site.incarnation.0 += 1;
-            site.connect(&mut rig, vec![]);
+            site.reboots(&mut rig, vec![]);
             rig.ask(Ask::Cancel { run }).unwrap();
         }
         site.ends(&mut rig, attempt, unknown);

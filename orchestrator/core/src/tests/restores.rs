@@ -13,7 +13,7 @@ fn restore(rig: &mut Rig, backup: &Mirror) {
     };
     rig.mirror.restored_at = Some(rig.now.0);
     for tenant in rig.mirror.tenants.values_mut() {
-        tenant.restored(true);
+        tenant.restored(true, rig.now.0);
     }
     rig.restart();
 }
@@ -283,4 +283,121 @@ fn a_database_that_was_copied_back_gives_no_work_to_whoever_saw_more() {
     restore(&mut rig, &present);
     let said = bank.connect(&mut rig, vec![]);
     assert_eq!(assigns(&said).len(), 1, "a restore does");
+}
+
+#[test]
+fn an_inventory_that_is_cut_off_changes_nothing() {
+    let (mut rig, mut bank, mut shop, backup, run, assign) = ran_after_the_backup("load");
+    let failed = AttemptState::Finished(report(Outcome::Failed));
+    bank.ends(&mut rig, assign.attempt, Outcome::Failed);
+    restore(&mut rig, &backup);
+    shop.connect(&mut rig, vec![]);
+    let before = rig.mirror.clone();
+    for _ in 0..3 {
+        let opened = bank.open(&mut rig);
+        let said = rig.turn(&[opened, bank.frame(vec![bank.hello(), bank.catalogue()])]);
+        assert_eq!(closes(&said), []);
+        let page = InventoryPage {
+            items: vec![bank.item(&assign, failed, 0)],
+            end: None,
+        };
+        assert_eq!(bank.says(&mut rig, UpMessage::Inventory(page)), []);
+        rig.turn(&[bank.close()]);
+        assert_eq!(rig.mirror.attempts, before.attempts);
+        assert_eq!(rig.mirror.tasks, before.tasks);
+    }
+    let item = bank.item(&assign, failed, 0);
+    bank.connect(&mut rig, vec![item]);
+    assert_eq!(
+        rig.mirror.tasks[&(run, TaskIndex(0))].spent,
+        1,
+        "one try, one time"
+    );
+}
+
+#[test]
+fn an_agent_whose_memory_is_full_may_have_forgotten_what_it_lacks() {
+    for full in [false, true] {
+        let (mut rig, mut bank) = (Rig::new(), Site::new("bank"));
+        rig.enrol("bank");
+        bank.connect(&mut rig, vec![]);
+        rig.apply(workflow("w", vec![task("a", "once", &[])]));
+        let (_, said) = rig.trigger("w");
+        let assign = assigns(&said).remove(0);
+        let backup = rig.mirror.clone();
+        restore(&mut rig, &backup);
+        let memories = outpost_proto::limits::REMEMBERED - usize::from(!full);
+        let memory = |n: usize| InventoryItem {
+            attempt: AttemptId(1_000_000 + n as u128),
+            run: RunId(5),
+            ..bank.item(&assign, finished(), 0)
+        };
+        let items = (0..memories).map(memory).collect();
+        let said = bank.connect(&mut rig, items);
+        assert_eq!(assigns(&said).len(), usize::from(!full), "sent again");
+        let lost = matches!(rig.phase(assign.attempt), Phase::Lost { .. });
+        assert_eq!(lost, full);
+    }
+}
+
+#[test]
+fn one_agent_that_tells_of_impossible_fences_spoils_nobodys() {
+    let (mut rig, mut bank, mut shop, backup, run, assign) = ran_after_the_backup("once");
+    restore(&mut rig, &backup);
+    shop.connect(&mut rig, vec![]);
+    let next = rig.mirror.tenants[&name("acme")].next_fence;
+    let invented = InventoryItem {
+        attempt: AttemptId(7),
+        fence: Fence((1 << 48) - 1),
+        ..bank.item(&assign, AttemptState::Running, 1)
+    };
+    let of_no_run = InventoryItem {
+        attempt: AttemptId(8),
+        run: RunId(5),
+        fence: Fence((1 << 48) - 2),
+        ..bank.item(&assign, finished(), 0)
+    };
+    let honest = InventoryItem {
+        fence: Fence(next.0 + 5),
+        ..bank.item(&assign, AttemptState::Running, 2)
+    };
+    bank.connect(&mut rig, vec![invented, of_no_run, honest]);
+    let now = rig.mirror.tenants[&name("acme")].next_fence;
+    assert_eq!(now, Fence(next.0 + 6), "followed as far as it can be true");
+    assert_eq!(
+        rig.task_state(run, 0),
+        TaskState::Active {
+            attempt: assign.attempt
+        },
+        "and what cannot be true takes no other's place"
+    );
+}
+
+#[test]
+fn the_holder_that_was_set_aside_stays_so_after_a_restore() {
+    let mut rig = Rig::new();
+    let mut bank = rig.site("bank");
+    let mut copy = Site::new("bank");
+    copy.nonce = bank.nonce;
+    bank.connect(&mut rig, vec![]);
+    bank.connect(&mut rig, vec![]);
+    let hello = |rig: &mut Rig, site: &mut Site| {
+        let opened = site.open(rig);
+        let said = rig.turn(&[opened, site.frame(vec![site.hello()])]);
+        for message in messages(&said) {
+            if let DownMessage::Welcome(welcome) = message {
+                site.nonce = welcome.next_nonce;
+            }
+        }
+    };
+    hello(&mut rig, &mut copy);
+    let backup = rig.mirror.clone();
+    restore(&mut rig, &backup);
+    hello(&mut rig, &mut copy);
+    bank.connect(&mut rig, vec![]);
+    assert!(
+        recovery(&mut rig).awaited.is_empty(),
+        "the known one reported"
+    );
+    assert_eq!(recovery(&mut rig).quarantined.len(), 1);
 }

@@ -378,8 +378,7 @@ fn a_workflow_with_an_attempt_that_may_still_run_can_be_deleted_and_that_attempt
     let (run, said) = rig.trigger("w");
     let attempt = assigns(&said)[0].clone();
     site.tells(&mut rig, attempt.attempt, AttemptState::Running);
-    site.incarnation.0 += 1;
-    site.connect(&mut rig, vec![]);
+    site.reboots(&mut rig, vec![]);
     rig.ask(Ask::Cancel { run }).unwrap();
     assert_eq!(rig.delete("w"), Ok(Answer::Deleted));
     rig.restart();

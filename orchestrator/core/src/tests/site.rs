@@ -4,6 +4,7 @@ use super::*;
 
 /// A site's agent as far as the wire shows it.
 pub(super) struct Site {
+    pub(super) tenant: TenantName,
     pub(super) agent: AgentName,
     pub(super) conn: Conn,
     pub(super) nonce: Nonce,
@@ -20,6 +21,7 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new(agent: &str) -> Self {
         Self {
+            tenant: name("acme"),
             agent: name(agent),
             conn: Conn(0),
             nonce: Nonce(0),
@@ -35,7 +37,7 @@ impl Site {
     }
 
     pub(super) fn spiffe_id(&self) -> String {
-        outpost_proto::name::spiffe_id("test", &name::<TenantName>("acme"), &self.agent)
+        outpost_proto::name::spiffe_id("test", &self.tenant, &self.agent)
     }
 
     pub(super) fn open(&mut self, rig: &mut Rig) -> Happened {
@@ -44,7 +46,7 @@ impl Site {
         let spiffe_id = self.spiffe_id();
         Happened::Opened {
             conn: self.conn,
-            tenant: name("acme"),
+            tenant: self.tenant.clone(),
             agent: self.agent.clone(),
             spiffe_id,
             key_hash: self.key.clone(),
@@ -146,6 +148,14 @@ impl Site {
         let listing = self.frame(vec![self.catalogue(), Self::inventory(items), heartbeat]);
         said.extend(rig.turn(&[listing]));
         said
+    }
+
+    /// The host reboots, and takes longer for it than the agent counts as in touch: nothing of before runs any more.
+    pub(super) fn reboots(&mut self, rig: &mut Rig, items: Vec<InventoryItem>) -> Vec<Speech> {
+        rig.turn(&[self.close()]);
+        rig.pass_ms(50_000);
+        self.incarnation.0 += 1;
+        self.connect(rig, items)
     }
 
     /// One frame; gives what was said.

@@ -89,12 +89,7 @@ impl History {
         let task = |place| TaskSpec::new(name(&format!("task-{place}")), name("entry"));
         let spec = WorkflowSpec::new(self.workflow(), (0..TASKS).map(task).collect());
         vec![
-            Write::Tenant(TenantRecord {
-                tenant: self.tenant(),
-                next_fence: Fence(1),
-                continued: 0,
-                known: Vec::new(),
-            }),
+            Write::Tenant(TenantRecord::new(self.tenant())),
             Write::Workflow(WorkflowRecord {
                 tenant: self.tenant(),
                 version: 1,
@@ -144,10 +139,8 @@ impl History {
         let mut assigned = vec![
             Write::Run(self.run(run, RunState::Running, at)),
             Write::Tenant(TenantRecord {
-                tenant: self.tenant(),
                 next_fence: Fence(at),
-                continued: 0,
-                known: Vec::new(),
+                ..TenantRecord::new(self.tenant())
             }),
             self.mark(at),
         ];
