@@ -2,13 +2,12 @@
 //! nowhere. The real core runs behind each, and what it says is changed on its way. Such an agent may harm its own
 //! attempts and nothing else.
 
-use outpost_orchestrator_core::record::AttemptRecord;
-use outpost_proto::ids::{AttemptId, CommandSeq, EventSeq, Nonce, RunId};
+use outpost_orchestrator_core::record::{AttemptRecord, TaskRecord, TaskState};
+use outpost_proto::ids::{AttemptId, CommandSeq, EventSeq, Nonce, RunId, TaskIndex};
 use outpost_proto::message::{AttemptState, Event as Told, Hello, InventoryItem, UpMessage};
 use outpost_proto::name::{AgentName, TenantName};
 use outpost_proto::outcome::{Outcome, Report};
 
-use crate::limits::is_limited;
 use crate::world::World;
 
 /// What is done to the next frame.
@@ -82,31 +81,40 @@ impl World {
         self.is_cheat(&attempt.tenant, &attempt.agent)
     }
 
-    /// Whether what becomes of this run is in the hands of a cheating agent.
-    pub(crate) fn is_a_cheats_run(&self, run: RunId) -> bool {
+    /// Whether what becomes of this task is in the hands of a cheating agent: it holds the task, the task's run is bound
+    /// to it, or nobody else of its tenant is there.
+    pub(crate) fn is_in_a_cheats_hands(&self, task: &TaskRecord) -> bool {
         if !self.plan.cheats {
             return false;
         }
         let mirror = &self.center.disk.mirror;
-        let Some(known) = mirror.runs.get(&run) else {
+        let Some(run) = mirror.runs.get(&task.run) else {
             return false;
         };
-        let mut own = self
-            .sites
-            .iter()
-            .filter(|site| site.identity.tenant == known.tenant);
-        if !own.clone().any(|site| site.cheats) {
-            return false;
+        match task.state {
+            TaskState::Active { attempt } => {
+                let held = mirror.attempts.get(&attempt);
+                held.is_some_and(|held| self.is_with_a_cheat(held))
+            }
+            TaskState::Queued { .. } | TaskState::Backoff { .. } => {
+                let bound = run.agent.as_ref();
+                let mut own = self.sites.iter();
+                bound.is_some_and(|agent| self.is_cheat(&run.tenant, agent))
+                    || own.all(|site| site.cheats || site.identity.tenant != run.tenant)
+            }
+            TaskState::Waiting
+            | TaskState::Succeeded
+            | TaskState::Failed { .. }
+            | TaskState::UpstreamFailed
+            | TaskState::Cancelled => false,
         }
-        let bound = known
-            .agent
-            .as_ref()
-            .is_some_and(|agent| self.is_cheat(&known.tenant, agent));
-        let mut attempts = mirror.attempts.values();
-        let touched = attempts.any(|attempt| attempt.run == run && self.is_with_a_cheat(attempt));
-        let newest = self.newest(&known.tenant, &known.workflow);
-        // A limit counts what it never lets end; and nobody else may be there to run it.
-        bound || touched || newest.is_some_and(is_limited) || own.all(|site| site.cheats)
+    }
+
+    /// Whether a cheating agent has a hand in this run.
+    pub(crate) fn is_a_cheats_run(&self, run: RunId) -> bool {
+        let tasks = &self.center.disk.mirror.tasks;
+        let mut own = tasks.range((run, TaskIndex(0))..=(run, TaskIndex(u16::MAX)));
+        own.any(|(_, task)| self.is_in_a_cheats_hands(task) || self.is_held_up(task))
     }
 
     /// What a cheating agent says instead.

@@ -55,10 +55,18 @@ impl World {
         &self,
         attempt: outpost_proto::ids::AttemptId,
     ) -> Checked {
-        let known = self.center.disk.mirror.attempts.get(&attempt);
+        let mirror = &self.center.disk.mirror;
+        let known = mirror.attempts.get(&attempt);
         let cheated = known.is_some_and(|known| self.is_with_a_cheat(known));
         let lost = self.is_of_a_former_life(attempt);
-        if cheated || lost || known.and_then(outcome_of).is_some() {
+        // Told by another incarnation, and believed once that is surely the only one.
+        let in_doubt = known.is_some_and(|known| {
+            let agent = (known.tenant.clone(), known.agent.clone());
+            let agent = mirror.agents.get(&agent);
+            let doubt = agent.and_then(|agent| agent.standing.doubt.as_ref());
+            doubt.is_some_and(|doubt| doubt.told.contains_key(&attempt))
+        });
+        if cheated || lost || in_doubt || known.and_then(outcome_of).is_some() {
             return Ok(());
         }
         let what = format!("{attempt} is {:?}", known.map(|known| known.phase));

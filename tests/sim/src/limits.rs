@@ -83,9 +83,12 @@ impl World {
     ) -> Checked {
         let begins =
             after.started_at.is_some() && before.is_none_or(|run| run.started_at.is_none());
+        // What began in a former life of the database is taken in, whatever has begun since or has not told its end.
+        let mut attempts = self.center.disk.mirror.attempts.values();
+        let taken_in = attempts.any(|attempt| attempt.run == after.run && attempt.recovered);
         let Some(spec) = self
             .newest(&after.tenant, &after.workflow)
-            .filter(|_| begins)
+            .filter(|_| begins && !taken_in)
         else {
             return Ok(());
         };
@@ -113,10 +116,9 @@ impl World {
         let Some(spec) = spec.filter(|spec| is_limited(spec)) else {
             return false;
         };
-        let unknown = |task: &TaskRecord| matches!(task.state, TaskState::Active { attempt } if self.is_unknown(attempt));
         let stuck: Vec<TaskIndex> = self
             .tasks_of(&run.tenant, &run.workflow)
-            .filter(|(task, _)| unknown(task))
+            .filter(|(task, _)| self.is_stuck(task))
             .map(|(task, _)| task.task)
             .collect();
         let firsts = stuck.iter().filter(|task| **task == TaskIndex(0)).count();
@@ -126,6 +128,14 @@ impl World {
             || (task.task == TaskIndex(0) && reached(first, firsts))
             || (run.started_at.is_none()
                 && reached(spec.max_active_runs, self.begun_and_stuck(run)))
+    }
+
+    /// Whether an active task stays so: nobody knows the end of its attempt and nobody decides, or a cheating agent has it.
+    pub(crate) fn is_stuck(&self, task: &TaskRecord) -> bool {
+        let TaskState::Active { attempt } = task.state else {
+            return false;
+        };
+        self.is_in_a_cheats_hands(task) || (!self.plan.person && self.is_unknown(attempt))
     }
 
     /// Runs of the same workflow that have begun and wait for a person.
