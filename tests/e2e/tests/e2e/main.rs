@@ -8,6 +8,7 @@
 )]
 
 mod alone;
+mod backups;
 mod clock;
 mod commands;
 mod disk;
@@ -18,6 +19,7 @@ mod identity;
 mod kills;
 mod ledger;
 mod loops;
+mod names;
 mod preload;
 mod promises;
 mod recovery;
