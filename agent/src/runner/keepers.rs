@@ -181,6 +181,12 @@ impl Listener {
             match next(&line.fd, KeeperClient::recv).await {
                 Ok(Some(FromKeeper::Starting)) => {}
                 Ok(Some(FromKeeper::Running { .. })) => self.say(KeeperSaid::Running).await,
+                // Its predecessor's end came first, so that it is the one at hand here.
+                Ok(Some(FromKeeper::GivenBack { attempt: back }))
+                    if back == attempt.to_string() =>
+                {
+                    return Heard::Last(KeeperSaid::GivenBack);
+                }
                 Ok(Some(FromKeeper::GivenBack { attempt })) => {
                     if let Some(attempt) = line.gave_back(&attempt) {
                         self.keepers.borrow_mut().remove(&attempt);
@@ -196,6 +202,10 @@ impl Listener {
                         return Heard::Last(last);
                     }
                     break last;
+                }
+                Ok(Some(FromKeeper::Finished(record))) if record.attempt != attempt.to_string() => {
+                    tracing::error!(%attempt, "its keeper tells the end of {}", record.attempt);
+                    return Heard::Silence;
                 }
                 Ok(Some(FromKeeper::Finished(record))) => {
                     // The record stays on disk until the outcome is settled: the keeper has nothing left to do.

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use outpost_agent_keeper::protocol::{Cause, Ended, PROTOCOL_VERSION, Packets};
+
 use super::*;
 
 #[test]
@@ -105,4 +107,147 @@ fn c3_a_tree_that_the_kernel_ended_as_a_whole_is_over_whoever_looks() {
             Found::Running | Found::NeverStarted => panic!("{found:?}"),
         }
     }
+}
+
+/// A keeper's side of a connection, to be spoken for by the test.
+fn pretended(dir: &Path) -> (KeeperClient, Packets) {
+    use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let listener = net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+    let address = SocketAddrUnix::new(dir.join("keeper.sock")).unwrap();
+    net::bind(&listener, &address).unwrap();
+    net::listen(&listener, 1).unwrap();
+    let client = KeeperClient::connect(dir).unwrap();
+    let accepted = net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+    (client, Packets::from_fd(accepted))
+}
+
+fn finished(assign: &Assign) -> FromKeeper {
+    FromKeeper::Finished(ExitRecord {
+        version: PROTOCOL_VERSION,
+        attempt: assign.attempt.to_string(),
+        boot_id: String::new(),
+        ended: Ended::Exited(0),
+        cause: Cause::Own,
+        started_boot_us: 1,
+        duration_ms: 1,
+        log_bytes: 0,
+        log_dropped_bytes: 0,
+        containment: None,
+        text: String::new(),
+    })
+}
+
+fn given_back(assign: &Assign) -> FromKeeper {
+    let attempt = assign.attempt.to_string();
+    FromKeeper::GivenBack { attempt }
+}
+
+/// Attempt 1 at hand, 2 and 3 waiting; what its runner hears when the keeper says this.
+async fn heard(words: impl Fn(&[Assign]) -> Vec<FromKeeper>) -> Vec<(u128, KeeperSaid)> {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::create(&dir.path().join("state")).unwrap();
+    let files = dir.path().join("catalogue");
+    fs::create_dir(&files).unwrap();
+    let catalogue = crate::catalogue::load(&files, "").unwrap();
+    let (inbox, mut events) = mpsc::channel(16);
+    let (client, keeper) = pretended(dir.path());
+    let assigns = [1, 2, 3].map(|attempt| Assign {
+        attempt: AttemptId(attempt),
+        run: outpost_proto::ids::RunId(7),
+        task: outpost_proto::ids::TaskIndex(0),
+        fence: outpost_proto::ids::Fence(5),
+        command_seq: outpost_proto::ids::CommandSeq(1),
+        entry: "e".parse().unwrap(),
+        catalogue_version: catalogue.version(),
+        parameters: Default::default(),
+        deadline_ms: None,
+        task_name: "t".parse().unwrap(),
+        workflow_name: "w".parse().unwrap(),
+    });
+    let line = Line::new(client).unwrap();
+    let keepers = Keepers::default();
+    for assign in &assigns {
+        keepers
+            .borrow_mut()
+            .insert(assign.attempt, Rc::clone(&line));
+    }
+    let [first, others @ ..] = assigns.clone();
+    others.into_iter().for_each(|assign| line.has(assign));
+    let listener = Listener {
+        assign: first,
+        state,
+        catalogue: Rc::new(RefCell::new(std::sync::Arc::new(catalogue))),
+        inbox,
+        keepers: Rc::clone(&keepers),
+        idle: Idle::default(),
+    };
+    for word in words(&assigns) {
+        keeper.send(&word, &[]).unwrap();
+    }
+    let mut said = Vec::new();
+    tokio::task::LocalSet::new()
+        .run_until(async {
+            tokio::task::spawn_local(listener.run(Some(line)));
+            while said.len() < 3 {
+                let Some(Happened::Core(Event::Keeper {
+                    attempt,
+                    said: word,
+                })) = events.recv().await
+                else {
+                    panic!("something else happened");
+                };
+                said.push((attempt.0, word));
+            }
+        })
+        .await;
+    assert!(keepers.borrow().is_empty());
+    said
+}
+
+fn words(said: &[(u128, KeeperSaid)]) -> Vec<(u128, &'static str)> {
+    let word = |said: &KeeperSaid| match said {
+        KeeperSaid::Running => "running",
+        KeeperSaid::GivenBack => "given back",
+        KeeperSaid::NotStarted(_) => "not started",
+        KeeperSaid::Finished(_) => "finished",
+        KeeperSaid::Gone { claimed: false } => "never",
+        KeeperSaid::Gone { claimed: true } => "gone",
+    };
+    said.iter()
+        .map(|(attempt, said)| (*attempt, word(said)))
+        .collect()
+}
+
+#[tokio::test]
+async fn each_word_of_a_keeper_is_of_the_attempt_that_it_has_come_to() {
+    let said = heard(|all| vec![finished(&all[0]), finished(&all[1]), finished(&all[2])]).await;
+    assert_eq!(
+        words(&said),
+        [(1, "finished"), (2, "finished"), (3, "finished")]
+    );
+    // Given back while the one before it is not over, and when it was the next to begin.
+    let said = heard(|all| vec![given_back(&all[1]), finished(&all[0]), finished(&all[2])]).await;
+    assert_eq!(
+        words(&said),
+        [(2, "given back"), (1, "finished"), (3, "finished")]
+    );
+    let said = heard(|all| vec![finished(&all[0]), given_back(&all[1]), finished(&all[2])]).await;
+    assert_eq!(
+        words(&said),
+        [(1, "finished"), (2, "given back"), (3, "finished")]
+    );
+    let said = heard(|all| vec![finished(&all[0]), given_back(&all[2]), finished(&all[1])]).await;
+    assert_eq!(
+        words(&said),
+        [(1, "finished"), (3, "given back"), (2, "finished")]
+    );
+}
+
+#[tokio::test]
+async fn an_end_that_is_not_of_the_attempt_at_hand_is_believed_of_none() {
+    let said = heard(|all| vec![finished(&all[1])]).await;
+    let mut said = words(&said);
+    said.sort_unstable();
+    assert_eq!(said, [(1, "never"), (2, "never"), (3, "never")]);
 }

@@ -7,6 +7,7 @@
     reason = "helpers of tests fail by panicking, like the tests"
 )]
 
+mod ahead;
 mod alone;
 mod backups;
 mod clock;
