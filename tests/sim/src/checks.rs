@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use outpost_agent_core::record::Write;
-use outpost_driver::Core;
+use outpost_driver::{Core, Micros};
 use outpost_orchestrator_core::event::{Answer, Ask, Explanation, Speech};
 use outpost_orchestrator_core::record::{AttemptRecord, Phase, RunState, TaskState};
-use outpost_proto::ids::{Conn, RunId};
+use outpost_proto::ids::{AttemptId, Conn, RunId};
+use outpost_proto::outcome::Outcome;
 
 use crate::disk::Change;
-use crate::invariants::{Checked, broken};
+use crate::invariants::{Checked, broken, holds};
 use crate::records::{is_rerun, outcome_of};
+use crate::replicas::scoped;
 use crate::shop;
 use crate::world::World;
 
@@ -22,7 +24,11 @@ impl World {
         let written = std::mem::take(&mut self.sites[index].disk.written);
         for write in &written {
             if let Write::Settled(memory) = write {
-                self.invariant_an_outcome_is_kept_until_it_is_durable_upstream(memory.attempt)?;
+                let interrupted = matches!(memory.report.outcome, Outcome::Interrupted(_));
+                self.invariant_an_outcome_is_kept_until_it_is_durable_upstream(
+                    memory.attempt,
+                    interrupted,
+                )?;
             }
         }
         let site = &self.sites[index];
@@ -53,7 +59,8 @@ impl World {
 
     fn invariant_an_outcome_is_kept_until_it_is_durable_upstream(
         &self,
-        attempt: outpost_proto::ids::AttemptId,
+        attempt: AttemptId,
+        interrupted: bool,
     ) -> Checked {
         let mirror = &self.center.disk.mirror;
         let known = mirror.attempts.get(&attempt);
@@ -64,7 +71,9 @@ impl World {
             let agent = (known.tenant.clone(), known.agent.clone());
             let agent = mirror.agents.get(&agent);
             let doubt = agent.and_then(|agent| agent.standing.doubt.as_ref());
-            doubt.is_some_and(|doubt| doubt.told.contains_key(&attempt))
+            let told = doubt.is_some_and(|doubt| doubt.told.contains_key(&attempt));
+            // And dropped when another holder appears.
+            told || (interrupted && self.is_exposed(known))
         });
         if cheated || lost || in_doubt || known.and_then(outcome_of).is_some() {
             return Ok(());
@@ -77,10 +86,14 @@ impl World {
     }
 
     /// After a turn of the orchestrator.
-    pub(crate) fn check_center(&mut self, spoken: bool) -> Checked {
+    pub(crate) fn check_center(&mut self, number: u64, now: Micros, spoken: bool) -> Checked {
+        self.invariant_commits_come_under_one_owner_after_another()?;
         let mut rerun: BTreeSet<RunId> = BTreeSet::new();
         let mut made = Vec::new();
-        for change in std::mem::take(&mut self.center.disk.changes) {
+        let changes = std::mem::take(&mut self.center.disk.changes);
+        self.note_what_people_said(&asserted_in(&changes));
+        self.note_decisions(now);
+        for change in changes {
             match &change {
                 Change::Run(before, after) => {
                     if is_rerun(before.as_ref(), after) {
@@ -106,8 +119,7 @@ impl World {
             }
         }
         self.invariant_no_limit_is_exceeded(&made)?;
-        let now = self.database_time(self.now);
-        let Some(process) = self.center.process.as_ref().filter(|_| spoken) else {
+        let Some(process) = self.center.seat(number).filter(|_| spoken) else {
             return Ok(());
         };
         if process
@@ -120,10 +132,8 @@ impl World {
         // A turn that wrote nothing should have changed nothing durable either: looked at now and then.
         self.turns += 1;
         if self.center.disk.wrote || self.turns.is_multiple_of(16) {
-            let (believed, durable) = (
-                process.core.durable(),
-                self.center.disk.mirror.snapshot(now),
-            );
+            let durable = self.center.disk.mirror.snapshot(now);
+            let (believed, durable) = (process.core.durable(), scoped(durable, &process.scope));
             if believed != durable {
                 let what = format!("{believed:?} and {durable:?}");
                 return Err(broken(
@@ -132,7 +142,20 @@ impl World {
                 ));
             }
         }
-        self.invariants_of_presence()
+        self.invariants_of_presence(number)
+    }
+
+    fn invariant_commits_come_under_one_owner_after_another(&self) -> Checked {
+        for (scope, under) in &self.center.disk.wrote_under {
+            let in_order = under.is_sorted_by(|one, next| one.fence < next.fence);
+            let what = format!("{scope:?}: {under:?}");
+            holds(
+                in_order,
+                "commits of one tenant come under one owner after another",
+                what,
+            )?;
+        }
+        Ok(())
     }
 
     /// The exact bytes of a frame that is about to be handed to the network, from the ledger. `recorded`: how many frames
@@ -177,18 +200,20 @@ impl World {
         let mirror = &self.center.disk.mirror;
         let told = |site: &crate::site::Site| {
             let told = site.disk.snapshot().attempts.is_empty();
-            site.cheats || (site.enrolled && site.process.is_some() && told)
+            site.cheats || site.gone || (site.enrolled && site.process.is_some() && told)
         };
-        self.center.process.is_some()
+        self.center.is_whole()
             && self.sites.iter().all(told)
-            && mirror.runs.values().all(|run| {
-                let over = Self::run_over(run.state) || self.waits_for_a_person(run.run);
-                over || self.is_a_cheats_run(run.run)
-            })
+            && self.is_everybody_single()
+            && self.clients.all_are_answered()
+            && mirror
+                .runs
+                .values()
+                .all(|run| Self::run_over(run.state) || self.waits_for_a_person(run.run))
     }
 
-    /// Whether an attempt of this run has an end that nobody knows, or a limit that only a person can free holds it up,
-    /// and nothing else of it goes on.
+    /// Whether an attempt of this run has an end that nobody knows, or a cheating agent has it, or a limit holds it up
+    /// that only a person can free; and nothing else of it goes on.
     pub(crate) fn waits_for_a_person(&self, run: RunId) -> bool {
         let tasks = self
             .center
@@ -199,8 +224,13 @@ impl World {
         let mut waits = false;
         for (_, task) in tasks.take_while(|((of, _), _)| *of == run) {
             match task.state {
-                TaskState::Active { attempt } if self.is_unknown(attempt) => waits = true,
+                TaskState::Active { .. } if self.is_stuck(task) => waits = true,
                 TaskState::Queued { .. } if self.is_held_up(task) => waits = true,
+                TaskState::Queued { .. } | TaskState::Backoff { .. }
+                    if self.is_in_a_cheats_hands(task) =>
+                {
+                    waits = true;
+                }
                 TaskState::Active { .. } | TaskState::Queued { .. } | TaskState::Backoff { .. } => {
                     return false;
                 }
@@ -307,7 +337,7 @@ impl World {
         for (index, site) in self.sites.iter().enumerate() {
             let held = site.disk.snapshot().attempts;
             let view = site.process.as_ref().map(|process| process.core.view());
-            if view.is_none() || !held.is_empty() {
+            if (view.is_none() || !held.is_empty()) && !site.gone {
                 let _ = write!(
                     text,
                     "\n  s{index} enrolled {} holds {held:?} {view:?}",
@@ -317,4 +347,13 @@ impl World {
         }
         text
     }
+}
+
+/// The attempts of which somebody said that they are over.
+fn asserted_in(changes: &[Change]) -> Vec<AttemptId> {
+    let asserted = changes.iter().filter_map(|change| match change {
+        Change::Attempt(_, after) => after.asserted.is_some().then_some(after.attempt),
+        Change::Run(..) | Change::Task(..) => None,
+    });
+    asserted.collect()
 }

@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 use outpost_orchestrator_core::event::{Answer, Ask, Denied, Event};
 use outpost_orchestrator_core::record::{RunRecord, RunState};
 use outpost_orchestrator_core::spec::WorkflowSpec;
-use outpost_proto::ids::RunId;
+use outpost_orchestrator_core::standing::Keep;
+use outpost_proto::ids::{AttemptId, RunId};
 use outpost_proto::message::ParamValue;
-use outpost_proto::name::{ParamName, TenantName, WorkflowName};
+use outpost_proto::name::{AgentName, ParamName, TenantName, WorkflowName};
 
 use crate::invariants::{Checked, broken};
 use crate::queue::{At, MS, SECOND};
 use crate::trace::note;
 use crate::world::{Happening, World};
 
-/// Most times that one thing is asked for.
-const TRIES: u32 = 2000;
+/// Who decides what only people decide.
+const PERSON: &str = "somebody";
+
+/// Most times that one thing is asked for once faults have stopped.
+const TRIES: u32 = 300;
 
 /// What somebody wants.
 #[derive(Debug, Clone)]
@@ -40,6 +44,12 @@ pub(crate) enum Want {
     Invite(usize),
     Enrol(usize),
     Remove(usize),
+    /// Which of two holders stays.
+    Resolve(AgentName, Keep),
+    /// Go on without agents that are not back after a restore.
+    Continue,
+    Unfreeze,
+    AssertDead(AttemptId),
 }
 
 #[derive(Debug)]
@@ -47,6 +57,8 @@ struct Request {
     tenant: TenantName,
     want: Want,
     tries: u32,
+    /// Of them, those since faults have stopped.
+    late: u32,
     /// When it is asked again: one who asks waits for one answer at a time.
     again: At,
     done: bool,
@@ -77,9 +89,23 @@ pub(crate) enum Fact {
     /// A key that was enrolled with an invitation.
     Enrolled(String, String),
     Removed(usize, String),
+    AssertedDead(AttemptId),
+}
+
+impl Request {
+    /// Without a key a second try might make a second run: nobody tries that.
+    fn is_tried_once(&self) -> bool {
+        matches!(self.want, Want::Trigger { key: None, .. })
+    }
 }
 
 impl Clients {
+    /// Whether everybody who asks until there is an answer has one.
+    pub(crate) fn all_are_answered(&self) -> bool {
+        let mut requests = self.requests.values();
+        requests.all(|request| request.done || request.is_tried_once())
+    }
+
     /// What a restored database does not know is not expected of it.
     pub(crate) fn forget_others(&mut self, runs: &BTreeMap<RunId, RunRecord>) {
         self.keys.retain(|_, run| runs.contains_key(run));
@@ -102,7 +128,11 @@ impl World {
             | Want::Cancel(_)
             | Want::Invite(_)
             | Want::Enrol(_)
-            | Want::Remove(_) => want,
+            | Want::Remove(_)
+            | Want::Resolve(..)
+            | Want::Continue
+            | Want::Unfreeze
+            | Want::AssertDead(_) => want,
         };
         self.clients.next += 1;
         let id = self.clients.next;
@@ -110,6 +140,7 @@ impl World {
             tenant: tenant.clone(),
             want,
             tries: 0,
+            late: 0,
             again: 0,
             done: false,
         };
@@ -122,15 +153,11 @@ impl World {
         let Some(request) = self.clients.requests.get_mut(&id) else {
             return;
         };
-        if request.done || request.tries >= TRIES {
-            return;
-        }
-        // Without a key a second try might make a second run: nobody tries that.
-        let once = matches!(request.want, Want::Trigger { key: None, .. });
-        if once && request.tries > 0 {
+        if request.done || (request.is_tried_once() && request.tries > 0) {
             return;
         }
         request.tries += 1;
+        request.late += u32::from(self.now > self.plan.quiet_from);
         if request.tries > 1 {
             self.trace.count("request sent again");
         }
@@ -161,6 +188,18 @@ impl World {
         {
             self.ask(id);
         }
+    }
+
+    pub(crate) fn invariant_a_request_is_answered_once_faults_have_stopped(&self) -> Checked {
+        let mut requests = self.clients.requests.values();
+        let tired = requests.find(|request| request.late > TRIES && !request.done);
+        tired.map_or(Ok(()), |request| {
+            let what = format!("{:?}, {} times", request.want, request.tries);
+            Err(broken(
+                "a request is answered once faults have stopped",
+                what,
+            ))
+        })
     }
 
     /// A request arrived at the orchestrator's port.
@@ -207,16 +246,33 @@ impl World {
             Want::Remove(site) => Ask::RemoveAgent {
                 agent: self.sites[site].identity.agent.clone(),
             },
+            Want::Resolve(agent, keep) => Ask::ResolveAgent {
+                agent,
+                keep,
+                by: PERSON.to_owned(),
+            },
+            Want::Continue => Ask::Continue {
+                by: PERSON.to_owned(),
+            },
+            Want::Unfreeze => Ask::Unfreeze {
+                by: PERSON.to_owned(),
+            },
+            Want::AssertDead(attempt) => Ask::AssertDead {
+                attempt,
+                by: PERSON.to_owned(),
+                reason: "looked at the host".to_owned(),
+            },
             Want::Enrol(site) => {
                 let (token_hash, key_hash) = (self.token(site), self.key(site));
-                return self.center_is_asked(id, |call| Event::Enrol {
+                return self.center_is_asked(id, &tenant, |call| Event::Enrol {
                     call,
                     token_hash,
                     key_hash,
                 });
             }
         };
-        self.center_is_asked(id, |call| Event::Asked { call, tenant, ask });
+        let of = tenant.clone();
+        self.center_is_asked(id, &of, |call| Event::Asked { call, tenant, ask });
     }
 
     fn token(&self, site: usize) -> String {
@@ -302,7 +358,11 @@ impl World {
                 | Want::Cancel(_)
                 | Want::Invite(_)
                 | Want::Enrol(_)
-                | Want::Remove(_),
+                | Want::Remove(_)
+                | Want::Resolve(..)
+                | Want::Continue
+                | Want::Unfreeze
+                | Want::AssertDead(_),
                 _,
             ) => {}
         }
@@ -336,6 +396,9 @@ impl World {
             (Want::Enrol(site), Answer::Enrolled { .. }) => {
                 Some(Fact::Enrolled(self.token(*site), self.key(*site)))
             }
+            (Want::AssertDead(attempt), Answer::AssertedDead { .. }) => {
+                Some(Fact::AssertedDead(*attempt))
+            }
             (Want::Remove(site), Answer::Removed) => Some(Fact::Removed(*site, self.key(*site))),
             (
                 Want::Apply(_)
@@ -346,7 +409,11 @@ impl World {
                 | Want::Cancel(_)
                 | Want::Invite(_)
                 | Want::Enrol(_)
-                | Want::Remove(_),
+                | Want::Remove(_)
+                | Want::Resolve(..)
+                | Want::Continue
+                | Want::Unfreeze
+                | Want::AssertDead(_),
                 _,
             ) => None,
         }
@@ -403,7 +470,11 @@ impl World {
                 | Want::Delete(_)
                 | Want::Rerun(_)
                 | Want::Cancel(_)
-                | Want::Invite(_),
+                | Want::Invite(_)
+                | Want::Resolve(..)
+                | Want::Continue
+                | Want::Unfreeze
+                | Want::AssertDead(_),
                 _,
             ) => {}
         }

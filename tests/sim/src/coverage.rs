@@ -72,17 +72,28 @@ impl Coverage {
     /// What can be hit and was not, one line each.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
-        let at_messages = cells()
+        let missing = all_cells()
             .into_iter()
-            .map(|(fault, when)| Cell::Message(fault, when));
-        let at_steps = KINDS.iter().flat_map(|kind| {
-            let steps = STEPS.iter().map(|(step, _)| Cell::Step(kind.fault, *step));
-            steps.filter(|cell| can_be_hit(*cell))
-        });
-        let missing = at_messages
-            .chain(at_steps)
-            .filter(|cell| self.count(*cell) == 0);
+            .filter(|cell| out_of_reach(*cell).is_none() && self.count(*cell) == 0);
         missing.map(|cell| format!("{cell:?}")).collect()
+    }
+
+    /// How much of what can be hit was, and what is out of reach and why.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let cells = all_cells();
+        let mut why: BTreeMap<&str, u64> = BTreeMap::new();
+        for reason in cells.iter().filter_map(|cell| out_of_reach(*cell)) {
+            *why.entry(reason).or_insert(0) += 1;
+        }
+        let within = cells.len() - usize::try_from(why.values().sum::<u64>()).unwrap_or(0);
+        let hit = within - self.missing().len();
+        let mut text = format!("{hit} of {within} pairs of fault and step were hit");
+        for (reason, count) in why {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n{count:>9} pairs are out of reach: {reason}");
+        }
+        text
     }
 
     /// Two tables: faults at a message, by its moments; and faults at any time, by what the site was doing.
@@ -124,7 +135,7 @@ impl Coverage {
             let row = STEPS.map(|(step, _)| {
                 let cell = Cell::Step(kind.fault, step);
                 let count = self.count(cell);
-                (count > 0 || can_be_hit(cell)).then_some(count)
+                (count > 0 || out_of_reach(cell).is_none()).then_some(count)
             });
             self.row(&mut text, kind.fault, "", &row);
         }
@@ -148,16 +159,36 @@ impl Coverage {
     }
 }
 
-/// Whether a fault of this kind comes by itself while a site does that, often enough to be asked for: steps that take
-/// milliseconds are hit at their messages instead.
-fn can_be_hit(cell: Cell) -> bool {
+/// Why a fault of this kind does not come by itself while a site does that, or not often enough to be asked for. Every
+/// other pair has to be hit, and all at messages.
+fn out_of_reach(cell: Cell) -> Option<&'static str> {
     let Cell::Step(fault, step) = cell else {
-        return true;
+        return None;
     };
-    let kind = fault.kind();
-    let brief = matches!(step, Step::Dialling | Step::Greeting | Step::Reconciling);
+    if fault.kind().weight == 0 {
+        return Some(
+            "it lasts for a day: it comes at messages only, in simulations that last longer",
+        );
+    }
+    if fault == Fault::Cheat {
+        return Some("a cheating agent changes its own next frame, whatever it does then");
+    }
+    if matches!(step, Step::Dialling | Step::Greeting | Step::Reconciling) {
+        return Some("the step takes milliseconds: faults come at its messages instead");
+    }
     let no_link = matches!(step, Step::NoProcess | Step::Away);
-    kind.weight > 0 && fault != Fault::Cheat && !brief && !(no_link && fault.is_of_a_link())
+    (no_link && fault.is_of_a_link()).then_some("there is no stream that it could happen to")
+}
+
+/// Every pair of a fault and a step of the protocol, also those out of reach.
+fn all_cells() -> Vec<Cell> {
+    let at_messages = cells().into_iter();
+    let at_messages = at_messages.map(|(fault, when)| Cell::Message(fault, when));
+    let at_steps = KINDS.iter().flat_map(|kind| {
+        let steps = STEPS.iter();
+        steps.map(|(step, _)| Cell::Step(kind.fault, *step))
+    });
+    at_messages.chain(at_steps).collect()
 }
 
 impl World {
@@ -207,5 +238,32 @@ impl World {
             steps.push(session);
         }
         steps
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_is_not_hit_is_told_and_one_out_of_reach_is_not() {
+        let mut coverage = Coverage::default();
+        let within = coverage.missing().len();
+        assert!(within > 700, "{within}");
+        let cells = all_cells();
+        let far = cells.iter().filter(|cell| out_of_reach(**cell).is_some());
+        assert_eq!(within + far.count(), cells.len());
+        for cell in &cells {
+            coverage.hit(*cell);
+        }
+        assert_eq!(coverage.missing(), Vec::<String>::new());
+        let lacks = Cell::Step(Fault::Clone, Step::Running);
+        coverage.cells.remove(&lacks);
+        assert_eq!(coverage.missing(), [format!("{lacks:?}")]);
+        assert!(
+            coverage
+                .summary()
+                .contains(&format!("{} of {within}", within - 1))
+        );
     }
 }

@@ -2,12 +2,13 @@
 //! cut loses.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use outpost_agent_core as agent;
 use outpost_driver::{CommitError, Effects, LoadError, Micros, Store};
 use outpost_orchestrator_core as center;
+use outpost_orchestrator_core::owner::Owner;
 use outpost_orchestrator_core::record::{AttemptRecord, RunRecord, TaskRecord};
 use outpost_proto::ids::Conn;
 use outpost_proto::wire;
@@ -15,6 +16,7 @@ use outpost_proto::wire;
 use crate::moments::{Message, Sprung, in_commit};
 use crate::plan::Planned;
 use crate::queue::At;
+use crate::replicas::{Scope, scoped};
 
 /// How the next commit with something to write goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +118,15 @@ impl SiteDisk {
             self.synced.apply(&write);
         }
         self.journal = self.synced.clone();
+    }
+
+    /// A copy of the state directory as it is now.
+    pub(crate) fn copied(&self) -> Self {
+        Self {
+            journal: self.journal.clone(),
+            synced: self.journal.clone(),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn unsynced_bursts(&self) -> usize {
@@ -236,9 +247,36 @@ pub(crate) struct CenterDisk {
     pub(crate) changes: Vec<Change>,
     /// Whether anything was written since this was last reset.
     pub(crate) wrote: bool,
+    /// Who owns what.
+    pub(crate) owners: BTreeMap<Scope, Owner>,
+    /// For whom the turn at hand commits, and whether somebody else owns that by now.
+    pub(crate) committing: Option<(Scope, Owner)>,
+    pub(crate) overtaken: bool,
+    /// Under which rows each scope was written, in order.
+    pub(crate) wrote_under: BTreeMap<Scope, Vec<Owner>>,
 }
 
 impl CenterDisk {
+    /// The commit's condition, within its transaction: whoever commits owns what it is about.
+    fn still_owned(&mut self) -> bool {
+        let Some((scope, held)) = &self.committing else {
+            return true;
+        };
+        let row = self.owners.get(scope);
+        let owned = row.is_some_and(|row| row.admits(*held));
+        self.overtaken |= !owned;
+        owned
+    }
+
+    fn note_owner(&mut self) {
+        if let Some((scope, held)) = &self.committing {
+            let under = self.wrote_under.entry(scope.clone()).or_default();
+            if under.last().is_none_or(|last| !last.admits(*held)) {
+                under.push(*held);
+            }
+        }
+    }
+
     fn apply(&mut self, write: &center::record::Write) {
         use center::record::Write;
         let mirror = &self.mirror;
@@ -283,8 +321,14 @@ impl Store<center::Orchestrator> for CenterDisk {
                 | center::event::Speech::Alarm { .. } => false,
             })
         };
+        if !effects.writes.is_empty() && !self.still_owned() {
+            return Err(CommitError::Fatal("another one owns it".to_owned()));
+        }
         let fault = self.trouble.take(!effects.writes.is_empty(), says);
         if fault.is_none_or(|fault| fault.applied) {
+            if !effects.writes.is_empty() {
+                self.note_owner();
+            }
             self.wrote |= !effects.writes.is_empty();
             effects.writes.iter().for_each(|write| self.apply(write));
             // Nobody in the simulation reads old notices, and a snapshot does not hold them.
@@ -295,6 +339,11 @@ impl Store<center::Orchestrator> for CenterDisk {
 
     async fn load(&mut self) -> Result<center::record::Snapshot, LoadError> {
         std::future::ready(()).await;
-        Ok(self.mirror.snapshot(self.now))
+        let scope = self.committing.as_ref().map(|(scope, _)| scope);
+        let snapshot = self.mirror.snapshot(self.now);
+        Ok(match scope {
+            Some(scope) => scoped(snapshot, scope),
+            None => snapshot,
+        })
     }
 }

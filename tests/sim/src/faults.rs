@@ -50,8 +50,12 @@ pub enum Fault {
     Reload,
     PowerCut,
     KeeperKill,
+    Clone,
+    Snapshot,
+    PutBack,
     CenterCrash,
     CenterStall,
+    ReplicaStop,
     CenterCommitFails,
     CenterSpeechCut,
     CenterDiskFull,
@@ -82,7 +86,7 @@ const fn kind(fault: Fault, name: &'static str, cases: &'static str, weight: u64
 }
 
 /// Every kind.
-pub(crate) const KINDS: [Kind; 39] = [
+pub(crate) const KINDS: [Kind; 43] = [
     kind(Fault::Cut, "fault: cut", "N1", 8),
     kind(Fault::CutUnnoticed, "fault: cut, noticed late", "N1", 4),
     kind(Fault::Cut1s, "fault: cut off for 1 s", "N1", 3),
@@ -142,8 +146,32 @@ pub(crate) const KINDS: [Kind; 39] = [
     kind(Fault::Reload, "fault: catalogue reloaded", "", 3),
     kind(Fault::PowerCut, "fault: host lost power", "D4", 4),
     kind(Fault::KeeperKill, "fault: keeper killed", "C3", 5),
+    kind(
+        Fault::Clone,
+        "fault: state directory copied to another site",
+        "I15",
+        2,
+    ),
+    kind(
+        Fault::Snapshot,
+        "fault: none, a host's snapshot is made",
+        "",
+        2,
+    ),
+    kind(
+        Fault::PutBack,
+        "fault: host put back to its snapshot",
+        "I15",
+        2,
+    ),
     kind(Fault::CenterCrash, "fault: orchestrator killed", "C2", 5),
     kind(Fault::CenterStall, "fault: orchestrator frozen", "C5", 2),
+    kind(
+        Fault::ReplicaStop,
+        "fault: replica frozen in mid-turn",
+        "C5",
+        6,
+    ),
     kind(
         Fault::CenterCommitFails,
         "fault: orchestrator's commit fails",
@@ -219,6 +247,7 @@ impl Fault {
         [
             Fault::CenterCrash,
             Fault::CenterStall,
+            Fault::ReplicaStop,
             Fault::CenterCommitFails,
             Fault::CenterSpeechCut,
             Fault::CenterDiskFull,
@@ -301,11 +330,14 @@ impl World {
 
     fn center_fault(&mut self, fault: Fault) {
         if fault == Fault::CenterCrash {
-            self.crash_center();
-        } else if fault == Fault::CenterStall {
-            let until = self.now + self.outage();
-            if let Some(process) = self.center.process.as_mut() {
-                process.not_before = until;
+            let replica = self.aimed_replica();
+            self.crash_replica(replica);
+        } else if matches!(fault, Fault::CenterStall | Fault::ReplicaStop) {
+            let replica = self.aimed_replica();
+            if fault == Fault::CenterStall {
+                self.freeze_replica(replica);
+            } else {
+                self.freeze_in_turn(replica);
             }
         } else if fault == Fault::CenterCommitFails {
             self.center.disk.trouble.fault = Some(self.commit_fault());
@@ -316,7 +348,7 @@ impl World {
         } else if fault == Fault::CenterClock {
             self.center.ahead_us += self.dice.span(SECOND, 6 * 60 * MINUTE);
             self.calendar.clock_was_set();
-            self.crash_center();
+            self.crash_replicas();
         } else if fault == Fault::Backup {
             self.back_up();
         } else if fault == Fault::Restore {
@@ -359,6 +391,9 @@ impl World {
             Fault::Reload => self.reload_catalogue(site),
             Fault::PowerCut => self.power_cut(site),
             Fault::KeeperKill => self.some_keeper_dies(site),
+            Fault::Clone => self.clone_site(site),
+            Fault::Snapshot => self.snapshot_host(site),
+            Fault::PutBack => self.put_back(site),
             Fault::Cheat => self.cheat_soon(),
             Fault::Cut
             | Fault::CutUnnoticed
@@ -375,6 +410,7 @@ impl World {
             | Fault::Delay
             | Fault::CenterCrash
             | Fault::CenterStall
+            | Fault::ReplicaStop
             | Fault::CenterCommitFails
             | Fault::CenterSpeechCut
             | Fault::CenterDiskFull

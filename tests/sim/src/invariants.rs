@@ -47,6 +47,8 @@ pub(crate) struct Truth {
     pub(crate) starts: BTreeMap<AttemptId, u32>,
     /// How tasks ended, as their keepers saw it.
     pub(crate) ends: BTreeMap<AttemptId, Outcome>,
+    /// When the last task did.
+    pub(crate) last_end: At,
     /// Attempts of which keeper or task stood still with its host, and until when.
     pub(crate) slept: BTreeMap<AttemptId, At>,
     /// What the database knew before it was restored.
@@ -83,8 +85,10 @@ impl World {
 
     fn invariant_an_attempt_starts_at_most_once(&self, attempt: AttemptId) -> Checked {
         let starts = self.truth.starts.get(&attempt).copied().unwrap_or(0);
+        let known = self.center.disk.mirror.attempts.get(&attempt);
+        let twice = known.is_some_and(|known| self.may_start_at_both(known));
         holds(
-            starts <= 1,
+            starts <= if twice { 2 } else { 1 },
             "an attempt starts at most once",
             format!("{attempt}: {starts} starts"),
         )
@@ -111,7 +115,7 @@ impl World {
             format!("{id} is another agent's, or another incarnation's"),
         )?;
         let over = matches!(known.phase, Phase::Finished { .. }) || known.late.is_some();
-        let over = over && !site.cheats && former.is_none();
+        let over = over && !site.cheats && former.is_none() && !self.is_exposed(known);
         holds(!over, sentence, format!("{id} is over: {:?}", known.phase))
     }
 
@@ -157,7 +161,11 @@ impl World {
             .attempts_of(assign.run, assign.task)
             .find(|other| other.fence > assign.fence);
         let mut own = self.attempts_of(assign.run, assign.task);
-        if own.any(|own| own.attempt == assign.attempt && self.is_with_a_cheat(own)) {
+        let unsure = |own: &AttemptRecord| {
+            let told = self.is_with_a_cheat(own) || self.is_exposed(own);
+            told || self.said.is_risky(own.attempt)
+        };
+        if own.any(|own| own.attempt == assign.attempt && unsure(own)) {
             return Ok(());
         }
         let id = assign.attempt;
@@ -204,7 +212,9 @@ impl World {
             // Once its host is awake, it is gone within the same time again.
             let late = |awake: &At| self.now <= awake + (u64::from(ends_alone_s) + 1) * SECOND;
             let asleep = self.truth.slept.get(&other.attempt).is_some_and(late);
-            if other.attempt != assign.attempt && !asleep && !self.is_with_a_cheat(other) {
+            let unsure = self.is_exposed(other) || self.said.is_risky(other.attempt);
+            if other.attempt != assign.attempt && !asleep && !unsure && !self.is_with_a_cheat(other)
+            {
                 holds(!self.runs_somewhere(other.attempt), sentence, other.attempt)?;
             }
         }

@@ -54,6 +54,22 @@ enum Claimant {
     Runner,
 }
 
+impl Keeper {
+    /// What a copy of its files says: what lived when they were copied does not live there.
+    pub(crate) fn files(&self) -> Self {
+        let phase = match self.phase {
+            Phase::Requested | Phase::Forked | Phase::Running | Phase::Dead => Phase::Dead,
+            Phase::Over => Phase::Over,
+        };
+        Self {
+            assign: self.assign.clone(),
+            phase,
+            cause: None,
+            ..*self
+        }
+    }
+}
+
 /// What a keeper does by itself.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
@@ -266,6 +282,7 @@ impl World {
         keeper.record = Some(KeeperSaid::Finished(report));
         note!(self, "s{site} {attempt} ends: {outcome}");
         self.truth.ends.insert(attempt, outcome);
+        self.truth.last_end = now;
         self.keeper_says(site, attempt, KeeperSaid::Finished(report));
     }
 

@@ -13,6 +13,7 @@ mod cheats;
 mod checks;
 mod clients;
 mod clocks;
+mod clones;
 mod coverage;
 mod dice;
 mod disk;
@@ -23,10 +24,12 @@ mod keeper;
 mod limits;
 mod moments;
 mod network;
+mod person;
 mod plan;
 mod queue;
 mod records;
 mod renewal;
+mod replicas;
 mod restore;
 mod schedules;
 mod shop;
@@ -104,7 +107,7 @@ pub fn play(script: &Script, options: Options) -> Played {
     let plan = Plan {
         hasty_agent: options.hasty == Hasty::Agents,
         hasty_center: options.hasty == Hasty::Orchestrator,
-        ..Plan::draw(&mut people)
+        ..Plan::draw(&mut people, &mut Dice::new(seed.rotate_left(48)))
     };
     let drawn = || draw_faults(seed, &mut Dice::new(!seed), &plan);
     let faults = script.faults.clone().unwrap_or_else(drawn);

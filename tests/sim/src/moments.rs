@@ -187,9 +187,12 @@ impl When {
             Fault::Replay | Fault::AgentStall | Fault::Suspend | Fault::CenterStall => {
                 moment == Moment::Arrived
             }
+            // The turn that hears it is decided, and goes on to its commit when the process does.
+            Fault::ReplicaStop => moment == Moment::Arrived && up,
             Fault::AgentCrash | Fault::PowerCut => {
                 of_turn(true) || (moment == Moment::Arrived && !up)
             }
+            Fault::Clone => moment == Moment::Arrived,
             Fault::AgentCommitFails => of_turn(true),
             Fault::AgentDiskFull => {
                 of_turn(true) && matches!(moment, Moment::Decided | Moment::Heard)
@@ -212,6 +215,8 @@ impl When {
             | Fault::AgentClock
             | Fault::Reload
             | Fault::KeeperKill
+            | Fault::Snapshot
+            | Fault::PutBack
             | Fault::CenterSpeechCut
             | Fault::CenterClock
             | Fault::WallJump
@@ -349,10 +354,18 @@ impl World {
             return;
         }
         self.cover(&planned);
+        self.center.aimed = self.serving(link);
         self.with_own_dice(planned.draw, |world| {
             let of_link = planned.fault.is_of_a_link().then_some(link);
             world.fault(planned.fault, site, of_link);
         });
+        self.center.aimed = None;
+    }
+
+    /// The replica at the other end of a stream.
+    fn serving(&self, link: u64) -> Option<usize> {
+        let number = self.network.links.get(&link)?.center_process?;
+        self.center.seat(number).map(|seat| seat.replica)
     }
 
     /// A turn's commit went wrong as planned: what else belongs to it. Gives whether the host lost power.

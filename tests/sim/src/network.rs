@@ -34,8 +34,9 @@ pub(crate) struct Link {
     pub(crate) conn: Conn,
     /// The key of the certificate that was presented.
     pub(crate) key: String,
-    /// The orchestrator's process that accepted it.
-    center_process: Option<u64>,
+    /// Where it was dialled to, and the orchestrator's process that accepted it.
+    replica: usize,
+    pub(crate) center_process: Option<u64>,
     latency: (At, At),
     pub(crate) up: Lane,
     pub(crate) down: Lane,
@@ -121,7 +122,8 @@ impl World {
             .get(&site)
             .is_some_and(|until| *until > self.now);
         let wrong = self.sites[site].wall_ahead_s != 0;
-        if refused || wrong || self.center.process.is_none() {
+        let replica = self.some_replica();
+        if refused || wrong || self.center.replicas[replica].me.is_none() {
             self.trace.count("connection refused");
             let at = self.now + self.dice.span(MS, 3 * SECOND);
             // By a clock that is wrong, no certificate holds.
@@ -149,6 +151,7 @@ impl World {
             process,
             conn,
             key: self.sites[site].identity.key_hash(),
+            replica,
             center_process: None,
             latency: (near, near * 2),
             up: Lane::default(),
@@ -204,38 +207,62 @@ impl World {
         }
     }
 
+    /// The stream was made: to the core that owns the agent's tenant, or to nobody.
+    fn opened(&mut self, id: u64) {
+        let Some(link) = self.network.links.get(&id) else {
+            return;
+        };
+        let (site, replica) = (link.site, link.replica);
+        let identity = &self.sites[site].identity;
+        let opened = identity.opened(Conn(id), &link.key);
+        let Some(number) = self.center.seat_at(replica, &identity.tenant) else {
+            let host = &self.center.replicas[replica];
+            let (lives, awake) = (host.me.is_some(), host.is_awake(self.now));
+            if awake {
+                self.trace
+                    .count("replica that is not the owner turned an agent away");
+            }
+            // What stands still is connected to all the same, and never answers.
+            let later = if lives && !awake { FIRST_FRAME } else { 0 };
+            return self.end_site_side(id, Down::Unreachable, later);
+        };
+        if let Some(link) = self.network.links.get_mut(&id) {
+            link.center_process = Some(number);
+            link.center_open = true;
+        }
+        self.queue
+            .put(self.now + FIRST_FRAME, Happening::Greeting { link: id });
+        self.center_hears(number, opened);
+        self.carry(id, Direction::Down, Packet::Opened);
+    }
+
     fn arrived_up(&mut self, id: u64, packet: Packet) -> Checked {
-        let running = self.center.process.as_ref().map(|process| process.number);
+        let process = self
+            .network
+            .links
+            .get(&id)
+            .and_then(|link| link.center_process);
+        let seat = process.and_then(|number| self.center.seat(number));
+        let running = seat.map(|seat| seat.number);
+        let owner = seat.is_some_and(|seat| self.center.is_owner(seat));
         let Some(link) = self.network.links.get_mut(&id) else {
             return Ok(());
         };
         let site = link.site;
-        let current = link.center_process == running && link.center_open;
+        let current = running.filter(|_| link.center_open);
         match packet {
-            Packet::Opened => {
-                let Some(running) = running else {
-                    self.end_site_side(id, Down::Unreachable, 0);
-                    return Ok(());
-                };
-                link.center_process = Some(running);
-                link.center_open = true;
-                self.queue
-                    .put(self.now + FIRST_FRAME, Happening::Greeting { link: id });
-                let opened = self.sites[site].identity.opened(Conn(id), &link.key);
-                self.center_hears(opened);
-                self.carry(id, Direction::Down, Packet::Opened);
-            }
+            Packet::Opened => self.opened(id),
             Packet::Frame(bytes) => {
-                if !current {
+                let Some(number) = current else {
                     self.trace.count("frame for a former orchestrator process");
                     return Ok(());
-                }
+                };
                 link.greeted = true;
                 if !link.site_open {
                     self.trace.count("frame of a connection its agent gave up");
                 }
                 let newest = &mut self.sites[site].newest;
-                if id >= *newest {
+                if id >= *newest && owner {
                     *newest = id;
                     self.sites[site].heard = Some(self.now);
                 }
@@ -244,14 +271,12 @@ impl World {
                     .map_err(|error| broken("an honest agent's frame is understood", error))?;
                 self.cheat(site, &mut messages);
                 let heard = messages.clone();
-                self.center_hears(CenterEvent::Frame {
-                    conn: Conn(id),
-                    messages,
-                });
+                let conn = Conn(id);
+                self.center_hears(number, CenterEvent::Frame { conn, messages });
                 let is = |message: Message| heard.iter().any(|sent| message.is_up(sent));
                 self.traps_when_arrived(id, is);
             }
-            Packet::Letter(letter) if current => self.letter_up(id, &letter),
+            Packet::Letter(letter) if current.is_some() => self.letter_up(id, &letter),
             Packet::Letter(_) => {}
             Packet::Closed(_) => self.end_center_side(id),
         }
@@ -273,7 +298,7 @@ impl World {
                 let messages = wire::decode_down(&bytes).map_err(|error| {
                     broken("an honest orchestrator's frame is understood", error)
                 })?;
-                self.observe_down(site, process, conn, &messages);
+                self.observe_down(site, process, conn, &messages)?;
                 let heard = messages.clone();
                 self.site_hears(site, process, SiteEvent::Frame { conn, messages });
                 if self.sites[site].runs(process) && open {
@@ -304,14 +329,14 @@ impl World {
 
     /// The orchestrator's end is gone; it hears of it at once.
     pub(crate) fn end_center_side(&mut self, id: u64) {
-        let running = self.center.process.as_ref().map(|process| process.number);
         let Some(link) = self.network.links.get_mut(&id) else {
             return;
         };
         let open = std::mem::take(&mut link.center_open);
-        if open && link.center_process == running {
+        let lives = |number: &u64| self.center.seat(*number).is_some();
+        if let Some(number) = link.center_process.filter(lives).filter(|_| open) {
             note!(self, "link {id} ends at the orchestrator");
-            self.center_hears(CenterEvent::Closed { conn: Conn(id) });
+            self.center_hears(number, CenterEvent::Closed { conn: Conn(id) });
         }
         self.forget(id);
     }
@@ -352,12 +377,18 @@ impl World {
         self.end_center_side(id);
     }
 
-    /// The orchestrator's process is gone: its kernel says so, or nobody does.
-    pub(crate) fn all_closed(&mut self, silent: bool) {
+    /// These processes of the orchestrator are gone: their kernel says so, or nobody does.
+    pub(crate) fn all_closed(&mut self, processes: &[u64], silent: bool) {
         for id in self.network.open_links() {
             let Some(link) = self.network.links.get_mut(&id) else {
                 continue;
             };
+            if !link
+                .center_process
+                .is_some_and(|number| processes.contains(&number))
+            {
+                continue;
+            }
             link.center_open = false;
             if silent || link.down.hole {
                 let later = self.dice.between(20 * SECOND, 80 * SECOND);
@@ -475,7 +506,10 @@ impl World {
                 let messages = wire::decode_up(bytes)
                     .map_err(|error| broken("an honest agent's frame is understood", error))?;
                 let conn = Conn(id);
-                self.center_hears(CenterEvent::Frame { conn, messages });
+                let tenant = &self.sites[site].identity.tenant;
+                if let Some(number) = self.center.owner_of(tenant) {
+                    self.center_hears(number, CenterEvent::Frame { conn, messages });
+                }
             }
             Direction::Down => {
                 let messages = wire::decode_down(bytes).map_err(|error| {

@@ -34,13 +34,18 @@ pub(crate) struct Plan {
     pub(crate) certificate_life: At,
     /// Leases outlast the patience with silent agents, and hosts are slow: what a lease still allows decides.
     pub(crate) hurried: bool,
+    /// Of the orchestrator, on one database.
+    pub(crate) replicas: u64,
+    /// Somebody watches and decides, also what is not so urgent.
+    pub(crate) person: bool,
     /// Speak before the commit, to prove that it is noticed.
     pub(crate) hasty_agent: bool,
     pub(crate) hasty_center: bool,
 }
 
 impl Plan {
-    pub(crate) fn draw(dice: &mut Dice) -> Self {
+    /// What came later is drawn from dice of its own, so that seeds stay what they were.
+    pub(crate) fn draw(dice: &mut Dice, more: &mut Dice) -> Self {
         let long = dice.percent(3);
         let crowd = !long && dice.percent(15);
         let sites = match (long, crowd) {
@@ -49,16 +54,21 @@ impl Plan {
             (false, false) => dice.between(1, 6),
         };
         let quiet_from = dice.between(3 * MINUTE, 15 * MINUTE);
+        let longest_outage = dice.span(2 * SECOND, 6 * MINUTE);
+        let calm = !long && dice.percent(12);
+        let several = !long && !calm && more.percent(25);
         Self {
             quiet_from: quiet_from + if long { 24 * HOUR + 10 * MINUTE } else { 0 },
-            longest_outage: dice.span(2 * SECOND, 6 * MINUTE),
-            calm: !long && dice.percent(12),
+            longest_outage,
+            calm,
             long,
             cheats: sites > 1 && dice.percent(10),
             sites,
             tenants: dice.between(1, 5).min(sites),
             certificate_life: dice.span(40 * SECOND, 30 * MINUTE) * if long { 40 } else { 1 },
             hurried: dice.percent(25),
+            person: !calm && more.percent(60),
+            replicas: if several { more.between(2, 3) } else { 1 },
             hasty_agent: false,
             hasty_center: false,
         }

@@ -113,6 +113,7 @@ impl World {
                 self.invariant_only_what_a_former_life_knew_is_taken_in(after)?;
                 return self.invariant_attempts_stay_in_their_tenant(after);
             }
+            self.invariant_none_of_two_is_given_attempts(after)?;
             self.invariant_no_agent_is_given_more_than_it_takes(after)?;
             return self.invariant_attempts_stay_in_their_tenant(after);
         };
@@ -138,14 +139,16 @@ impl World {
             let twice = self.may_run_twice(other);
             let lost = matches!(other.phase, Phase::Lost { .. });
             let known = outcome_of(other).is_some_and(|report| !unknown_end(report));
-            let ended = known || (twice && (lost || outcome_of(other).is_some()));
+            let said = other.asserted.is_some() || self.is_exposed(other);
+            let ended = known || said || (twice && (lost || outcome_of(other).is_some()));
             holds(
                 ended,
                 sentence,
                 format!("{} beside {:?}", after.attempt, other),
             )?;
             // What it said of the end may be a lie.
-            let runs = self.runs_somewhere(other.attempt) && !self.is_with_a_cheat(other);
+            let sure = !self.said.is_risky(other.attempt) && !self.is_exposed(other);
+            let runs = self.runs_somewhere(other.attempt) && !self.is_with_a_cheat(other) && sure;
             holds(
                 twice || !runs,
                 sentence,
@@ -204,7 +207,7 @@ impl World {
         report: Report,
     ) -> Checked {
         let id = after.attempt;
-        if self.is_with_a_cheat(after) {
+        if self.is_with_a_cheat(after) || self.is_exposed(after) {
             return Ok(());
         }
         if !unknown_end(report) {
@@ -261,6 +264,10 @@ impl World {
                         invite.bound_to.as_ref() == Some(key)
                     };
                     mirror.invites.get(token).is_some_and(bound)
+                }
+                Fact::AssertedDead(attempt) => {
+                    let known = mirror.attempts.get(attempt);
+                    known.is_some_and(|known| known.asserted.is_some())
                 }
                 Fact::Removed(site, key) => {
                     let identity = &self.sites[*site].identity;

@@ -92,13 +92,16 @@ impl World {
         let (Letter::Renew(next), Some(link)) = (letter, self.network.links.get(&id)) else {
             return;
         };
+        let Some(number) = link.center_process else {
+            return;
+        };
         let (presented, identity) = (link.key.clone(), self.sites[link.site].identity.clone());
         let next_key = identity.key_hash_of(*next);
         let renewing = Renewing {
             link: id,
             next: *next,
         };
-        self.center_is_asked_to_renew(renewing, |call| CenterEvent::Renew {
+        self.center_is_asked_to_renew(number, renewing, |call| CenterEvent::Renew {
             beside: Some(Conn(id)),
             call,
             tenant: identity.tenant,
@@ -163,7 +166,8 @@ impl World {
         self.trace
             .count("stream with a key that is not good any more");
         let site = &self.sites[link.site];
-        let own = site.identity.key_hash() == link.key && site.processes == link.process;
+        let copied = self.is_copied(link.site);
+        let own = !copied && site.identity.key_hash() == link.key && site.processes == link.process;
         holds(
             !own || !link.site_open || self.is_removed(link.site),
             "an agent that renews is never locked out",
@@ -172,9 +176,12 @@ impl World {
     }
 
     /// After each turn of the orchestrator.
-    pub(crate) fn invariants_of_presence(&mut self) -> Checked {
+    pub(crate) fn invariants_of_presence(&mut self, number: u64) -> Checked {
         let tenants: Vec<_> = self.center.disk.mirror.tenants.keys().cloned().collect();
         for tenant in tenants {
+            if self.center.owner_of(&tenant) != Some(number) {
+                continue;
+            }
             let Some(Speech::Answer {
                 answer: Ok(Answer::Agents(views)),
                 ..
@@ -186,7 +193,8 @@ impl World {
                 let of = |site: &crate::site::Site| {
                     site.identity.tenant == tenant && site.identity.agent == view.agent
                 };
-                if let Some(index) = self.sites.iter().position(of) {
+                let index = self.sites.iter().position(of);
+                if let Some(index) = index.filter(|index| !self.is_copied(*index)) {
                     self.invariant_stale_means_silent(index, &view)?;
                     self.invariant_without_faults_nobody_is_ever_away(index, &view)?;
                 }
@@ -206,7 +214,8 @@ impl World {
     }
 
     fn invariant_stale_means_silent(&self, index: usize, view: &AgentView) -> Checked {
-        let process = self.center.process.as_ref();
+        let owner = self.center.owner_of(&self.sites[index].identity.tenant);
+        let process = owner.and_then(|number| self.center.seat(number));
         let all = process.is_some_and(crate::center::Process::has_heard_all);
         let honest = !self.sites[index].cheats;
         let Some(heard) = self.sites[index].heard.filter(|_| all && honest) else {

@@ -98,12 +98,16 @@ impl World {
         let attempts = lost.attempts.into_iter();
         let more = attempts.filter(|(attempt, known)| kept.get(attempt) != Some(known));
         self.truth.former.attempts.extend(more);
-        self.crash_center();
+        // Whoever owned anything does so no longer, also if its process stands still and is forgotten.
+        self.center.disk.owners.clear();
+        self.center.disk.wrote_under.clear();
+        self.nobody_was_ready();
+        self.crash_replicas();
     }
 
     fn note_what_succeeded(&mut self, lost: &Mirror) {
         let sites = self.sites.iter().enumerate();
-        for (index, site) in sites.filter(|(_, site)| !site.cheats) {
+        for (index, site) in sites.filter(|(_, site)| !site.cheats && !site.gone) {
             let known = site.disk.snapshot();
             let held = known.attempts.iter().map(|held| held.assign.attempt);
             let remembered = known.memories.iter().map(|memory| memory.attempt);

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outpost_orchestrator_core::event::Event;
 use outpost_orchestrator_core::record::RunRecord;
 use outpost_orchestrator_core::schedule::Schedule;
 use outpost_orchestrator_core::spec::{Missed, ScheduleSpec, When};
@@ -29,6 +28,10 @@ impl Calendar {
     /// The orchestrator's clock is not what it was: instants may have been left out.
     pub(crate) fn clock_was_set(&mut self) {
         self.jumped = true;
+    }
+
+    pub(crate) fn was_set(&self) -> bool {
+        self.jumped
     }
 }
 
@@ -90,14 +93,6 @@ impl World {
         self.calendar.jumped = true;
         note!(self, "the wall clock jumps");
         self.center_learns_the_wall();
-    }
-
-    /// As the driver does with its first turn, and when the clock was set.
-    pub(crate) fn center_learns_the_wall(&mut self) {
-        let ahead = self.calendar.ahead;
-        if self.calendar.jumped {
-            self.center_hears(Event::Wall { ahead });
-        }
     }
 
     // --- what must hold

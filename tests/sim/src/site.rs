@@ -12,6 +12,7 @@ use outpost_proto::message::{Directive, DownMessage, UpMessage};
 use outpost_proto::name::{AgentName, TenantName};
 use outpost_proto::wire;
 
+use crate::clones::HostSnapshot;
 use crate::disk::SiteDisk;
 use crate::driver::take_turn;
 use crate::invariants::{Checked, broken};
@@ -86,6 +87,10 @@ pub(crate) struct Site {
     pub(crate) wall_ahead_s: i64,
     /// Everything on it stands still until then.
     pub(crate) suspended_until: At,
+    /// It is out of service for good.
+    pub(crate) gone: bool,
+    /// What it can be put back to.
+    pub(crate) snapshot: Option<Box<HostSnapshot>>,
     /// It is not honest, and what it makes of its next frame.
     pub(crate) cheats: bool,
     pub(crate) next_lie: Option<u64>,
@@ -105,7 +110,9 @@ pub(crate) struct Process {
 /// A session as the network saw it.
 #[derive(Debug)]
 pub(crate) struct Session {
-    conn: Conn,
+    pub(crate) conn: Conn,
+    /// When its Hello was said.
+    pub(crate) since: At,
     ready: bool,
     sent: BTreeMap<u32, u64>,
     /// End of the lease on the host's clock.
@@ -148,7 +155,7 @@ impl World {
     /// The init system starts the agent, if it is enrolled and not running.
     pub(crate) fn start_site(&mut self, index: usize) {
         let site = &self.sites[index];
-        if site.process.is_some() || !site.enrolled {
+        if site.process.is_some() || !site.enrolled || site.gone {
             return;
         }
         if let Some(at) = self.asleep_until(index) {
@@ -228,12 +235,13 @@ impl World {
         process: u64,
         conn: Conn,
         messages: &[DownMessage],
-    ) {
+    ) -> Checked {
         let site = &mut self.sites[index];
         let current = |session: &&mut Session| session.conn == conn && site.processes == process;
         let Some(session) = site.session.as_mut().filter(current) else {
-            return;
+            return Ok(());
         };
+        let before = session.ready;
         for message in messages {
             match message {
                 DownMessage::Granted(granted) => {
@@ -250,6 +258,10 @@ impl World {
                 DownMessage::Welcome(_) | DownMessage::Assign(_) => {}
             }
         }
+        if session.ready && !before {
+            return self.invariant_a_second_holder_is_found_out(index);
+        }
+        Ok(())
     }
 
     /// One turn of the agent.
@@ -424,6 +436,7 @@ impl World {
         if let Some(UpMessage::Hello(_)) = messages.first() {
             self.sites[index].session = Some(Session {
                 conn,
+                since: self.now,
                 ready: false,
                 sent: BTreeMap::new(),
                 until: 0,

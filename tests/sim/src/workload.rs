@@ -28,6 +28,7 @@ impl World {
         let many = usize::try_from(self.plan.tenants).unwrap_or(1);
         let tenants = names.iter().take(many).map(|name| name.parse());
         let tenants: Vec<TenantName> = tenants.collect::<Result<_, _>>()?;
+        self.make_replicas(&tenants);
         for index in 0..sites {
             let tenant = tenants[index % many].clone();
             self.add_site(index, tenant)?;
@@ -93,6 +94,8 @@ impl World {
             suspended_until: 0,
             cheats: self.plan.cheats && index == 0,
             next_lie: None,
+            gone: false,
+            snapshot: None,
         });
         let at = self.dice.span(1, 20 * SECOND);
         let want = Want::Invite(index);

@@ -10,6 +10,7 @@ use outpost_proto::name::TenantName;
 
 use crate::center::Center;
 use crate::clients::{Clients, Want};
+use crate::clones::Clones;
 use crate::coverage::Coverage;
 use crate::dice::Dice;
 use crate::disk::SiteDisk;
@@ -17,15 +18,19 @@ use crate::invariants::{Checked, Truth, broken};
 use crate::keeper::Step;
 use crate::moments::Traps;
 use crate::network::{Direction, Network, Packet};
+use crate::person::Said;
 use crate::plan::{Plan, Planned};
 use crate::queue::{At, MINUTE, Queue, SECOND};
 use crate::schedules::Calendar;
 use crate::site::Site;
 use crate::trace::{Trace, note};
 
-/// How long after the last fault everything must be over: lost agents are given up after ten minutes (five after the
-/// orchestrator's start, five of silence), a run may then have two long tasks with some retries before it.
+/// How long after the last fault, or the end of the last task since, everything must be over: lost agents are given up
+/// after ten minutes (five after the orchestrator's start, five of silence), a run may then have two long tasks with some
+/// retries before it.
 const BOUND: At = 90 * MINUTE;
+/// And how long at most: a host with one place works off everything that is wanted of it.
+const LAST: At = 12 * 60 * MINUTE;
 /// How often it is looked whether everything is over.
 const LOOK: At = 5 * SECOND;
 /// More events than any simulation has: something goes round in circles.
@@ -75,7 +80,14 @@ pub(crate) enum Happening {
     StartSite {
         site: usize,
     },
-    StartCenter,
+    StartReplica {
+        replica: usize,
+    },
+    /// A replica's process, by what it drew, looks who owns what.
+    OwnersLookedAt {
+        replica: usize,
+        me: u64,
+    },
     SiteWants {
         site: usize,
         wants: SiteWants,
@@ -83,6 +95,11 @@ pub(crate) enum Happening {
     SetUpAnew {
         site: usize,
     },
+    SwitchOff {
+        site: usize,
+    },
+    /// Somebody looks how everything stands.
+    PersonLooks,
     Asked {
         request: u64,
     },
@@ -137,6 +154,8 @@ pub(crate) struct World {
     pub(crate) clients: Clients,
     pub(crate) truth: Truth,
     pub(crate) calendar: Calendar,
+    pub(crate) clones: Clones,
+    pub(crate) said: Said,
     pub(crate) traps: Traps,
     pub(crate) coverage: Coverage,
     /// Wants so far, and, unless it is all, those that count.
@@ -171,6 +190,8 @@ impl World {
             clients: Clients::default(),
             truth: Truth::default(),
             calendar: Calendar::default(),
+            clones: Clones::default(),
+            said: Said::default(),
             traps: Traps::default(),
             coverage: Coverage::default(),
             wants: 0,
@@ -183,7 +204,12 @@ impl World {
 
     /// From the first event until everything is over.
     pub(crate) fn run(&mut self) -> Checked {
-        self.start_center();
+        for replica in 0..self.center.replicas.len() {
+            self.start_replica(replica);
+        }
+        if self.plan.person {
+            self.person_looks_soon();
+        }
         self.queue.put(self.plan.quiet_from, Happening::Quiet);
         self.queue.put(self.plan.quiet_from, Happening::Look);
         while !self.over {
@@ -209,7 +235,7 @@ impl World {
             .filter_map(|(index, site)| Some((site.wakes()?, index)))
             .min();
         let queued = self.queue.first_at();
-        let first = [queued, center, site.map(|(at, _)| at)]
+        let first = [queued, center.map(|(at, _)| at), site.map(|(at, _)| at)]
             .into_iter()
             .flatten()
             .min();
@@ -226,8 +252,8 @@ impl World {
                 .take()
                 .map_or(Ok(()), |happening| self.happen(happening));
         }
-        if center == Some(first) {
-            return self.center_turn();
+        if let Some((_, number)) = center.filter(|(at, _)| *at == first) {
+            return self.center_turn(number);
         }
         site.map_or(Ok(()), |(_, index)| self.site_turn(index))
     }
@@ -266,12 +292,15 @@ impl World {
                 event,
             } => self.site_hears(site, process, event),
             Happening::StartSite { site } => self.start_site(site),
-            Happening::StartCenter => {
-                self.start_center();
+            Happening::OwnersLookedAt { replica, me } => self.owners_looked_at(replica, me),
+            Happening::StartReplica { replica } => {
+                self.start_replica(replica);
                 return self.invariant_what_was_acknowledged_is_in_the_store(usize::MAX);
             }
             Happening::SiteWants { site, wants } => self.site_wants(site, wants),
             Happening::SetUpAnew { site } => self.set_up_anew(site),
+            Happening::SwitchOff { site } => self.switch_off(site),
+            Happening::PersonLooks => self.person_looks(),
             Happening::Asked { request } => self.asked(request),
             Happening::Answered { request, answer } => self.told(request, *answer),
             Happening::AskAgain { request } => self.ask_again(request),
@@ -294,8 +323,11 @@ impl World {
     }
 
     fn look_whether_all_is_over(&mut self) -> Checked {
+        self.invariant_a_request_is_answered_once_faults_have_stopped()?;
         self.over = self.all_is_over();
-        if self.over || self.now > self.plan.quiet_from + BOUND {
+        let progress = self.truth.last_end.max(self.plan.quiet_from);
+        let last = (progress + BOUND).min(self.plan.quiet_from + LAST);
+        if self.over || self.now > last {
             note!(self, "the end");
             self.over = true;
             return self.invariant_when_faults_stop_everything_ends();
@@ -310,6 +342,10 @@ impl World {
             // An enrolment that was under way when it was removed went through after all.
             return;
         }
+        if let Some(twin) = self.twin(index) {
+            self.switch_off(twin);
+        }
+        self.sites[index].gone = false;
         self.power_cut(index);
         // What only it remembered is gone with it, by a person's decision.
         self.truth.former.forget_what_succeeded(index);
