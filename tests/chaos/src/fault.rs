@@ -9,7 +9,10 @@ use outpost_faults::proxy::{End, Rules};
 use rustix::process::Signal;
 
 use crate::field::Field;
+use crate::preload::Preload;
 
+/// How long whoever hears of a failed sync takes to end, at most.
+const ENDING: Duration = Duration::from_secs(2);
 /// More than a certificate lives.
 const OFF_S: i64 = 25 * 60 * 60;
 
@@ -47,6 +50,8 @@ pub enum OfAgent {
     Upgrade,
     /// Its wall clock is wrong by more than a day, and right some time later.
     Clock,
+    /// A sync of its disk fails: whoever asked for it ends, and starts some time later.
+    Sync,
 }
 
 /// What can happen to the orchestrator.
@@ -56,6 +61,8 @@ pub enum OfOrchestrator {
     Kill,
     /// SIGSTOP, and SIGCONT some time later.
     Stop,
+    /// A sync of its disk fails: it ends, and starts some time later.
+    Sync,
 }
 
 /// What can happen to a connection.
@@ -87,7 +94,7 @@ pub enum OfAll {
 }
 
 /// Every kind with its weight and its name in lists.
-pub const KINDS: [(Kind, u64, &str); 20] = [
+pub const KINDS: [(Kind, u64, &str); 22] = [
     (Kind::Agent(OfAgent::KillRunner), 12, "kill runner"),
     (Kind::Agent(OfAgent::KillLink), 8, "kill link"),
     (Kind::Agent(OfAgent::KillSpawner), 6, "kill spawner"),
@@ -107,6 +114,12 @@ pub const KINDS: [(Kind, u64, &str); 20] = [
     ),
     (Kind::Agent(OfAgent::Upgrade), 4, "upgrade"),
     (Kind::Agent(OfAgent::Clock), 4, "clock off by 25 h"),
+    (Kind::Agent(OfAgent::Sync), 4, "failed sync of an agent"),
+    (
+        Kind::Orchestrator(OfOrchestrator::Sync),
+        3,
+        "failed sync of the orchestrator",
+    ),
     (Kind::One(OfOne::Cut), 8, "cut"),
     (Kind::One(OfOne::Deaf), 6, "one-way black hole"),
     (Kind::One(OfOne::Delay), 6, "delay"),
@@ -125,6 +138,8 @@ enum Remedy {
     StartOrchestrator,
     Continue(Proc),
     SetClock(usize),
+    MendDisk(usize),
+    MendDiskOfOrchestrator,
     Heal(u64),
     HealAll,
 }
@@ -194,6 +209,21 @@ impl Injector {
                         .get(place)
                         .iter()
                         .for_each(|clock| clock.step(0));
+                }
+                Remedy::MendDisk(place) => {
+                    let disk = field.disks.get(place);
+                    let is_over = disk.is_none_or(Preload::take_back);
+                    // Who heard of it ends, but perhaps not at once.
+                    let remedy = Remedy::StartAgent(place);
+                    if !is_over {
+                        self.later(ENDING, remedy);
+                    }
+                }
+                Remedy::MendDiskOfOrchestrator => {
+                    let is_over = field.disk.as_ref().is_none_or(Preload::take_back);
+                    if !is_over {
+                        self.later(ENDING, Remedy::StartOrchestrator);
+                    }
                 }
                 Remedy::Heal(connection) => {
                     let _ = field.proxy.disturb(connection, Rules::default());
@@ -285,6 +315,13 @@ impl Injector {
                     "the clock of {name} is off by {off} s for {long:.1?}"
                 ))
             }
+            OfAgent::Sync => {
+                field.disks.get(place)?.fail_once();
+                self.later(back, Remedy::MendDisk(place));
+                Some(format!(
+                    "the next sync of {name} fails, if within {back:.1?}"
+                ))
+            }
             OfAgent::Upgrade => {
                 self.upgrades += 1;
                 agent.kill_runner();
@@ -314,6 +351,14 @@ impl Injector {
                 let back = self.chance.between_ms(0, 3_000);
                 self.later(back, Remedy::StartOrchestrator);
                 Some(format!("kill -9 of the orchestrator, back in {back:.1?}"))
+            }
+            OfOrchestrator::Sync => {
+                field.disk.as_ref()?.fail_once();
+                let back = self.chance.between_ms(0, 3_000);
+                self.later(back, Remedy::MendDiskOfOrchestrator);
+                Some(format!(
+                    "the orchestrator's next sync fails, if within {back:.1?}"
+                ))
             }
         }
     }

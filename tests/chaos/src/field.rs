@@ -15,6 +15,10 @@ pub struct Field {
     pub agents: Vec<Agent>,
     /// The wall clock of each agent; none where there is no C compiler.
     pub clocks: Vec<Preload>,
+    /// The disk of each agent; none where there is no C compiler.
+    pub disks: Vec<Preload>,
+    /// The orchestrator's disk.
+    pub disk: Option<Preload>,
     /// Between all agents and the orchestrator.
     pub proxy: Proxy,
     /// May do everything in the one tenant.
@@ -35,21 +39,26 @@ impl Field {
             let _ = field.api.apply(yaml).ok();
         }
         field.agents.iter_mut().for_each(|agent| agent.slots = 4);
-        field.give_clocks();
+        field.give_shims();
         field
     }
 
-    /// From its next start on, each agent has a wall clock that can be set.
-    fn give_clocks(&mut self) {
+    /// From its next start on, each agent has a wall clock that can be set, and everybody a disk that can fail.
+    fn give_shims(&mut self) {
         if !Preload::can_compile() {
             return;
         }
         let clock = Preload::clock(self.world.dir());
+        let disk = Preload::fsync(self.world.dir());
         for agent in &mut self.agents {
             let own = clock.for_another(&agent.name);
-            agent.env.extend(own.environment());
+            let disk = disk.for_another(&format!("disk-{}", agent.name));
+            agent.env.extend(Preload::together(&[&own, &disk]));
             self.clocks.push(own);
+            self.disks.push(disk);
         }
+        self.world.orchestrator.env.extend(disk.environment());
+        self.disk = Some(disk);
     }
 
     /// The same with another catalogue, and no workflow.
@@ -90,6 +99,8 @@ impl Field {
         Self {
             agents,
             clocks: Vec::new(),
+            disks: Vec::new(),
+            disk: None,
             proxy,
             api,
             world,
@@ -104,6 +115,9 @@ impl Field {
         use rustix::process::Signal;
         self.proxy.heal();
         self.clocks.iter().for_each(|clock| clock.step(0));
+        self.disks.iter().chain(&self.disk).for_each(|disk| {
+            let _ = disk.take_back();
+        });
         for process in outpost_e2e::procs::belonging_to(self.world.dir()) {
             process.signal(Signal::CONT);
         }

@@ -155,6 +155,24 @@ impl Preload {
         std::fs::write(&self.wish, "").expect("our own directory");
     }
 
+    /// What a process must find in its environment that several of them are for.
+    #[must_use]
+    pub fn together(all: &[&Self]) -> Vec<(String, String)> {
+        let objects = all.iter().map(|one| one.object.to_string_lossy());
+        let objects = objects.collect::<Vec<_>>().join(":");
+        let wishes = all.iter().flat_map(|one| one.environment());
+        let wishes = wishes.filter(|(name, _)| name != "LD_PRELOAD");
+        std::iter::once(("LD_PRELOAD".to_owned(), objects))
+            .chain(wishes)
+            .collect()
+    }
+
+    /// Takes a wish back; whether nobody had taken it before.
+    #[must_use]
+    pub fn take_back(&self) -> bool {
+        std::fs::remove_file(&self.wish).is_ok()
+    }
+
     /// Whether a wish was taken.
     #[must_use]
     pub fn has_failed(&self) -> bool {
