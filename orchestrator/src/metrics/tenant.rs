@@ -99,7 +99,7 @@ pub(super) struct TenantMetrics {
     pub(super) queued: Histogram,
     pub(super) starting: Histogram,
     alarms: Words<Counter, 7>,
-    safety: Words<Counter, 12>,
+    safety: Words<Counter, { Safety::ALL.len() }>,
     agents: Words<Gauge, 4>,
     slots: Gauge,
     slots_free: Gauge,
