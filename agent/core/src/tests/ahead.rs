@@ -48,23 +48,25 @@ fn ends(stage: &mut Stage, attempt: u128, outcome: Outcome) {
 /// What was begun, and behind whom.
 fn begun(stage: &mut Stage) -> Vec<(u128, Option<u128>)> {
     let said = stage.said.drain(..);
-    said.filter_map(|said| match said {
-        Speech::Start { assign, behind, .. } => {
-            Some((assign.attempt.0, behind.map(|first| first.0)))
-        }
-        _ => None,
-    })
-    .collect()
+    let begun = said.filter_map(|said| {
+        let Speech::Start { assign, behind, .. } = said else {
+            return None;
+        };
+        Some((assign.attempt.0, behind.map(|first| first.0)))
+    });
+    begun.collect()
 }
 
 /// Who was asked for.
 fn asked(stage: &mut Stage) -> Vec<u128> {
     let said = stage.said.drain(..);
-    said.filter_map(|said| match said {
-        Speech::TakeBack { attempt } => Some(attempt.0),
-        _ => None,
-    })
-    .collect()
+    let asked = said.filter_map(|said| {
+        let Speech::TakeBack { attempt } = said else {
+            return None;
+        };
+        Some(attempt.0)
+    });
+    asked.collect()
 }
 
 fn state(stage: &Stage, attempt: u128) -> AttemptState {
@@ -277,9 +279,11 @@ fn upstream_is_not_told_that_it_runs_before_it_does() {
     stage.after(10 * SECOND);
     stage.spoken(&[]);
     let told = |stage: &mut Stage, attempt: u128| {
-        let said = stage.said.drain(..).filter_map(|said| match said {
-            Speech::Send { messages, .. } => Some(messages),
-            _ => None,
+        let said = stage.said.drain(..).filter_map(|said| {
+            let Speech::Send { messages, .. } = said else {
+                return None;
+            };
+            Some(messages)
         });
         let mut messages = said.flatten();
         messages.any(|message| {

@@ -225,7 +225,7 @@ impl World {
     /// One that waits comes back when it was asked for, or now and then when it was not.
     fn waits(&mut self, attempt: AttemptId, what: u8, heard: bool) {
         let asked = self.wanted.contains(&attempt) || self.cancelled.contains(&attempt);
-        if (asked || what % 8 == 0) && heard {
+        if (asked || what.is_multiple_of(8)) && heard {
             self.keepers.remove(&attempt);
             self.wanted.remove(&attempt);
             let said = KeeperSaid::GivenBack;
