@@ -100,6 +100,7 @@ impl World {
                 let bound = run.agent.as_ref();
                 let mut own = self.sites.iter();
                 bound.is_some_and(|agent| self.is_cheat(&run.tenant, agent))
+                    || self.waits_for_a_cheat(&run.tenant)
                     || own.all(|site| site.cheats || site.identity.tenant != run.tenant)
             }
             TaskState::Waiting
@@ -108,6 +109,21 @@ impl World {
             | TaskState::UpstreamFailed
             | TaskState::Cancelled => false,
         }
+    }
+
+    /// Whether all work of this tenant waits for a cheating agent to say what a restored database lacks, and nobody goes
+    /// on without it: who invents its first nonce then is set aside when it presents the true one.
+    fn waits_for_a_cheat(&self, tenant: &TenantName) -> bool {
+        let mut sites = self.sites.iter();
+        let life = self.center.disk.mirror.recovery.counter;
+        let awaited = |site: &crate::site::Site| {
+            let name = (site.identity.tenant.clone(), site.identity.agent.clone());
+            let agent = self.center.disk.mirror.agents.get(&name);
+            agent.is_some_and(|agent| !agent.removed && agent.standing.reported < life)
+        };
+        let cheat =
+            sites.any(|site| site.cheats && site.identity.tenant == *tenant && awaited(site));
+        cheat && !self.plan.person && self.is_waiting_after_a_restore(tenant)
     }
 
     /// Whether a cheating agent has a hand in this run.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use outpost_agent_core::record::Write;
 use outpost_driver::{Core, Micros};
 use outpost_orchestrator_core::event::{Answer, Ask, Explanation, Speech};
-use outpost_orchestrator_core::record::{AttemptRecord, Phase, RunState, TaskState};
+use outpost_orchestrator_core::record::{AttemptRecord, Phase, RunState, Snapshot, TaskState};
 use outpost_proto::ids::{AttemptId, Conn, RunId};
 use outpost_proto::outcome::Outcome;
 
@@ -122,6 +122,10 @@ impl World {
         let Some(process) = self.center.seat(number).filter(|_| spoken) else {
             return Ok(());
         };
+        // Who stood still in a turn that wrote nothing, and was overtaken meanwhile, believes what was.
+        if !self.center.is_owner(process) {
+            return Ok(());
+        }
         if process
             .core
             .next_deadline()
@@ -135,7 +139,7 @@ impl World {
             let durable = self.center.disk.mirror.snapshot(now);
             let (believed, durable) = (process.core.durable(), scoped(durable, &process.scope));
             if believed != durable {
-                let what = format!("{believed:?} and {durable:?}");
+                let what = differences(&believed, &durable);
                 return Err(broken(
                     "what the orchestrator believes durable is durable",
                     what,
@@ -356,4 +360,35 @@ fn asserted_in(changes: &[Change]) -> Vec<AttemptId> {
         Change::Run(..) | Change::Task(..) => None,
     });
     asserted.collect()
+}
+
+/// What only one of two snapshots has, table by table.
+fn differences(believed: &Snapshot, durable: &Snapshot) -> String {
+    fn only<T: PartialEq + std::fmt::Debug>(what: &str, one: &[T], other: &[T]) -> String {
+        let extra: Vec<&T> = one.iter().filter(|it| !other.contains(it)).collect();
+        let missing: Vec<&T> = other.iter().filter(|it| !one.contains(it)).collect();
+        if extra.is_empty() && missing.is_empty() {
+            return String::new();
+        }
+        format!("\n    {what}: believed {extra:?}, durable {missing:?}")
+    }
+    let (one, other) = (believed, durable);
+    let lives = [(one.recovery, one.restored_at)];
+    [
+        only("life", &lives, &[(other.recovery, other.restored_at)]),
+        only("tenants", &one.tenants, &other.tenants),
+        only("workflows", &one.workflows, &other.workflows),
+        only(
+            "workflow states",
+            &one.workflow_states,
+            &other.workflow_states,
+        ),
+        only("runs", &one.runs, &other.runs),
+        only("tasks", &one.tasks, &other.tasks),
+        only("attempts", &one.attempts, &other.attempts),
+        only("agents", &one.agents, &other.agents),
+        only("invites", &one.invites, &other.invites),
+        only("keys", &one.keys, &other.keys),
+    ]
+    .concat()
 }

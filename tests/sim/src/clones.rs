@@ -257,6 +257,12 @@ impl World {
         self.clones.copied.contains_key(&self.sites[site].name())
     }
 
+    /// Whether nobody decided yet which holder of this site's identity stays, or the other one is still in service.
+    pub(crate) fn is_undecided(&self, site: usize) -> bool {
+        let copied = self.clones.copied.get(&self.sites[site].name());
+        copied.is_some_and(|copied| copied.until.is_none() || self.twin(site).is_some())
+    }
+
     /// Whether what its agent says of this attempt may be wrong, because another one holds the same identity.
     pub(crate) fn is_exposed(&self, attempt: &AttemptRecord) -> bool {
         if self.clones.copied.is_empty() {

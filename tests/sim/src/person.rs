@@ -71,7 +71,7 @@ impl World {
         }
     }
 
-    fn is_waiting_after_a_restore(&self, tenant: &TenantName) -> bool {
+    pub(crate) fn is_waiting_after_a_restore(&self, tenant: &TenantName) -> bool {
         let mirror = &self.center.disk.mirror;
         let life = mirror.recovery.counter;
         let goes_on = mirror.tenants.get(tenant);
@@ -111,8 +111,15 @@ impl World {
         }
     }
 
-    /// Every attempt of which nobody knows the end: somebody went there and looked.
+    /// Every attempt of which nobody knows the end, somebody went there and looked; and agents that say nothing are not
+    /// waited for any longer.
     fn decide_everything(&mut self) {
+        let tenants: Vec<TenantName> = self.center.disk.mirror.tenants.keys().cloned().collect();
+        for tenant in tenants {
+            if self.is_waiting_after_a_restore(&tenant) {
+                self.want(&tenant, Want::Continue);
+            }
+        }
         let attempts = self.center.disk.mirror.attempts.values();
         let unknown = attempts.filter(|attempt| attempt.asserted.is_none() && unheard(attempt));
         let unknown: Vec<(TenantName, AttemptId)> = unknown

@@ -108,6 +108,10 @@ impl World {
     fn note_what_succeeded(&mut self, lost: &Mirror) {
         let sites = self.sites.iter().enumerate();
         for (index, site) in sites.filter(|(_, site)| !site.cheats && !site.gone) {
+            // Whoever of two comes first after the restore is asked, and may know less.
+            if self.is_undecided(index) {
+                continue;
+            }
             let known = site.disk.snapshot();
             let held = known.attempts.iter().map(|held| held.assign.attempt);
             let remembered = known.memories.iter().map(|memory| memory.attempt);
