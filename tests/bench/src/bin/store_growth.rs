@@ -19,7 +19,7 @@ use serde::Serialize;
 
 #[path = "../growth/mod.rs"]
 mod growth;
-use growth::multiply::{multiply, some_runs};
+use growth::multiply::{APART_US, multiply, some_runs};
 use growth::{History, TASKS};
 
 /// Items of a page: what the command line asks for.
@@ -109,9 +109,11 @@ async fn measure_all(args: &Args) -> anyhow::Result<Vec<Row>> {
         if *attempts > WRITTEN {
             store.close()?;
             let file = dir.path().join(FILE);
-            multiply(&file, attempts.div_ceil(WRITTEN))?;
+            let times = attempts.div_ceil(WRITTEN);
+            multiply(&file, times)?;
             let runs = some_runs(&file, 1_000)?;
-            history.know(runs.iter().filter_map(|run| run.parse().ok()).collect());
+            let runs = runs.iter().filter_map(|run| run.parse().ok()).collect();
+            history.know(runs, u64::from(APART_US) * times as u64);
             store = Sqlite::open(dir.path()).await?;
         }
         let size = dir.path().join(FILE).metadata()?.len() >> 20;

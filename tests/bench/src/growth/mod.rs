@@ -62,9 +62,10 @@ impl History {
         self.runs.get(place).copied().unwrap_or(RunId(0))
     }
 
-    /// Of the runs that are there now, whoever wrote them.
-    pub(crate) fn know(&mut self, runs: Vec<RunId>) {
+    /// Of the runs that are there now, whoever wrote them, and that it is so much later, in microseconds.
+    pub(crate) fn know(&mut self, runs: Vec<RunId>, later: u64) {
         self.runs = runs;
+        self.now += later;
     }
 
     /// xorshift64*.
@@ -75,8 +76,10 @@ impl History {
         self.state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// As the core makes them: 48 bits of milliseconds, then chance.
     fn id(&mut self) -> u128 {
-        u128::from(self.draw()) << 64 | u128::from(self.draw())
+        let wide = u128::from(self.draw()) << 64 | u128::from(self.draw());
+        u128::from(self.now / 1000) << 80 | wide >> 48
     }
 
     fn tick(&mut self) -> u64 {
@@ -110,7 +113,8 @@ impl History {
     pub(crate) fn finished_runs(&mut self, count: usize) -> Vec<Write> {
         let mut writes = Vec::new();
         for _ in 0..count {
-            let (id, at) = (RunId(self.id()), self.tick());
+            let at = self.tick();
+            let id = RunId(self.id());
             let state = match self.runs.len() % FAILED {
                 0 => RunState::Failed,
                 _ => RunState::Succeeded,
@@ -129,7 +133,8 @@ impl History {
 
     /// Attempts of one live run of as many tasks: the bursts in which they are assigned, run and are over.
     pub(crate) fn lives(&mut self, count: usize) -> [Vec<Write>; 3] {
-        let (run, at) = (RunId(self.id()), self.tick());
+        let at = self.tick();
+        let run = RunId(self.id());
         let ids: Vec<(TaskIndex, AttemptId)> = (0..count)
             .map(|place| {
                 let task = TaskIndex(u16::try_from(place).unwrap_or(0));

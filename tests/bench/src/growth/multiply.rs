@@ -1,15 +1,15 @@
 //! Many runs out of few: copies of what a store wrote itself, made inside the database.
 //!
-//! Each copy has ids of its own, drawn anew, so that its rows lie as scattered as those of a server that has grown for
-//! a year; rows are inserted in the order of their tables and indexes are built at the end, because that is what makes
-//! it fast. Nothing may have the database open meanwhile.
+//! Each copy has ids of its own that begin with its own later time, as the core makes them, so that its rows lie where
+//! those of a server lie that has grown for a year. Rows are inserted in the order of their tables and indexes are built
+//! at the end, because that is what makes it fast. Nothing may have the database open meanwhile.
 
 use std::path::Path;
 
-use rusqlite::{Connection, Result, params};
+use rusqlite::{Connection, Result};
 
 /// Between the beginnings of two copies, in microseconds: more than the original took.
-const APART_US: i64 = 3_600_000_000;
+pub(crate) const APART_US: u32 = 3_600_000_000;
 /// The tables that a run lies in.
 const TABLES: [&str; 3] = ["run", "task", "attempt"];
 
@@ -29,10 +29,11 @@ pub(crate) fn multiply(file: &Path, times: usize) -> Result<()> {
          STRICT, WITHOUT ROWID",
     )?;
     let mut draw = tx.prepare(
-        "INSERT INTO copy SELECT lower(hex(randomblob(16))), run, ?1 FROM run WHERE live = 0",
+        "INSERT INTO copy SELECT printf('%012x', (created_at + ?1) / 1000) || lower(hex(randomblob(10))), run, ?1 \
+         FROM run WHERE live = 0 ORDER BY run",
     )?;
     for copy in 1..times {
-        draw.execute([APART_US.saturating_mul(i64::try_from(copy).unwrap_or(0))])?;
+        draw.execute([i64::from(APART_US).saturating_mul(i64::try_from(copy).unwrap_or(0))])?;
     }
     drop(draw);
     let indexes = tx
@@ -60,7 +61,7 @@ fn copy_table(db: &Connection, table: &str) -> Result<()> {
         .query_map([table], |row| row.get(0))?
         .collect::<Result<Vec<String>>>()?;
     let has = |name: &str| columns.iter().any(|column| column == name);
-    let attempt = "substr(copy.run, 17) || substr(old.attempt, 1, 16)";
+    let attempt = "substr(copy.run, 1, 22) || substr(old.attempt, 13, 10)";
     let mut record = "replace(old.record, old.run, copy.run)".to_owned();
     if has("attempt") {
         record = format!("replace({record}, old.attempt, {attempt})");
@@ -78,15 +79,16 @@ fn copy_table(db: &Connection, table: &str) -> Result<()> {
         other => format!("old.{other}"),
     };
     let values: Vec<String> = columns.iter().map(value).collect();
-    db.execute(
-        &format!(
-            "INSERT INTO {table} ({}) SELECT {} FROM copy CROSS JOIN {table} AS old ON old.run = copy.of ORDER BY copy.run",
-            columns.join(", "),
-            values.join(", ")
-        ),
-        params![],
-    )?;
-    Ok(())
+    // What is read from the table it is written to would be put aside whole first.
+    db.execute_batch(&format!(
+        "CREATE TEMP TABLE source AS SELECT * FROM main.{table} ORDER BY run; \
+         CREATE INDEX temp.source_by_run ON source (run); \
+         INSERT INTO main.{table} ({}) SELECT {} FROM copy CROSS JOIN source AS old ON old.run = copy.of \
+         ORDER BY copy.run; \
+         DROP TABLE source;",
+        columns.join(", "),
+        values.join(", ")
+    ))
 }
 
 /// Ids of so many runs, spread over all.
@@ -95,8 +97,16 @@ fn copy_table(db: &Connection, table: &str) -> Result<()> {
 /// The database's.
 pub(crate) fn some_runs(file: &Path, count: usize) -> Result<Vec<String>> {
     let db = Connection::open(file)?;
+    let newest: i64 = db.query_row("SELECT max(created_at) FROM run", [], |row| row.get(0))?;
+    let oldest: i64 = db.query_row("SELECT min(created_at) FROM run", [], |row| row.get(0))?;
     let mut statement = db.prepare("SELECT run FROM run WHERE run >= ?1 ORDER BY run LIMIT 1")?;
-    let begin = |place: usize| format!("{:04x}", place * 0x1_0000 / count.max(1));
+    let count = i64::try_from(count).unwrap_or(1).max(1);
+    let begin = |place: i64| {
+        format!(
+            "{:012x}",
+            (oldest + (newest - oldest) / count * place) / 1000
+        )
+    };
     (0..count)
         .map(|place| statement.query_row([begin(place)], |row| row.get(0)))
         .collect()
