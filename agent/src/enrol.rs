@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use outpost_agent_core::record::{SessionRecord, Write};
 use outpost_agent_keeper::exec::SelfExec;
 use outpost_agent_link::ipc::{FromLink, ToLink, UnaryMethod};
 use outpost_certs::token::JoinToken;
 use outpost_proto::wire::{EnrolRequest, Issued};
 
+use crate::journal::Journal;
 use crate::ledger::{DEFAULT_LIMIT_BYTES, Kind, Ledger};
 use crate::runner::link_process::{LinkProcess, LinkSetup};
 use crate::runner::wall_us;
@@ -62,6 +64,7 @@ pub async fn enrol(
         agent: token.agent().to_string(),
         spiffe_id: issued.spiffe_id.clone(),
     };
+    begin_anew(state)?;
     store(&link, issued).await?;
     state.set_identity(&identity)?;
     Ok(identity)
@@ -129,6 +132,20 @@ async fn call(
             }
         }
     }
+}
+
+/// The orchestrator knows the new identity from now on and nothing of an earlier one's sessions: what that left here would
+/// look like a copy's. Numbers of events go on, so that none is used twice.
+fn begin_anew(state: &StateDir) -> anyhow::Result<()> {
+    let left = crate::journal::peek(state.path())?.session;
+    let anew = SessionRecord {
+        event_seq_reserved: left.event_seq_reserved,
+        ..SessionRecord::default()
+    };
+    if left != anew {
+        Journal::open(state.path())?.commit(&[Write::Session(anew)])?;
+    }
+    Ok(())
 }
 
 async fn store(link: &LinkProcess, issued: Issued) -> anyhow::Result<()> {

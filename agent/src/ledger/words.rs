@@ -4,7 +4,7 @@ use outpost_proto::message::{
     AttemptState, Flags, Heartbeat, Hello, InventoryPage, OnDisconnect, UpMessage,
 };
 use outpost_proto::outcome::Report;
-use outpost_proto::wire;
+use outpost_proto::wire::{self, RecoverRequest};
 
 use super::{Entry, Kind};
 
@@ -29,13 +29,7 @@ pub fn explain_entry(entry: &Entry) -> Vec<FrameWords> {
                 format!("a frame that this version cannot read: {error}"),
             ),
         },
-        Kind::Identity => one(
-            "identity",
-            format!(
-                "a request for a certificate, {} bytes: a token or proof and a public key",
-                entry.payload.len()
-            ),
-        ),
+        Kind::Identity => one("identity", identity(&entry.payload)),
         Kind::Session => {
             let epoch = entry
                 .payload
@@ -76,6 +70,25 @@ pub fn kinds_of_frame(frame: &[u8]) -> Vec<&'static str> {
     wire::decode_up(frame)
         .map(|messages| messages.iter().map(kind_of).collect())
         .unwrap_or_default()
+}
+
+fn identity(payload: &[u8]) -> String {
+    let bytes = payload.len();
+    match RecoverRequest::decode(payload) {
+        Ok(request) => {
+            let proof = match request.answer {
+                Some(_) => ", and the proof that its key is held",
+                None => "",
+            };
+            format!(
+                "a request for a certificate in place of one that ended, {bytes} bytes: the ended one, the session's \
+                 nonce, a public key{proof}"
+            )
+        }
+        Err(_) => {
+            format!("a request for a certificate, {bytes} bytes: a token or proof and a public key")
+        }
+    }
 }
 
 fn kind_of(message: &UpMessage) -> &'static str {

@@ -78,6 +78,7 @@ impl LinkHandle {
             closing: BTreeMap::new(),
             stored: false,
             recovers: None,
+            refusal: None,
         };
         tokio::task::spawn_local(supervisor.run());
         Self { jobs }
@@ -111,6 +112,8 @@ struct Supervisor {
     stored: bool,
     /// The newest connection that was made for a recovery.
     recovers: Option<u64>,
+    /// Why there is no certificate in place of the one that ended.
+    refusal: Option<String>,
 }
 
 impl Supervisor {
@@ -361,8 +364,12 @@ impl Supervisor {
                 }
                 // What link was told to close was closed for a reason that is known already.
                 if !was_told {
-                    let trouble = Happened::Trouble(format!("{reason}: {text}"));
-                    self.inbox.send(trouble).await.ok();
+                    let ended = reason == ClosedReason::Expired;
+                    let trouble = match self.refusal.as_ref().filter(|_| ended) {
+                        Some(refusal) => refusal.clone(),
+                        None => format!("{reason}: {text}"),
+                    };
+                    self.inbox.send(Happened::Trouble(trouble)).await.ok();
                 }
                 Happened::Core(Event::Closed {
                     conn: Conn(conn),
@@ -410,6 +417,7 @@ impl Supervisor {
                     Answered::Not(event, why) => {
                         tracing::warn!("no new certificate: {why}");
                         if self.recovers == Some(conn) {
+                            self.refusal = Some(why.to_string());
                             let trouble = Happened::Trouble(why.to_string());
                             self.inbox.send(trouble).await.ok();
                         }
@@ -419,10 +427,18 @@ impl Supervisor {
             }
             FromLink::Stored { ok: true, .. } => {
                 self.stored = true;
+                self.refusal = None;
                 return None;
             }
             FromLink::Stored { text, .. } => {
                 tracing::error!("the new certificate is not used: {text}");
+                if self.recovers.is_some() {
+                    let why = format!(
+                        "the certificate in place of the one that ended is not used: {text}; compare this host's clock \
+                         (date -u) with the orchestrator's"
+                    );
+                    self.inbox.send(Happened::Trouble(why)).await.ok();
+                }
                 Happened::Core(Event::NotRenewed)
             }
         };

@@ -21,6 +21,7 @@ fn supervisor() -> (Supervisor, mpsc::Sender<LinkJob>, mpsc::Receiver<Happened>)
         closing: BTreeMap::new(),
         stored: false,
         recovers: None,
+        refusal: None,
     };
     (supervisor, jobs, happened)
 }
