@@ -17,7 +17,7 @@ const HOUR: i64 = 3600;
 
 /// A program that runs the agent with `object` preloaded into every one of its processes, whatever their environment:
 /// in a mount namespace with an `/etc` of its own.
-fn preloading(dir: &Path, object: &Path) -> PathBuf {
+pub(crate) fn preloading(dir: &Path, object: &Path) -> PathBuf {
     let etc = dir.join("etc");
     let copied = std::process::Command::new("cp")
         .args(["-a", "/etc"])
@@ -36,24 +36,25 @@ fn preloading(dir: &Path, object: &Path) -> PathBuf {
     program
 }
 
+/// The file that says by how many seconds the clock is wrong, and how that is changed.
+pub(crate) fn offset_of(world: &World) -> (PathBuf, impl Fn(i64) + use<>) {
+    let offset = world.dir().join("offset");
+    // Written in place: the processes have it mapped.
+    std::fs::write(&offset, [0; 4096]).unwrap();
+    let path = offset.clone();
+    let set = move |seconds: i64| {
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0).unwrap();
+    };
+    (offset, set)
+}
+
 #[test]
 #[ignore = "needs: root"]
 fn t1_a_wall_clock_that_is_wrong_gets_a_word_and_loses_nothing() {
     let world = World::new();
     let api = world.api();
-    let offset = world.dir().join("offset");
-    // Written in place: the processes have it mapped.
-    std::fs::write(&offset, [0; 4096]).unwrap();
-    let set = |seconds: i64| {
-        let mut bytes = std::fs::read(&offset).unwrap();
-        bytes[..8].copy_from_slice(&seconds.to_ne_bytes());
-        std::os::unix::fs::FileExt::write_all_at(
-            &std::fs::File::options().write(true).open(&offset).unwrap(),
-            &bytes,
-            0,
-        )
-        .unwrap();
-    };
+    let (offset, set) = offset_of(&world);
     let object = compiled(world.dir(), WRONG_CLOCK, "OFFSET", &offset);
     let token = world.token_file(&api, "site-1");
     let mut agent = world.enrolled("site-1", &token, &[gate(0)]);

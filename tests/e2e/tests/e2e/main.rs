@@ -15,6 +15,7 @@ mod commands;
 mod disk;
 mod documents;
 mod examples;
+mod expired;
 mod happy;
 mod identity;
 mod kills;
