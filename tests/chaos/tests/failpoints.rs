@@ -1,6 +1,5 @@
 //! C1, C2: every named place in the code, one after the other: work is under way, somebody dies there, it is started
 //! again, and the history of both sides holds.
-
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};
