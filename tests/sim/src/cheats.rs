@@ -100,6 +100,7 @@ impl World {
                 let bound = run.agent.as_ref();
                 let mut own = self.sites.iter();
                 bound.is_some_and(|agent| self.is_cheat(&run.tenant, agent))
+                    || self.waits_for_a_cheats_report(&run.tenant)
                     || self.waits_for_a_cheat(&run.tenant)
                     || own.all(|site| site.cheats || site.identity.tenant != run.tenant)
             }
@@ -124,6 +125,20 @@ impl World {
         let cheat =
             sites.any(|site| site.cheats && site.identity.tenant == *tenant && awaited(site));
         cheat && !self.plan.person && self.is_waiting_after_a_restore(tenant)
+    }
+
+    /// After a restore new work waits for what every agent has to tell, or for a person. A cheat that invented its first
+    /// nonce is set aside as a second holder when it presents the true one, and tells nothing.
+    fn waits_for_a_cheats_report(&self, tenant: &TenantName) -> bool {
+        let mirror = &self.center.disk.mirror;
+        let life = mirror.recovery.counter;
+        let mut agents = mirror.agents.values();
+        agents.any(|agent| {
+            agent.tenant == *tenant
+                && !agent.removed
+                && agent.standing.reported < life
+                && self.is_cheat(tenant, &agent.agent)
+        })
     }
 
     /// Whether a cheating agent has a hand in this run.
