@@ -13,7 +13,7 @@ use outpost_proto::wire;
 
 use crate::disk::CenterDisk;
 use crate::driver::take_turn;
-use crate::invariants::{Checked, broken};
+use crate::invariants::{Checked, broken, holds};
 use crate::moments::Message;
 use crate::network::{Direction, Packet};
 use crate::queue::{At, MS, SECOND};
@@ -213,6 +213,8 @@ impl World {
         };
         let events = next_turn(process, &center.disk);
         let began = process.stopped.take().map(|(at, _)| at);
+        let row = center.disk.owners.get(&process.scope);
+        let owns = row.is_some_and(|row| row.admits(process.hold.row()));
         let now = began.map_or(present, |at| Micros(EPOCH_US + center.ahead_us + at));
         (process.turn_at, center.disk.now) = (self.now, now);
         center.disk.wrote = false;
@@ -234,6 +236,12 @@ impl World {
         if let Some(sprung) = self.center.disk.trouble.sprung.take() {
             self.sprung(None, &sprung);
         }
+        // Only what was decided before it stood still comes from who was overtaken.
+        holds(
+            owns || began.is_some() || said.is_empty(),
+            "only the owner of a tenant decides and speaks",
+            format!("process {number}"),
+        )?;
         for speech in said {
             self.center_speaks(number, speech)?;
         }

@@ -118,6 +118,8 @@ impl World {
                 }
             }
         }
+        // What is taken in after a restore runs already, whatever else does.
+        made.retain(|attempt| !attempt.recovered);
         self.invariant_no_limit_is_exceeded(&made)?;
         let Some(process) = self.center.seat(number).filter(|_| spoken) else {
             return Ok(());

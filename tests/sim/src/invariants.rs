@@ -126,7 +126,10 @@ impl World {
         let sentence = "a task starts only after all it needs succeeded";
         let (run, task) = (assign.run, assign.task);
         // A restored database may not know yet what the one before it did; true it must be all the same.
-        let former = self.is_of_a_former_life(assign.attempt);
+        // Nor what one of two holders of an identity was told before.
+        let known = self.center.disk.mirror.attempts.get(&assign.attempt);
+        let former = self.is_of_a_former_life(assign.attempt)
+            || known.is_some_and(|known| self.is_exposed(known));
         for need in self.needs(run, task) {
             let known = self
                 .center

@@ -65,6 +65,16 @@ fn every_invariant_holds_on_sixty_seeds_in_which_everything_goes_wrong() {
         "scheduled run",
         "run made to run again",
         "fault: wall clock set",
+        "stale owner's commit refused",
+        "tenant taken over by another replica",
+        "replica that is not the owner turned an agent away",
+        "state directory copied",
+        "host put back to a snapshot",
+        "two holders found out",
+        "which holder stays decided",
+        "holder switched off",
+        "attempt said to be over",
+        "attempt said to be over that may not be",
     ] {
         assert!(seen.contains(what), "never happened: {what}");
     }
