@@ -27,6 +27,7 @@ mod renewal;
 mod reports;
 mod session;
 mod settings;
+mod shelf;
 mod startup;
 pub mod state;
 mod view;

@@ -1,11 +1,10 @@
 //! What is remembered of settled attempts, bounded by age and by number.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use outpost_proto::ids::AttemptId;
 use outpost_proto::limits::REMEMBERED;
 
 use crate::record::Memory;
+use crate::shelf::{Keyed, Shelf};
 
 /// How long an outcome is remembered after it was acknowledged: thirty days.
 pub(crate) const REMEMBERED_S: u64 = 30 * 24 * 3600;
@@ -15,8 +14,24 @@ const FORGOTTEN_AT_ONCE: usize = 1000;
 /// The memories, by id and by age.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memories {
-    by_id: BTreeMap<AttemptId, Memory>,
-    by_age: BTreeSet<(u64, AttemptId)>,
+    by_id: Shelf<Memory>,
+    by_age: Shelf<(u64, AttemptId)>,
+}
+
+impl Keyed for Memory {
+    type Key = AttemptId;
+
+    fn key(&self) -> AttemptId {
+        self.attempt
+    }
+}
+
+impl Keyed for (u64, AttemptId) {
+    type Key = Self;
+
+    fn key(&self) -> Self {
+        *self
+    }
 }
 
 impl Memories {
@@ -27,14 +42,14 @@ impl Memories {
     }
 
     pub(crate) fn insert(&mut self, memory: Memory) {
-        if let Some(before) = self.by_id.insert(memory.attempt, memory) {
-            self.by_age.remove(&(before.settled_at_s, before.attempt));
+        if let Some(before) = self.by_id.insert(memory) {
+            self.by_age.remove((before.settled_at_s, before.attempt));
         }
         self.by_age.insert((memory.settled_at_s, memory.attempt));
     }
 
     pub(crate) fn get(&self, attempt: AttemptId) -> Option<&Memory> {
-        self.by_id.get(&attempt)
+        self.by_id.get(attempt)
     }
 
     /// Takes out what is too old, or too many, at the given second since 1970.
@@ -44,8 +59,8 @@ impl Memories {
             && let Some(&(at, attempt)) = self.by_age.first()
             && (self.by_id.len() > REMEMBERED || at.saturating_add(REMEMBERED_S) <= now_s)
         {
-            self.by_age.remove(&(at, attempt));
-            self.by_id.remove(&attempt);
+            self.by_age.remove((at, attempt));
+            self.by_id.remove(attempt);
             gone.push(attempt);
         }
         gone
@@ -62,11 +77,11 @@ impl Memories {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Memory> {
-        self.by_id.values()
+        self.by_id.iter()
     }
 
     pub(crate) fn all(&self) -> Vec<Memory> {
-        self.by_id.values().copied().collect()
+        self.by_id.iter().copied().collect()
     }
 }
 

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use outpost_proto::ids::AttemptId;
 
 use crate::record::{AttemptRecord, Memory, SessionRecord, SiteRecord, Snapshot, Write};
+use crate::shelf::Shelf;
 
 /// Everything durable, kept up to date write by write.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mirror {
     attempts: BTreeMap<AttemptId, AttemptRecord>,
-    memories: BTreeMap<AttemptId, Memory>,
+    memories: Shelf<Memory>,
     session: SessionRecord,
     site: SiteRecord,
 }
@@ -43,10 +44,10 @@ impl Mirror {
             },
             Write::Settled(memory) => {
                 self.attempts.remove(&memory.attempt);
-                self.memories.insert(memory.attempt, *memory);
+                self.memories.insert(*memory);
             }
             Write::Forgotten(attempt) => {
-                self.memories.remove(attempt);
+                self.memories.remove(*attempt);
             }
             Write::Session(session) => self.session = *session,
             Write::Site(site) => self.site = *site,
@@ -58,7 +59,7 @@ impl Mirror {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             attempts: self.attempts.values().cloned().collect(),
-            memories: self.memories.values().copied().collect(),
+            memories: self.memories.iter().copied().collect(),
             session: self.session,
             site: self.site,
         }
@@ -70,7 +71,7 @@ impl Mirror {
             .attempts
             .values()
             .map(|record| Write::Attempt(Box::new(record.clone())));
-        let memories = self.memories.values().map(|memory| Write::Settled(*memory));
+        let memories = self.memories.iter().map(|memory| Write::Settled(*memory));
         let rest = [Write::Session(self.session), Write::Site(self.site)];
         memories.chain(attempts).chain(rest)
     }
@@ -84,11 +85,7 @@ impl From<Snapshot> for Mirror {
                 .into_iter()
                 .map(|r| (r.assign.attempt, r))
                 .collect(),
-            memories: snapshot
-                .memories
-                .into_iter()
-                .map(|m| (m.attempt, m))
-                .collect(),
+            memories: snapshot.memories.into_iter().collect(),
             session: snapshot.session,
             site: snapshot.site,
         }
