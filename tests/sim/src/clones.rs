@@ -112,6 +112,8 @@ impl World {
         self.sites.push(site);
         let at = self.now + self.dice.span(SECOND, MINUTE);
         self.queue.put(at, Happening::StartSite { site: index });
+        // The original may have been paused.
+        self.resume_later(index);
     }
 
     /// A snapshot of a host is made; nothing is wrong with that.
@@ -136,6 +138,7 @@ impl World {
         self.trace.count("host put back to a snapshot");
         self.power_cut(of);
         self.truth.former.forget_what_succeeded(of);
+        self.resume_later(of);
         self.begin_copied(of, false);
         let site = &mut self.sites[of];
         (site.disk, site.identity) = (snapshot.disk, snapshot.identity);
@@ -287,10 +290,11 @@ impl World {
         alike && self.is_exposed(attempt)
     }
 
-    /// Whether an alarm tells nothing but that there are two.
+    /// Whether an alarm tells nothing but that there are two: what one of them holds may lie before what the other told.
     pub(crate) fn is_about_copies(&self, name: &Name, what: Alarm) -> bool {
         let copied = self.clones.copied.contains_key(name);
-        copied && matches!(what, Alarm::Cloned | Alarm::Nonce)
+        let of_two = [Alarm::Cloned, Alarm::Nonce, Alarm::ImpossibleEvent];
+        copied && of_two.contains(&what)
     }
 
     // --- what must hold

@@ -348,7 +348,10 @@ impl World {
         } else if fault == Fault::CenterClock {
             self.center.ahead_us += self.dice.span(SECOND, 6 * 60 * MINUTE);
             self.calendar.clock_was_set();
-            self.crash_replicas();
+            // Nobody is left who knew the time before, also not who stands still.
+            for replica in 0..self.center.replicas.len() {
+                self.crash_replica(replica);
+            }
         } else if fault == Fault::Backup {
             self.back_up();
         } else if fault == Fault::Restore {
@@ -461,7 +464,7 @@ impl World {
     }
 
     /// The pause is durable and the process may be away just then: said again until it was surely heard.
-    fn resume_later(&mut self, site: usize) {
+    pub(crate) fn resume_later(&mut self, site: usize) {
         let at = self.now + self.outage();
         for later in [0, MINUTE, 5 * MINUTE, 20 * MINUTE] {
             let at = if later == 0 {
