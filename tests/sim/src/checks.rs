@@ -14,7 +14,7 @@ use outpost_proto::outcome::Outcome;
 use crate::disk::Change;
 use crate::invariants::{Checked, broken, holds};
 use crate::records::{is_rerun, outcome_of};
-use crate::replicas::scoped;
+use crate::replicas::{Replica, scoped};
 use crate::shop;
 use crate::world::World;
 
@@ -208,7 +208,9 @@ impl World {
             let told = site.disk.snapshot().attempts.is_empty();
             site.cheats || site.gone || (site.enrolled && site.process.is_some() && told)
         };
+        let awake = |replica: &Replica| replica.is_awake(self.now);
         self.center.is_whole()
+            && self.center.replicas.iter().all(awake)
             && self.sites.iter().all(told)
             && self.is_everybody_single()
             && self.clients.all_are_answered()

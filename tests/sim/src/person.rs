@@ -12,6 +12,7 @@ use crate::clients::Want;
 use crate::keeper;
 use crate::queue::{MINUTE, SECOND};
 use crate::records::active;
+use crate::trace::note;
 use crate::world::{Happening, World};
 
 /// From then on, after the faults, a diligent person decides about everything that waits for one.
@@ -157,6 +158,7 @@ impl World {
                 continue;
             }
             self.trace.count("tenant went on without some agents");
+            note!(self, "{tenant} goes on without some agents");
             for index in 0..self.sites.len() {
                 let identity = &self.sites[index].identity;
                 let name = (identity.tenant.clone(), identity.agent.clone());

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use outpost_orchestrator_core::mirror::Mirror;
 use outpost_orchestrator_core::record::{AgentRecord, AttemptRecord, TaskState};
 use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
+use outpost_proto::message::AttemptState;
+use outpost_proto::outcome::{Outcome, Report};
 
 use crate::invariants::{Checked, holds};
 use crate::trace::note;
@@ -113,8 +115,15 @@ impl World {
                 continue;
             }
             let known = site.disk.snapshot();
-            let held = known.attempts.iter().map(|held| held.assign.attempt);
-            let remembered = known.memories.iter().map(|memory| memory.attempt);
+            // As it knows them itself: a copy may have told another end of what its original did.
+            let succeeded = |report: Report| report.outcome == Outcome::Succeeded;
+            let held = known.attempts.iter().filter_map(|held| match held.state {
+                AttemptState::Finished(report) => succeeded(report).then_some(held.assign.attempt),
+                AttemptState::Assigned | AttemptState::Starting | AttemptState::Running => None,
+            });
+            let remembered = known.memories.iter();
+            let remembered = remembered.filter(|memory| succeeded(memory.report));
+            let remembered = remembered.map(|memory| memory.attempt);
             for id in held.chain(remembered) {
                 let Some(attempt) = lost.attempts.get(&id) else {
                     continue;
@@ -122,7 +131,7 @@ impl World {
                 let place = (attempt.run, attempt.task);
                 let task = lost.tasks.get(&place);
                 if task.is_some_and(|task| task.state == TaskState::Succeeded)
-                    && self.truth.ends.get(&id) == Some(&outpost_proto::outcome::Outcome::Succeeded)
+                    && self.truth.ends.get(&id) == Some(&Outcome::Succeeded)
                 {
                     let succeeded = &mut self.truth.former.succeeded;
                     succeeded.entry(place).or_default().insert(index);
