@@ -2,15 +2,14 @@
 //! while they are under way. Both halves on the same machine in the same minutes.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use outpost_e2e::{Api, Entry, World, site};
+use outpost_e2e::{Entry, World};
 use serde_json::json;
 
 use crate::figures::{Figures, Goal, quantile};
-use crate::measure::{now_us, stamped};
+use crate::measure::{short_runs, stamp};
 
 /// Tasks of one run: as many as the workflow format allows.
 const RUN: u32 = 1_000;
@@ -23,12 +22,10 @@ pub(crate) fn all(tasks: u32, triggers: u32, worlds: &mut Vec<World>) -> anyhow:
     let mut figures = Figures::default();
     let world = World::serving(&["--api-rate", "0"]);
     let api = world.api();
-    let own = world.dir().join("stamp");
-    std::fs::copy(std::env::current_exe()?, &own).context("copying the task")?;
-    site::mode(&own, 0o755);
+    let own = stamp(&world)?;
     let stamps = world.shared("stamps");
-    let argv = [&own.to_string_lossy(), "stamp", &stamps.to_string_lossy()].map(str::to_owned);
-    let stamp = Entry::program("stamp", &argv.each_ref().map(String::as_str));
+    let argv = [own.to_string_lossy(), stamps.to_string_lossy()];
+    let stamp = Entry::program("stamp", &argv.each_ref().map(AsRef::as_ref));
     // Short enough that ends and starts go on all the time, long enough that the machine is not busy with tasks.
     let nap = Entry::program("nap", &["/bin/sleep", "0.1"]);
     let _few = world.agent("few", &[stamp]);
@@ -92,26 +89,6 @@ pub(crate) fn all(tasks: u32, triggers: u32, worlds: &mut Vec<World>) -> anyhow:
     }
     worlds.push(world);
     Ok(figures)
-}
-
-/// Milliseconds from each call to its answer and to the task's first instruction.
-struct Times {
-    answers: Vec<f64>,
-    starts: Vec<f64>,
-}
-
-fn short_runs(api: &Api, stamps: &Path, count: u32) -> anyhow::Result<Times> {
-    let (mut answers, mut starts) = (Vec::new(), Vec::new());
-    let before = stamped(stamps, 0)?.len();
-    for number in 0..count as usize {
-        let asked = now_us();
-        let _ = api.trigger("stamp", &json!({}));
-        answers.push((now_us() - asked) / 1000.0);
-        let told = stamped(stamps, before + number + 1)?;
-        let started = told.last().copied().unwrap_or(asked);
-        starts.push((started - asked) / 1000.0);
-    }
-    Ok(Times { answers, starts })
 }
 
 /// The process's resident memory once it stands still.

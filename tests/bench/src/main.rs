@@ -1,18 +1,18 @@
 //! What one agent does beside what the machine itself can do, measured in the same run: printed, not judged.
 //!
-//! Real release binaries with their usual settings, on loopback. The benchmark's own executable is the task whose first
-//! instruction is timed: a shell would take longer to start than what is measured.
+//! Real release binaries with their usual settings, on loopback. `outpost-stamp` is the task whose first instruction is
+//! timed: a shell would take longer to start than what is measured.
 
+mod caller;
 mod figures;
 mod live;
 mod machine;
 mod measure;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use outpost_e2e::binaries::Binary;
 use outpost_e2e::report;
 
@@ -44,25 +44,10 @@ struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    #[command(subcommand)]
-    role: Option<Role>,
-}
-
-#[derive(Debug, Subcommand)]
-enum Role {
-    /// Write the time of day into a file and end.
-    #[command(hide = true)]
-    Stamp { file: PathBuf },
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Some(Role::Stamp { file }) = args.role {
-        return match measure::stamp(&file) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
-    }
     for binary in [Binary::Agent, Binary::Orchestrator] {
         if let Err(why) = binary.find() {
             report::note(format_args!("error: {why}"));

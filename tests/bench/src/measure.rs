@@ -1,7 +1,6 @@
 //! The measurements, in order: what rests, what is slow, what is many.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use outpost_e2e::{Agent, Api, Entry, World, procs, site};
 use serde_json::json;
 
+use crate::caller::Caller;
 use crate::figures::{Figures, Goal, quantile};
 use crate::machine;
 
@@ -49,14 +49,12 @@ impl Bench {
     /// `user`: the account that the agent runs under, if not the caller's.
     fn new(user: Option<u32>) -> anyhow::Result<Self> {
         let world = World::new();
-        let own = world.dir().join("stamp");
-        std::fs::copy(std::env::current_exe()?, &own).context("copying the task")?;
-        site::mode(&own, 0o755);
+        let own = stamp(&world)?;
         let stamps = world.shared("stamps");
-        let argv = [&own.to_string_lossy(), "stamp", &stamps.to_string_lossy()].map(str::to_owned);
+        let argv = [own.to_string_lossy(), stamps.to_string_lossy()];
         let entries = [
             Entry::program("noop", &["/bin/true"]),
-            Entry::program("stamp", &argv.each_ref().map(String::as_str)),
+            Entry::program("stamp", &argv.each_ref().map(AsRef::as_ref)),
             Entry::program("rest", &["/bin/sleep", "600"]).with("grace = \"1s\""),
         ];
         let api = world.api();
@@ -225,15 +223,7 @@ fn first_instruction(
     triggers: u32,
 ) -> anyhow::Result<()> {
     let _ = api.apply("name: stamp\ntasks:\n  t: {entry: stamp}\n").ok();
-    let (mut starts, mut answers) = (Vec::new(), Vec::new());
-    for number in 0..triggers as usize {
-        let asked = now_us();
-        let _ = api.trigger("stamp", &json!({}));
-        answers.push((now_us() - asked) / 1000.0);
-        let told = stamped(stamps, number + 1)?;
-        let started = told.last().copied().unwrap_or(asked);
-        starts.push((started - asked) / 1000.0);
-    }
+    let Times { starts, answers } = short_runs(api, stamps, triggers)?;
     for (name, share, goal) in [("p50", 0.5, 2.0), ("p99", 0.99, 5.0)] {
         let (answer, start) = (quantile(&answers, share), quantile(&starts, share));
         let text = format!("API call → answer, {name}");
@@ -357,14 +347,39 @@ pub(crate) fn now_us() -> f64 {
     now.as_secs_f64() * 1e6
 }
 
-/// The task: adds the present time in microseconds to a file, in one write.
-pub(crate) fn stamp(file: &Path) -> std::io::Result<()> {
-    let line = format!("{:.1}\n", now_us());
-    let mut file = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(file)?;
-    file.write_all(line.as_bytes())
+/// The task, where any account may run it.
+pub(crate) fn stamp(world: &World) -> anyhow::Result<PathBuf> {
+    let built = std::env::current_exe()?.with_file_name("outpost-stamp");
+    let own = world.dir().join("stamp");
+    std::fs::copy(&built, &own).with_context(|| {
+        let build = "cargo build --release --workspace --bins";
+        format!("copying the task {}; build it: {build}", built.display())
+    })?;
+    site::mode(&own, 0o755);
+    Ok(own)
+}
+
+/// What runs of one short task took, in milliseconds from the call.
+pub(crate) struct Times {
+    pub(crate) answers: Vec<f64>,
+    pub(crate) starts: Vec<f64>,
+}
+
+/// So many runs of the workflow `stamp`, each when the one before is over.
+pub(crate) fn short_runs(api: &Api, stamps: &Path, count: u32) -> anyhow::Result<Times> {
+    let mut caller = Caller::new(api, "stamp")?;
+    let (mut answers, mut starts) = (Vec::new(), Vec::new());
+    let before = stamped(stamps, 0)?.len();
+    for number in 0..count as usize {
+        let asked = now_us();
+        let run = caller.trigger()?;
+        answers.push((now_us() - asked) / 1000.0);
+        let told = stamped(stamps, before + number + 1)?;
+        let started = told.last().copied().unwrap_or(asked);
+        starts.push((started - asked) / 1000.0);
+        let _ = api.succeeded(&run);
+    }
+    Ok(Times { answers, starts })
 }
 
 /// All times written so far, once there are so many.

@@ -67,6 +67,12 @@ impl Api {
         }
     }
 
+    /// What this client shows to be let in.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// The same API with another token.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
