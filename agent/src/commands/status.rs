@@ -100,10 +100,7 @@ fn words(status: &Status, now_us: u64) -> Vec<String> {
         status.agent, status.tenant, status.version, status.pid
     )];
     lines.extend(connection(status, now_us));
-    lines.push(format!(
-        "certificate   {}",
-        certificate(status, now_us)
-    ));
+    lines.push(format!("certificate   {}", certificate(status, now_us)));
     lines.extend(catalogue(status, now_us));
     lines.extend(stopped(status));
     lines.extend(work(status));

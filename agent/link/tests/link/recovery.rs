@@ -33,7 +33,13 @@ async fn until_refused(rig: &Rig, address: std::net::SocketAddr) -> ClosedReason
         match rig.open(conn, address).await {
             FromLink::Closed { reason, .. } => return reason,
             FromLink::Opened { .. } => {}
-            other => panic!("{other:?}"),
+            other @ (FromLink::Ready { .. }
+            | FromLink::Ends { .. }
+            | FromLink::Frame { .. }
+            | FromLink::Csr { .. }
+            | FromLink::Proof { .. }
+            | FromLink::Reply { .. }
+            | FromLink::Stored { .. }) => panic!("{other:?}"),
         }
         // It ends by itself, by this host's clock.
         let FromLink::Closed { reason, .. } = rig.hear().await else {
