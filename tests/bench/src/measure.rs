@@ -204,8 +204,7 @@ fn keepers(figures: &mut Figures, bench: &mut Bench) -> anyhow::Result<()> {
             );
             std::thread::sleep(Duration::from_millis(50));
         };
-        let sizes = found.iter().map(|pid| machine::memory(*pid));
-        let sizes = sizes.collect::<anyhow::Result<Vec<_>>>()?;
+        let sizes = at_rest(&found)?;
         let name = format!("keeper: PSS, one of {count}");
         figures.add(&name, quantile(&sizes, 0.5), "KiB", Goal::AtMost(300.0));
         let path = format!("/api/v1/runs/{run}/cancel");
@@ -213,6 +212,26 @@ fn keepers(figures: &mut Figures, bench: &mut Bench) -> anyhow::Result<()> {
         let _ = bench.api.finished(&run);
     }
     Ok(())
+}
+
+/// The memory of each of these processes once all of it stands still, in KiB: a keeper lets go of what it needed to start
+/// its task when the task has gone on for a while.
+fn at_rest(pids: &[i32]) -> anyhow::Result<Vec<f64>> {
+    let until = Instant::now() + PATIENCE;
+    let mut same = 0;
+    let mut last = Vec::new();
+    while same < 4 {
+        ensure!(
+            Instant::now() < until,
+            "the keepers' memory goes on changing"
+        );
+        std::thread::sleep(Duration::from_millis(500));
+        let sizes = pids.iter().map(|pid| machine::memory(*pid));
+        let sizes = sizes.collect::<anyhow::Result<Vec<_>>>()?;
+        same = if sizes == last { same + 1 } else { 0 };
+        last = sizes;
+    }
+    Ok(last)
 }
 
 /// From the API call to the task's first instruction.
