@@ -10,7 +10,7 @@ use outpost_proto::outcome::{Outcome, Report};
 
 use crate::command::send;
 use crate::event::Alarm;
-use crate::record::{AttemptRecord, Phase, Write};
+use crate::record::{AttemptRecord, Phase, TaskState, Write};
 use crate::state::{Observed, Step, step};
 use crate::tenant::{Ctx, Tenant};
 
@@ -129,6 +129,10 @@ impl Tenant {
         ctx.write(Write::Attempt(attempt.clone()));
         Self::notice_attempt(ctx, &attempt);
         self.let_go(&attempt);
+        if self.makes_another_needless(ctx, &attempt, report) {
+            let (run, task) = (attempt.run, attempt.task);
+            self.set_task(ctx, run, task, TaskState::Active { attempt: id });
+        }
         self.task_ended(ctx, &attempt, report);
         self.evict(attempt.run);
     }

@@ -2,6 +2,7 @@
 //!
 //! Each agent that the backup knew tells what it holds and what it remembers of thirty days. An attempt that the
 //! database does not know is taken in as it is told, and with it the task that it was of: nothing finished runs again.
+//! A person may give up an attempt before its agent has told that it succeeded: then its task gets no other one either.
 //! A database that was copied back without `restore` is noticed by any agent that was told more; that one gets no work
 //! until a restore makes this database the true one.
 
@@ -9,6 +10,7 @@ use outpost_proto::ids::{AttemptId, Fence, Incarnation};
 use outpost_proto::limits::HELD_ATTEMPTS;
 use outpost_proto::message::{AttemptState, InventoryItem};
 use outpost_proto::name::AgentName;
+use outpost_proto::outcome::{Outcome, Report};
 
 use crate::agent::ends_alone_s;
 use crate::doubt::interruption;
@@ -200,6 +202,40 @@ impl Tenant {
     ) -> bool {
         let age_us = ctx.now.0.saturating_sub(attempt.assigned_at);
         self.awaited.contains(&attempt.agent) && (listing.is_full() || age_us > REMEMBERED_US)
+    }
+
+    /// Whether the success of an attempt that a person gave up is still its task's: nobody got another one, because not
+    /// every agent has told what it knows of the time that the backup lacks.
+    pub(crate) fn makes_another_needless(
+        &self,
+        ctx: &Ctx<'_>,
+        attempt: &AttemptRecord,
+        report: Report,
+    ) -> bool {
+        let Some(said) = attempt.asserted.as_ref() else {
+            return false;
+        };
+        let Some(run) = self.runs.get(&attempt.run) else {
+            return false;
+        };
+        let Some(task) = run.task(attempt.task).map(|task| &task.record) else {
+            return false;
+        };
+        let waits = match task.state {
+            // What a person asked to be run again has not been tried since.
+            TaskState::Queued { .. } | TaskState::Backoff { .. } => task.spent + task.requeued > 0,
+            TaskState::Waiting
+            | TaskState::Active { .. }
+            | TaskState::Succeeded
+            | TaskState::Failed { .. }
+            | TaskState::UpstreamFailed
+            | TaskState::Cancelled => false,
+        };
+        // After a rerun the success of an earlier try may be one with other inputs.
+        let of_this_try =
+            run.record.reruns == 0 || ctx.restored_at.is_some_and(|restored| restored <= said.at);
+        let told = self.awaited.contains(&attempt.agent) && self.is_recovering(ctx);
+        told && waits && of_this_try && report.outcome == Outcome::Succeeded
     }
 
     /// An agent's inventory is complete: it is not waited for any more.

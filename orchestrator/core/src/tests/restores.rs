@@ -401,3 +401,65 @@ fn the_holder_that_was_set_aside_stays_so_after_a_restore() {
     );
     assert_eq!(recovery(&mut rig).quarantined.len(), 1);
 }
+
+/// An attempt that the backup knows as running and that ended after it; its agent and an idle one are away.
+fn ended_after_the_backup(retries: u16) -> (Rig, Site, Site, RunId, Assign) {
+    let mut rig = Rig::new();
+    let mut bank = rig.site("bank");
+    let mut spec = workflow("w", vec![task("a", "once", &[])]);
+    spec.tasks[0].retry.retries = retries;
+    rig.apply(spec);
+    let (run, said) = rig.trigger("w");
+    let assign = assigns(&said).remove(0);
+    bank.tells(&mut rig, assign.attempt, AttemptState::Running);
+    let shop = rig.site("shop");
+    let backup = rig.mirror.clone();
+    bank.ends(&mut rig, assign.attempt, Outcome::Succeeded);
+    restore(&mut rig, &backup);
+    (rig, bank, shop, run, assign)
+}
+
+fn said_to_be_over(rig: &mut Rig, attempt: AttemptId) {
+    let asked = rig.ask(Ask::AssertDead {
+        attempt,
+        by: "0123".into(),
+        reason: "nothing runs there".into(),
+    });
+    assert!(
+        matches!(asked, Ok(Answer::AssertedDead { .. })),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn what_a_person_gives_up_before_its_agent_has_told_that_it_succeeded_does_not_run_again() {
+    let (mut rig, mut bank, mut shop, run, assign) = ended_after_the_backup(1);
+    said_to_be_over(&mut rig, assign.attempt);
+    assert!(!matches!(rig.task_state(run, 0), TaskState::Active { .. }));
+    let item = bank.item(&assign, finished(), 0);
+    assert_eq!(assigns(&bank.connect(&mut rig, vec![item])), []);
+    assert_eq!(rig.task_state(run, 0), TaskState::Succeeded);
+    assert!(rig.attempt(assign.attempt).late.is_some(), "kept beside");
+    assert_eq!(assigns(&shop.connect(&mut rig, vec![])), []);
+    assert_eq!(assigns(&rig.pass_ms(600_000)), []);
+}
+
+#[test]
+fn what_a_person_gave_up_runs_again_if_it_did_not_succeed_or_somebody_goes_on_without_its_agent() {
+    for goes_on in [false, true] {
+        let (mut rig, mut bank, mut shop, _, assign) = ended_after_the_backup(1);
+        said_to_be_over(&mut rig, assign.attempt);
+        let mut made = vec![];
+        if goes_on {
+            rig.ask(Ask::Continue { by: "0123".into() }).unwrap();
+            made.extend(assigns(&shop.connect(&mut rig, vec![])));
+        } else {
+            let failed = AttemptState::Finished(report(Outcome::Failed));
+            let item = bank.item(&assign, failed, 0);
+            made.extend(assigns(&bank.connect(&mut rig, vec![item])));
+            made.extend(assigns(&shop.connect(&mut rig, vec![])));
+        }
+        made.extend(assigns(&rig.pass_ms(5_000)));
+        assert_eq!(made.len(), 1, "{goes_on}");
+    }
+}
