@@ -98,6 +98,7 @@ impl World {
                 Change::Run(before, after) => {
                     if is_rerun(before.as_ref(), after) {
                         rerun.insert(after.run);
+                        self.truth.former.asked_again(after.run);
                     }
                     self.run_change(before.as_ref(), after)?;
                     self.invariant_no_run_begins_beyond_the_limit(before.as_ref(), after)?;

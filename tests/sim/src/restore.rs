@@ -27,6 +27,8 @@ pub(crate) struct Former {
     attempts: BTreeMap<AttemptId, AttemptRecord>,
     /// Tasks that had succeeded, each with the sites whose agents held or remembered that.
     succeeded: BTreeMap<(RunId, TaskIndex), BTreeSet<usize>>,
+    /// Runs that were over when the backup was made.
+    over: BTreeSet<RunId>,
     backup: Option<Backup>,
 }
 
@@ -37,6 +39,14 @@ impl Former {
             sites.remove(&at);
             !sites.is_empty()
         });
+    }
+
+    /// A client wants a run's tasks run again. If it was over in the backup, then nothing that is remembered of it was taken
+    /// in: the client sees what did not succeed before the backup, and what it asks for after the restore is done.
+    pub(crate) fn asked_again(&mut self, run: RunId) {
+        if self.over.contains(&run) {
+            self.succeeded.retain(|(of, _), _| *of != run);
+        }
     }
 
     /// An attempt as the newest former life that knew it did.
@@ -94,6 +104,8 @@ impl World {
         self.truth.facts.truncate(backup.facts);
         self.calendar.clock_was_set();
         let runs = &self.center.disk.mirror.runs;
+        let over = runs.values().filter(|run| run.finished_at.is_some());
+        self.truth.former.over = over.map(|run| run.run).collect();
         self.clients.forget_others(runs);
         self.note_what_succeeded(&lost);
         let kept = &self.center.disk.mirror.attempts;
