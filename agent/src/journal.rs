@@ -1,7 +1,7 @@
 //! The agent's journal: the records it must not forget, one line per committed burst.
 //!
 //! A line is a CRC-32 in hex, a space, and a JSON array of writes ([`line`]): a burst is there as a whole or not at
-//! all. An empty array says that everything before it was on the disk when it was written. Replay ([`replay`]) stops at
+//! all. An empty array says that everything before it was on the disk when it was written. `journal/replay.rs` stops at
 //! a torn end, which a crash leaves of what was not synced and nothing was ever said about; damage before it is
 //! reported, never skipped. Once the file has grown well past what it describes, it is written anew from a snapshot; so
 //! is one of an older format when it is opened, or as soon as there is room for that: until then it goes on as it is.

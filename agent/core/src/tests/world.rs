@@ -51,6 +51,8 @@ pub(super) struct World {
     pub(super) renewing: Option<Conn>,
     pub(super) successions: u32,
     pub(super) keepers: BTreeMap<AttemptId, Keeper>,
+    /// Whom a keeper began after the one that was handed to it first: nobody may have heard of it yet.
+    pub(super) follows: BTreeMap<AttemptId, AttemptId>,
     pub(super) cancelled: BTreeSet<AttemptId>,
     /// Asked back from their keepers.
     pub(super) wanted: BTreeSet<AttemptId>,
@@ -86,6 +88,7 @@ impl World {
             renewing: None,
             successions: 0,
             keepers: BTreeMap::new(),
+            follows: BTreeMap::new(),
             cancelled: BTreeSet::new(),
             wanted: BTreeSet::new(),
             known: BTreeMap::new(),
@@ -247,7 +250,7 @@ impl World {
                     lease_until > self.stage.now,
                     "started under a lease that is over"
                 );
-                let keeper = self.keeper_for(behind);
+                let keeper = self.keeper_for(behind, assign.attempt);
                 let earlier = self.keepers.insert(assign.attempt, keeper);
                 assert!(earlier.is_none(), "started twice");
                 self.starts += 1;
@@ -263,14 +266,22 @@ impl World {
         }
     }
 
-    /// Where an attempt goes. The keeper of one that is over begins the next at once.
-    fn keeper_for(&self, behind: Option<AttemptId>) -> Keeper {
-        let waits = |first: AttemptId| match self.keepers.get(&first) {
+    /// Where an attempt goes. The keeper of one that is over begins the next at once, and has only one at a time.
+    fn keeper_for(&mut self, behind: Option<AttemptId>, attempt: AttemptId) -> Keeper {
+        let Some(mut first) = behind else {
+            return Keeper::Launched;
+        };
+        while let Some(next) = self.follows.get(&first) {
+            first = *next;
+        }
+        match self.keepers.get(&first) {
             Some(Keeper::Launched | Keeper::Running) => Keeper::Waits(first),
             Some(Keeper::Waits(_)) => panic!("behind one that waits itself"),
-            Some(Keeper::Over(_)) | None => Keeper::Launched,
-        };
-        behind.map_or(Keeper::Launched, waits)
+            Some(Keeper::Over(_)) | None => {
+                self.follows.insert(first, attempt);
+                Keeper::Launched
+            }
+        }
     }
 
     /// Who waits behind an attempt, in order.
@@ -286,6 +297,7 @@ impl World {
         let mut line = self.line(first).into_iter();
         let Some(next) = line.next() else { return };
         self.keepers.insert(next, Keeper::Launched);
+        self.follows.insert(first, next);
         for other in line {
             self.keepers.insert(other, Keeper::Waits(next));
         }
