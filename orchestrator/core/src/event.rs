@@ -105,6 +105,8 @@ pub enum Event {
         nonce: Nonce,
         /// Milliseconds since the certificate ended; `None` while it holds.
         ended_ms_ago: Option<u64>,
+        /// When it ended, or ends, in microseconds since 1970.
+        not_after: u64,
     },
 }
 

@@ -442,12 +442,14 @@ impl Core for Orchestrator {
                 next_key,
                 nonce,
                 ended_ms_ago,
+                not_after,
             } => {
                 let expired = Expired {
                     key_hash,
                     next_key,
                     nonce: *nonce,
                     ended_ms_ago: *ended_ms_ago,
+                    not_after: *not_after,
                 };
                 self.recover(now, (*call, tenant, agent), &expired, out);
             }

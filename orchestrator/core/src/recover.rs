@@ -2,7 +2,9 @@
 //!
 //! It has proven that it holds the ended certificate's key. It gets another one if that key is still the one it is bound
 //! to, if it presents the nonce that its last session left with it, and not too late or too often. Whoever holds the key
-//! and cannot have both is a copy, and from then on nobody gets work under that name before a person has decided.
+//! and cannot have both is a copy, and from then on nobody gets work under that name before a person has decided. So is
+//! whoever asks for another next key than the one that was already asked for: an agent keeps that one until it has the
+//! certificate for it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -81,6 +83,8 @@ pub(crate) struct Expired<'a> {
     pub(crate) nonce: Nonce,
     /// Milliseconds since it ended; `None` while it holds.
     pub(crate) ended_ms_ago: Option<u64>,
+    /// When it ended, in microseconds since 1970.
+    pub(crate) not_after: u64,
 }
 
 impl Expired<'_> {
@@ -99,9 +103,14 @@ impl AgentRecord {
     pub(crate) fn decide_recovery(&mut self, keep: Keep, that: Recovered) {
         match keep {
             Keep::This => {
+                let asked = self.next_key.clone();
+                let asked = asked.filter(|_| self.key_hash == that.from);
                 let this = &mut self.standing.recovered;
                 if let Some(this) = this.as_mut().filter(|this| this.from == that.from) {
                     this.decided = true;
+                } else if let Some(to) = asked {
+                    let (from, decided) = (that.from, true);
+                    *this = Some(Recovered { from, to, decided });
                 }
             }
             Keep::That => {
@@ -112,6 +121,24 @@ impl AgentRecord {
                 });
             }
         }
+    }
+}
+
+impl AgentRecord {
+    /// Whether the ended certificate is the agent's: as known, or once after a restore, if it is a newer one than the
+    /// backup knows. What the agent has left behind ended earlier.
+    fn recovers(&self, expired: &Expired<'_>, recovery: RecoveryEpoch) -> bool {
+        let newest = self.certificate_not_after.unwrap_or(self.enrolled_at);
+        self.accepts(expired.key_hash) || (self.is_unmet(recovery) && expired.not_after > newest)
+    }
+
+    /// Whether another next key than this was asked for under the same key, and not used yet. A person's decision
+    /// between two holders lets the kept one ask anew.
+    fn awaits_another(&self, expired: &Expired<'_>) -> bool {
+        let next = self.next_key.as_deref();
+        !self.standing.rekey
+            && self.key_hash == expired.key_hash
+            && next.is_some_and(|next| next != expired.next_key)
     }
 }
 
@@ -139,6 +166,14 @@ fn judge(
     if standing.quarantine.is_some() {
         return Verdict::Refuse(NotRecovered::Quarantined);
     }
+    // Nobody gets anything for such a key: whoever still has it disturbs nobody.
+    let within = settings.recover_within.as_millis();
+    if expired
+        .ended_ms_ago
+        .is_some_and(|ago| u128::from(ago) > within)
+    {
+        return Verdict::Refuse(NotRecovered::TooLate);
+    }
     let before = standing
         .recovered
         .as_ref()
@@ -150,7 +185,7 @@ fn judge(
             false => Verdict::Second,
         };
     }
-    if !record.admits(expired.key_hash, recovery) {
+    if !record.recovers(expired, recovery) {
         return Verdict::Refuse(NotRecovered::OtherKey);
     }
     match record.holder(expired.nonce) {
@@ -159,14 +194,14 @@ fn judge(
         Holder::Second if record.is_unmet(recovery) => {}
         Holder::Second => return Verdict::Second,
     }
-    let Some(ended_ms_ago) = expired.ended_ms_ago else {
+    if expired.ended_ms_ago.is_none() {
         return Verdict::Refuse(NotRecovered::NotExpired);
-    };
-    if u128::from(ended_ms_ago) > settings.recover_within.as_millis() {
-        return Verdict::Refuse(NotRecovered::TooLate);
     }
     if before.is_some() {
         return Verdict::IssueAgain;
+    }
+    if record.awaits_another(expired) {
+        return Verdict::Second;
     }
     let recent = standing.recoveries.iter();
     let recent = recent.filter(|at| is_within(**at, now, RECOVERIES_WITHIN));

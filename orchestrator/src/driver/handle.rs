@@ -142,7 +142,7 @@ impl Handle {
         (tenant, agent): (TenantName, AgentName),
         (key_hash, next_key): (String, String),
         nonce: Nonce,
-        ended_ms_ago: Option<u64>,
+        (ended_ms_ago, not_after): (Option<u64>, u64),
     ) -> Result<(), AskError> {
         let answer = self.call(|call| Event::Recover {
             call,
@@ -152,6 +152,7 @@ impl Handle {
             next_key,
             nonce,
             ended_ms_ago,
+            not_after,
         });
         answer.await.map(drop)
     }

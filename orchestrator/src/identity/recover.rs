@@ -221,7 +221,7 @@ impl Enroller {
             (tenant.clone(), agent.clone()),
             keys,
             request.session_nonce,
-            ended_ms_ago(ended),
+            (ended_ms_ago(ended), micros(ended.not_after)),
         );
         allowed.await.map_err(|error| refusal_of(&error))?;
         let issued = self.issue(&tenant, &agent, &request.csr)?;

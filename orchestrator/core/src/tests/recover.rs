@@ -26,6 +26,7 @@ fn recover(rig: &mut Rig, agent: &str, asks: Asks<'_>) -> (Result<(), NotRecover
         next_key: next.into(),
         nonce,
         ended_ms_ago,
+        not_after: rig.now.0 - 1000 * ended_ms_ago.unwrap_or(0),
     }]);
     let mut alarms = Vec::new();
     let mut answered = None;
@@ -164,18 +165,7 @@ fn the_new_key_takes_the_old_ones_place_with_its_first_session() {
 
 #[test]
 fn a_renewed_certificate_that_was_never_used_is_recovered_too() {
-    let mut rig = Rig::new();
-    let site = rig.site("bank");
-    rig.calls += 1;
-    rig.turn(&[Happened::Renew {
-        call: Call(rig.calls),
-        tenant: name("acme"),
-        agent: name("bank"),
-        key_hash: "key".into(),
-        next_key: "second".into(),
-        beside: Some(site.conn),
-    }]);
-    rig.turn(&[Happened::Closed { conn: site.conn }]);
+    let (rig, site) = renewed_and_away();
     // Both sides of the crash: the answer to the renewal arrived, or it did not.
     for key in ["key", "second"] {
         let mut rig = Rig { ..rig_like(&rig) };
@@ -184,6 +174,81 @@ fn a_renewed_certificate_that_was_never_used_is_recovered_too() {
         assert_eq!(recover(&mut rig, "bank", asks).0, Ok(()), "{key}");
         assert_eq!(record(&rig).next_key.as_deref(), Some(next));
     }
+}
+
+fn renew(rig: &mut Rig, site: &Site, key: &str, next: &str) {
+    rig.calls += 1;
+    let said = rig.turn(&[Happened::Renew {
+        call: Call(rig.calls),
+        tenant: name("acme"),
+        agent: name("bank"),
+        key_hash: key.into(),
+        next_key: next.into(),
+        beside: Some(site.conn),
+    }]);
+    let renewed = |said: &Speech| matches!(said, Speech::Answer { answer: Ok(_), .. });
+    assert!(said.iter().any(renewed), "{said:?}");
+}
+
+/// An agent that asked for its second key, and ended before that was used.
+fn renewed_and_away() -> (Rig, Site) {
+    let mut rig = Rig::new();
+    let site = rig.site("bank");
+    renew(&mut rig, &site, "key", "second");
+    rig.turn(&[Happened::Closed { conn: site.conn }]);
+    (rig, site)
+}
+
+#[test]
+fn a_renewed_key_that_was_never_used_is_not_given_to_a_copy() {
+    let hour = Some(HOUR_MS);
+    for keep in [Keep::This, Keep::That] {
+        let (mut rig, site) = renewed_and_away();
+        // An agent keeps the key that it asked for until it has the certificate: who asks for another one is a copy.
+        let copy = Asks("key", "other", site.nonce, hour);
+        let asked = recover(&mut rig, "bank", copy);
+        assert_eq!(asked, (Err(NotRecovered::Quarantined), vec![Alarm::Cloned]));
+        assert_eq!(record(&rig).next_key.as_deref(), Some("second"));
+        let resolve = Ask::ResolveAgent {
+            agent: name("bank"),
+            keep,
+            by: "0123".into(),
+        };
+        assert!(rig.ask(resolve).is_ok());
+        match keep {
+            Keep::This => {
+                let asked = recover(&mut rig, "bank", copy);
+                assert_eq!(asked, (Err(NotRecovered::TurnedAway), vec![]));
+                let again = Asks("key", "second", site.nonce, hour);
+                assert_eq!(recover(&mut rig, "bank", again).0, Ok(()));
+                let next = Asks("second", "third", site.nonce, hour);
+                assert_eq!(recover(&mut rig, "bank", next).0, Ok(()));
+            }
+            Keep::That => assert_eq!(recover(&mut rig, "bank", copy).0, Ok(())),
+        }
+    }
+}
+
+#[test]
+fn a_key_left_behind_long_ago_disturbs_nobody() {
+    let hour = Some(HOUR_MS);
+    let (mut rig, mut site) = away();
+    let asks = Asks("key", "second", site.nonce, hour);
+    assert_eq!(recover(&mut rig, "bank", asks).0, Ok(()));
+    // What ended too long ago gets nothing anyway.
+    let late = Asks("key", "other", site.nonce, Some(31 * DAY_MS));
+    let asked = recover(&mut rig, "bank", late);
+    assert_eq!(asked, (Err(NotRecovered::TooLate), vec![]));
+    site.key = "second".into();
+    site.connect(&mut rig, vec![]);
+    renew(&mut rig, &site, "second", "third");
+    rig.turn(&[Happened::Closed { conn: site.conn }]);
+    site.key = "third".into();
+    site.connect(&mut rig, vec![]);
+    let old = Asks("key", "other", Nonce(12_345), hour);
+    let asked = recover(&mut rig, "bank", old);
+    assert_eq!(asked, (Err(NotRecovered::OtherKey), vec![]));
+    assert_eq!(record(&rig).standing.quarantine, None);
 }
 
 /// Another process on a copy of the store.
@@ -325,6 +390,28 @@ fn after_a_restore_a_key_and_a_nonce_that_the_backup_lacks_are_taken_as_given() 
     (site.key, site.nonce) = ("next".into(), Nonce(77));
     site.connect(&mut rig, vec![]);
     assert_eq!(record(&rig).key_hash, "next");
+}
+
+#[test]
+fn after_a_restore_a_key_that_was_left_behind_before_the_backup_does_not_recover() {
+    let (mut rig, site) = away();
+    let newest = rig.now.0 - 1000 * 2 * DAY_MS;
+    let bank = (name("acme"), name("bank"));
+    let agent = rig.mirror.agents.get_mut(&bank).unwrap();
+    agent.certificate_not_after = Some(newest);
+    rig.mirror.recovery.counter += 1;
+    rig.restart();
+    for ended in [2 * DAY_MS, 3 * DAY_MS] {
+        let asks = Asks("former", "next", Nonce(77), Some(ended));
+        let answer = recover(&mut rig, "bank", asks).0;
+        assert_eq!(answer, Err(NotRecovered::OtherKey), "{ended}");
+    }
+    // The one that the backup knows, and one that it lacks.
+    for (key, ended) in [("key", 2 * DAY_MS), ("renewed", DAY_MS)] {
+        let mut rig = rig_like(&rig);
+        let asks = Asks(key, "next", site.nonce, Some(ended));
+        assert_eq!(recover(&mut rig, "bank", asks).0, Ok(()), "{key}");
+    }
 }
 
 #[test]
