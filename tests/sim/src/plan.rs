@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::dice::Dice;
 use crate::faults::{Fault, KINDS};
-use crate::moments::{MESSAGES, MOMENTS, When};
+use crate::moments::{MESSAGES, MOMENTS, Message, When};
 use crate::queue::{At, MINUTE, MS, SECOND};
 
 const HOUR: At = 60 * MINUTE;
+/// Among so many seeds the long ones have had every fault that lasts for a day.
+const LONG_AMONG: u64 = 2000;
 /// Most faults that wait for a message.
 const TRAPS: u64 = 12;
 
@@ -44,9 +46,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// The first that a seed's dice say.
+    fn is_long(dice: &mut Dice) -> bool {
+        dice.percent(3)
+    }
+
     /// What came later is drawn from dice of its own, so that seeds stay what they were.
     pub(crate) fn draw(dice: &mut Dice, more: &mut Dice) -> Self {
-        let long = dice.percent(3);
+        let long = Self::is_long(dice);
         let crowd = !long && dice.percent(15);
         let sites = match (long, crowd) {
             (true, _) => dice.between(1, 2),
@@ -237,6 +244,9 @@ fn at_messages(seed: u64, dice: &mut Dice, plan: &Plan) -> Vec<Planned> {
         .partition(|(fault, _)| *fault == Fault::Cut24h);
     let mut planned = Vec::new();
     let mut put = |dice: &mut Dice, (fault, when): (Fault, When), until: At| {
+        // Few commands are to end something: what comes at one waits for it from early on.
+        let early = when.message == Message::Cancel;
+        let until = if early { until / 8 } else { until };
         planned.push(Planned {
             at_us: dice.between(SECOND, until),
             fault,
@@ -260,7 +270,10 @@ fn at_messages(seed: u64, dice: &mut Dice, plan: &Plan) -> Vec<Planned> {
         put(dice, others[cell], until);
     }
     if plan.long {
-        let cell = dice.below(day.len());
+        // These are few: the ones among so many seeds have them in turn.
+        let first = seed - seed % LONG_AMONG;
+        let before = (first..seed).filter(|seed| Plan::is_long(&mut Dice::new(*seed)));
+        let cell = before.count() % day.len().max(1);
         put(dice, day[cell], 5 * MINUTE);
     }
     planned
