@@ -226,16 +226,14 @@ impl World {
     fn waits(&mut self, attempt: AttemptId, what: u8, heard: bool) {
         let asked = self.wanted.contains(&attempt) || self.cancelled.contains(&attempt);
         if (asked || what.is_multiple_of(8)) && heard {
-            self.keepers.remove(&attempt);
-            self.wanted.remove(&attempt);
-            let said = KeeperSaid::GivenBack;
-            self.happens(Event::Keeper { attempt, said });
+            self.given_back(attempt);
         }
     }
 
     /// The process ends; the next one finds what is really there.
     pub(super) fn crash(&mut self, claim: bool) {
         self.all_streams_gone();
+        self.declined.clear();
         self.drop_speech = false;
         let wanted = unsettled(&self.stage.journal.mirror.snapshot(), &small());
         let mut found = Vec::new();
@@ -440,6 +438,35 @@ proptest! {
         let mut world = World::new(true);
         ops.into_iter().for_each(|op| world.apply(op));
     }
+}
+
+fn keepers(world: &mut World, whats: [u8; 2], pick: u8) {
+    for what in whats {
+        let heard = true;
+        world.apply(Op::Keeper { what, pick, heard });
+    }
+}
+
+/// What one keeper had is told to be lost one by one; meanwhile others are sent there.
+#[test]
+fn a_keeper_that_is_lost_with_a_line_begins_nothing_more() {
+    let mut world = World::new(false);
+    let early_grant = false;
+    world.apply(Op::Connect { early_grant });
+    let (entry, again) = (0, None);
+    world.apply(Op::Assign { entry, again });
+    keepers(&mut world, [2, 7], 0);
+    // Three slots, two behind each, two in the queue.
+    (0..11).for_each(|_| world.apply(Op::Assign { entry, again }));
+    let waits = |world: &World| {
+        let waits = |keeper: &&Keeper| matches!(keeper, Keeper::Waits(_));
+        world.keepers.values().filter(waits).count()
+    };
+    assert_eq!((world.starts, waits(&world)), (10, 6));
+    keepers(&mut world, [1, 2], 0);
+    assert!(world.starts > 10 && waits(&world) > 3);
+    (0..60).for_each(|_| keepers(&mut world, [2, 7], 0));
+    assert_eq!(world.stage.agent.attempts.index.in_slot, 0);
 }
 
 /// The histories above mean something only if work is done in them.

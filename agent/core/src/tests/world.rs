@@ -53,6 +53,10 @@ pub(super) struct World {
     pub(super) keepers: BTreeMap<AttemptId, Keeper>,
     /// Whom a keeper began after the one that was handed to it first: nobody may have heard of it yet.
     pub(super) follows: BTreeMap<AttemptId, AttemptId>,
+    /// Whom keepers were handed, in order.
+    pub(super) handed: Vec<AttemptId>,
+    /// Handed to keepers that are lost: whoever hands them over sees that nobody took them.
+    pub(super) declined: Vec<AttemptId>,
     pub(super) cancelled: BTreeSet<AttemptId>,
     /// Asked back from their keepers.
     pub(super) wanted: BTreeSet<AttemptId>,
@@ -89,6 +93,8 @@ impl World {
             successions: 0,
             keepers: BTreeMap::new(),
             follows: BTreeMap::new(),
+            handed: Vec::new(),
+            declined: Vec::new(),
             cancelled: BTreeSet::new(),
             wanted: BTreeSet::new(),
             known: BTreeMap::new(),
@@ -147,6 +153,17 @@ impl World {
         if done {
             self.crash(true);
         }
+        while let Some(attempt) = self.declined.pop() {
+            self.given_back(attempt);
+        }
+    }
+
+    /// A keeper has it no more, or never had it.
+    pub(super) fn given_back(&mut self, attempt: AttemptId) {
+        self.keepers.remove(&attempt);
+        self.wanted.remove(&attempt);
+        let said = KeeperSaid::GivenBack;
+        self.happens(Event::Keeper { attempt, said });
     }
 
     pub(super) fn all_streams_gone(&mut self) {
@@ -266,17 +283,23 @@ impl World {
         }
     }
 
-    /// Where an attempt goes. The keeper of one that is over begins the next at once, and has only one at a time.
+    /// Where an attempt goes. The keeper of one that is over begins the next at once, and has only one at a time; one
+    /// that is lost takes nothing.
     fn keeper_for(&mut self, behind: Option<AttemptId>, attempt: AttemptId) -> Keeper {
         let Some(mut first) = behind else {
             return Keeper::Launched;
         };
+        self.handed.push(attempt);
         while let Some(next) = self.follows.get(&first) {
             first = *next;
         }
         match self.keepers.get(&first) {
             Some(Keeper::Launched | Keeper::Running) => Keeper::Waits(first),
             Some(Keeper::Waits(_)) => panic!("behind one that waits itself"),
+            Some(Keeper::Over(KeeperSaid::Gone { .. })) => {
+                self.declined.push(attempt);
+                Keeper::Over(KeeperSaid::GivenBack)
+            }
             Some(Keeper::Over(_)) | None => {
                 self.follows.insert(first, attempt);
                 Keeper::Launched
@@ -289,7 +312,10 @@ impl World {
         let waits = |(attempt, keeper): (&AttemptId, &Keeper)| {
             matches!(keeper, Keeper::Waits(other) if *other == first).then_some(*attempt)
         };
-        self.keepers.iter().filter_map(waits).collect()
+        let mut line = self.keepers.iter().filter_map(waits).collect::<Vec<_>>();
+        // One that was given back and handed over again is the last.
+        line.sort_by_key(|attempt| self.handed.iter().rposition(|handed| handed == attempt));
+        line
     }
 
     /// An attempt is over: its keeper goes on with the next, whether anybody hears of it or not.
