@@ -32,11 +32,12 @@ pub const BACK_BUT_ONE_IN: usize = 10;
 /// Time over which one agent's recoveries are counted, in days.
 pub const RECOVERIES_WITHIN_DAYS: u64 = 30;
 /// The same.
-pub const RECOVERIES_WITHIN: Duration = Duration::from_secs(RECOVERIES_WITHIN_DAYS * 24 * 3600);
+pub(crate) const RECOVERIES_WITHIN: Duration =
+    Duration::from_secs(RECOVERIES_WITHIN_DAYS * 24 * 3600);
 /// More than so many recoveries of a tenant's agents in [`RECOVERIES_ALARM_WITHIN`] raise an alarm.
 pub const RECOVERIES_ALARM: usize = 10;
 /// The time in which they are counted, and the time between two alarms.
-pub const RECOVERIES_ALARM_WITHIN: Duration = Duration::from_secs(3600);
+pub(crate) const RECOVERIES_ALARM_WITHIN: Duration = Duration::from_secs(3600);
 /// Characters of a person's reason.
 pub const REASON_LEN: usize = 500;
 /// Live runs of one tenant: at a thousand tasks each they still fit into memory.

@@ -64,6 +64,7 @@ async fn a_tenant_sees_the_process_and_itself() {
     );
     assert_eq!(value(&theirs, "outpost_agents{presence=\"live\"}"), 0.0);
     for name in ["acme", "other", "site-1", "report"] {
-        assert!(!text.contains(name) && !theirs.contains(name), "{name}");
+        let label = format!("=\"{name}\"");
+        assert!(!text.contains(&label) && !theirs.contains(&label), "{name}");
     }
 }

@@ -28,6 +28,8 @@ pub enum Process {
     Spawner,
     /// One keeper.
     Keeper,
+    /// A runner that hands an attempt to a keeper which still has another one, and that keeper.
+    Ahead,
 }
 
 const fn point(process: Process, name: &'static str, between: &'static str) -> Point {
@@ -38,10 +40,12 @@ const fn point(process: Process, name: &'static str, between: &'static str) -> P
     }
 }
 
-use Process::{ClaimingRunner, Keeper, Orchestrator, Restore, RewritingRunner, Runner, Spawner};
+use Process::{
+    Ahead, ClaimingRunner, Keeper, Orchestrator, Restore, RewritingRunner, Runner, Spawner,
+};
 
 /// All of them, in the order in which work passes them.
-pub const ALL: [Point; 33] = [
+pub const ALL: [Point; 35] = [
     point(
         Orchestrator,
         "orchestrator-decided",
@@ -129,6 +133,11 @@ pub const ALL: [Point; 33] = [
         "an attempt's directories are made, no keeper is asked",
     ),
     point(
+        Ahead,
+        "runner-handed-over",
+        "a keeper has it behind another attempt, nobody has heard of it",
+    ),
+    point(
         Runner,
         "runner-asked",
         "a keeper is asked, nobody listens to it",
@@ -183,6 +192,11 @@ pub const ALL: [Point; 33] = [
         Keeper,
         "keeper-recorded",
         "the end is on disk, the runner is not told",
+    ),
+    point(
+        Ahead,
+        "keeper-following",
+        "the end is told, the attempt that waited is not looked at",
     ),
     point(
         ClaimingRunner,

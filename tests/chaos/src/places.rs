@@ -73,13 +73,15 @@ impl Places {
         let what = format!(
             "somebody came to {place} (with binaries of `cargo build --workspace --bins`; others have no such places)"
         );
-        eventually(&what, || {
-            let text = std::fs::read_to_string(self.reached(place)).ok()?;
-            serde_json::from_str::<Value>(&text)
-                .ok()?
-                .as_i64()
-                .and_then(|pid| i32::try_from(pid).ok())
-        })
+        eventually(&what, || self.came(place))
+    }
+
+    /// The process that came by, if one did.
+    #[must_use]
+    pub fn came(&self, place: &str) -> Option<i32> {
+        let text = std::fs::read_to_string(self.reached(place)).ok()?;
+        let pid = serde_json::from_str::<Value>(&text).ok()?.as_i64()?;
+        i32::try_from(pid).ok()
     }
 }
 

@@ -18,6 +18,12 @@ const GATE: &str = "until [ -e \"$shared/go.$OUTPOST_RUN\" ]; do sleep 0.05; don
 const WORKFLOW: &str =
     "name: one\ndefaults: {retries: 5, retry_delay: 1s}\ntasks:\n  wait: {entry: gate}\n";
 
+/// Tasks as short as they come, more of them than slots: keepers are handed the next one ahead.
+const BRIEF: &str = "alive\nover 0";
+const WORKFLOW_OF_BRIEF: &str = "name: many\ndefaults: {retries: 5, retry_delay: 1s}\ntasks:\n  a: {entry: brief}\n  \
+    b: {entry: brief}\n  c: {entry: brief}\n  d: {entry: brief}\n  e: {entry: brief}\n  f: {entry: brief}\n  \
+    g: {entry: brief}\n  h: {entry: brief}\n";
+
 /// When the wish is made: before a run is asked for, or while its task runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
@@ -40,8 +46,13 @@ impl Stage {
         let environment = environment
             .each_ref()
             .map(|(name, value)| (*name, value.as_str()));
-        let field = Field::with_environment(1, &[entry("gate", GATE)], &environment);
+        let field = Field::with_environment(
+            1,
+            &[entry("gate", GATE), entry("brief", BRIEF)],
+            &environment,
+        );
         let _ = field.api.apply(WORKFLOW).ok();
+        let _ = field.api.apply(WORKFLOW_OF_BRIEF).ok();
         Self {
             field,
             places,
@@ -51,9 +62,13 @@ impl Stage {
 
     /// Asks until there is an answer, with whoever is dead started again meanwhile.
     fn trigger(&mut self, key: &str) -> String {
+        self.trigger_of("one", key)
+    }
+
+    fn trigger_of(&mut self, workflow: &str, key: &str) -> String {
         let run = eventually("a run is acknowledged", || {
             self.start_the_dead();
-            let reply = self.field.api.try_trigger_once("one", key)?;
+            let reply = self.field.api.try_trigger_once(workflow, key)?;
             (reply.status < 300).then(|| outpost_e2e::api::text(&reply.body["run"]))
         });
         self.asked.acknowledged.push(run.clone());
@@ -124,8 +139,9 @@ impl Stage {
         match (point.process, moment) {
             (Process::ClaimingRunner, _) => return self.die_claiming(point, &key),
             (Process::RewritingRunner, _) => return self.die_rewriting(point, &key),
+            (Process::Ahead, _) => return self.die_ahead(point, &key),
             (Process::Spawner | Process::Keeper, _) => self.fresh_runner(),
-            (Process::Orchestrator | Process::Runner | Process::Restore, _) => {}
+            (Process::Orchestrator | Process::Runner | Process::Restore | Process::Ahead, _) => {}
         }
         if moment == Moment::Before {
             self.places.kill_once(point.name);
@@ -159,6 +175,26 @@ impl Stage {
         eventually("it is dead", || so(Proc::of(died).is_none()));
         self.allow(&run);
         self.over(&run);
+    }
+
+    /// Among short tasks: how many are handed over ahead depends on how long they take, so it goes on until somebody came by.
+    fn die_ahead(&mut self, point: &Point, key: &str) {
+        self.fresh_runner();
+        self.places.kill_once(point.name);
+        let until = Instant::now() + DEADLINE;
+        for number in 0.. {
+            let run = self.trigger_of("many", &format!("{key}-{number}"));
+            self.over(&run);
+            if let Some(died) = self.places.came(point.name) {
+                eventually("it is dead", || so(Proc::of(died).is_none()));
+                return;
+            }
+            assert!(
+                Instant::now() < until,
+                "nobody comes to {}: no attempt is handed over ahead",
+                point.name
+            );
+        }
     }
 
     /// A keeper that dies before its claim, while no runner is there: the next runner claims.

@@ -56,7 +56,10 @@ fn never_began(stage: &Stage, spec: &StartSpec) {
 fn what_waits_begins_in_order_when_nothing_of_the_last_one_is_left() {
     let site = Site::new();
     // Its tree outlives its first process, and the second begins after it.
-    let first = site.script("(trap '' TERM; sleep 0.2; echo over >> order) & exit 3");
+    let first = site.script(
+        "(trap '' TERM; echo > deaf; sleep 0.2; echo over >> order) & \
+         while [ ! -e deaf ]; do sleep 0.01; done; exit 3",
+    );
     let keeper = site.start(&first);
     let second = site.script("echo second >> order; exit 4");
     let third = site.script("echo third >> order; exit 5");
