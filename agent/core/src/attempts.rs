@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, EventSeq};
 use outpost_proto::message::{AttemptState, OnDisconnect};
+use outpost_proto::outcome::{Outcome, Report};
 
 use crate::index::{Index, Kind};
 use crate::record::AttemptRecord;
@@ -22,6 +23,20 @@ pub(crate) struct Held {
     pub(crate) began: Option<Micros>,
     unsaid: bool,
     changed: bool,
+}
+
+/// How long it took by itself, in milliseconds; `None` if something else ended it, which says nothing of the next one.
+fn took(report: Report) -> Option<u64> {
+    match report.outcome {
+        Outcome::Succeeded | Outcome::Failed => Some(report.duration_ms),
+        // However short its deadline was: it would have taken longer.
+        Outcome::TimedOut => Some(u64::MAX),
+        Outcome::Cancelled
+        | Outcome::StartFailed(_)
+        | Outcome::Killed(_)
+        | Outcome::Interrupted(_)
+        | Outcome::Refused(_) => None,
+    }
 }
 
 /// All attempts held.
@@ -80,16 +95,15 @@ impl Attempts {
             self.index.runs(attempt);
         } else {
             if let AttemptState::Finished(report) = next
-                && report.may_have_started
+                && let Some(took) = took(report)
             {
-                let entry = &held.record.assign.entry;
-                self.index.entries.took(entry, report.duration_ms);
+                self.index.entries.took(&held.record.assign.entry, took);
             }
             let heir = self.index.leave(&held.record);
             held.record.state = next;
             held.record.event_seq = EventSeq(0);
             self.index.enter(&held.record, now);
-            heir.into_iter().for_each(|heir| self.lead(heir));
+            heir.into_iter().for_each(|heir| self.lead(heir, now));
         }
         self.touch(attempt);
         match next {
@@ -100,12 +114,12 @@ impl Attempts {
     }
 
     /// It has a slot of its own: if its like are over within moments, others may wait behind it at its keeper.
-    pub(crate) fn lead(&mut self, attempt: AttemptId) {
+    pub(crate) fn lead(&mut self, attempt: AttemptId, now: Micros) {
         if let Some(held) = self.held.get(&attempt)
             && held.record.on_disconnect == OnDisconnect::Continue
             && self.index.entries.is_brief(&held.record.assign.entry)
         {
-            self.index.lines.open(attempt);
+            self.index.lines.open(attempt, now);
         }
     }
 
@@ -124,10 +138,10 @@ impl Attempts {
     }
 
     /// Takes an attempt out of every index.
-    pub(crate) fn remove(&mut self, attempt: AttemptId) -> Option<AttemptRecord> {
+    pub(crate) fn remove(&mut self, attempt: AttemptId, now: Micros) -> Option<AttemptRecord> {
         let held = self.held.remove(&attempt)?;
         let heir = self.index.leave(&held.record);
-        heir.into_iter().for_each(|heir| self.lead(heir));
+        heir.into_iter().for_each(|heir| self.lead(heir, now));
         Some(held.record)
     }
 

@@ -291,12 +291,13 @@ impl Agent {
 
     /// Keeps the memory of an attempt that is over and lets everything else of it go.
     pub(crate) fn settle_attempt(&mut self, now: Micros, attempt: AttemptId, out: &mut Out) {
-        let settled_at_s = self.clocks.latest_s(now);
+        // A clock that was ahead once must not make the newest look the oldest.
+        let settled_at_s = self.clocks.latest_s(now).max(self.memories.newest_s());
         let held = self.attempts.get(attempt);
         let Some(memory) = held.and_then(|held| held.record.memory(settled_at_s)) else {
             return;
         };
-        self.attempts.remove(attempt);
+        self.attempts.remove(attempt, now);
         self.memories.insert(memory);
         self.turn.discards.push(attempt);
         out.writes.push(Write::Settled(memory));

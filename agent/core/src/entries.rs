@@ -28,7 +28,7 @@ struct Entry {
     waiting: usize,
     parked: BTreeSet<Place>,
     starts: VecDeque<Micros>,
-    /// Whether the last of its attempts that ended was over within moments.
+    /// Whether the last of its attempts that ended by itself was over within moments.
     brief: bool,
 }
 

@@ -10,7 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use outpost_driver::Micros;
 use outpost_proto::ids::AttemptId;
+
+/// Nobody waits longer than this behind one that turns out to take long while others get slots. Much more than what
+/// is brief takes, with its start, on a busy host.
+const WAITS_MS: u64 = 1000;
 
 /// The lines behind attempts that have a slot.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +26,8 @@ pub(crate) struct Lines {
     before: BTreeMap<AttemptId, AttemptId>,
     /// Behind whom one more may wait, by how many do already.
     open: BTreeSet<(usize, AttemptId)>,
+    /// Since when they have their slots, the longest first; some have it no more.
+    since: VecDeque<(Micros, AttemptId)>,
     /// Who shall come back, and whose keeper was not asked yet.
     wanted: BTreeSet<AttemptId>,
     /// Whose keeper was asked.
@@ -38,10 +45,29 @@ impl Lines {
         self.before.contains_key(&attempt)
     }
 
-    /// Others may wait behind this one, which has a slot of its own.
-    pub(crate) fn open(&mut self, attempt: AttemptId) {
+    /// Others may wait behind this one, which has a slot of its own from now on.
+    pub(crate) fn open(&mut self, attempt: AttemptId, now: Micros) {
         if !self.waits(attempt) {
-            self.open.insert((self.length(attempt), attempt));
+            self.place(attempt);
+            self.since.push_back((now, attempt));
+        }
+    }
+
+    fn place(&mut self, attempt: AttemptId) {
+        self.open.insert((self.length(attempt), attempt));
+    }
+
+    /// Whoever has had a slot for long: nobody else waits behind it, and who does shall come back, for the next slot
+    /// that gets free.
+    pub(crate) fn close_long(&mut self, now: Micros) {
+        while let Some(&(since, first)) = self.since.front()
+            && since.plus_ms(WAITS_MS) < now
+        {
+            self.since.pop_front();
+            self.close(first);
+            let line = self.behind.get(&first).into_iter().flatten();
+            let rest = line.filter(|one| !self.asked.contains(one));
+            self.wanted.extend(rest.copied());
         }
     }
 
@@ -66,7 +92,7 @@ impl Lines {
         self.behind.entry(first).or_default().push_back(attempt);
         self.before.insert(attempt, first);
         if was_open {
-            self.open(first);
+            self.place(first);
         }
     }
 
@@ -83,7 +109,7 @@ impl Lines {
                 }
             }
             if was_open {
-                self.open(first);
+                self.place(first);
             }
             return None;
         }
@@ -170,8 +196,8 @@ mod tests {
     #[test]
     fn who_waits_takes_the_slot_of_the_one_before_it() {
         let mut lines = Lines::default();
-        lines.open(id(1));
-        lines.open(id(2));
+        lines.open(id(1), Micros(0));
+        lines.open(id(2), Micros(0));
         assert_eq!(lines.shortest(2), Some(id(1)));
         lines.join(id(1), id(3));
         assert_eq!(lines.shortest(2), Some(id(2)), "the shortest line");
@@ -182,7 +208,7 @@ mod tests {
         assert_eq!(lines.leave(id(1)), Some(id(3)));
         assert!(!lines.waits(id(3)) && lines.waits(id(5)));
         assert_eq!(lines.shortest(2), Some(id(2)), "3 is not open");
-        lines.open(id(3));
+        lines.open(id(3), Micros(0));
         assert_eq!(lines.leave(id(5)), None);
         assert_eq!(lines.shortest(1), Some(id(3)));
         assert_eq!(lines.leave(id(3)), None);
@@ -192,8 +218,8 @@ mod tests {
     #[test]
     fn each_is_asked_for_once_and_the_last_of_the_longest_line_first() {
         let mut lines = Lines::default();
-        lines.open(id(1));
-        lines.open(id(2));
+        lines.open(id(1), Micros(0));
+        lines.open(id(2), Micros(0));
         lines.join(id(1), id(3));
         lines.join(id(1), id(4));
         lines.join(id(2), id(5));

@@ -52,6 +52,11 @@ impl Memories {
         self.by_id.get(attempt)
     }
 
+    /// The latest second since 1970 that one of them bears; 0 when there is none.
+    pub(crate) fn newest_s(&self) -> u64 {
+        self.by_age.last().map_or(0, |(at, _)| *at)
+    }
+
     /// Takes out what is too old, or too many, at the given second since 1970.
     pub(crate) fn forget(&mut self, now_s: u64) -> Vec<AttemptId> {
         let mut gone = Vec::new();

@@ -31,6 +31,10 @@ impl<T: Keyed> Shelf<T> {
         self.0.front()
     }
 
+    pub(crate) fn last(&self) -> Option<&T> {
+        self.0.back()
+    }
+
     pub(crate) fn get(&self, key: T::Key) -> Option<&T> {
         self.place(key).ok().and_then(|place| self.0.get(place))
     }

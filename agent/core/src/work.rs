@@ -184,6 +184,7 @@ impl Agent {
 
     /// First whoever gets a slot at once; then whoever may wait at a keeper for one.
     fn begin_all(&mut self, now: Micros, lease_until: Micros, out: &mut Out) {
+        self.attempts.index.lines.close_long(now);
         let slots = usize::from(self.settings.slots);
         while self.attempts.index.slots_taken() < slots
             && self.attempts.over() < UNACKNOWLEDGED
@@ -220,7 +221,7 @@ impl Agent {
         self.feed(now, attempt, Input::Begin, out);
         match behind {
             Some(first) => self.attempts.index.lines.join(first, attempt),
-            None => self.attempts.lead(attempt),
+            None => self.attempts.lead(attempt, now),
         }
         let Some(held) = self.attempts.get(attempt) else {
             return;

@@ -114,6 +114,73 @@ fn nobody_waits_behind_what_takes_long_or_is_not_known() {
 }
 
 #[test]
+fn an_end_that_came_from_elsewhere_says_nothing_of_how_long_the_next_one_takes() {
+    let lost = KeeperSaid::Gone { claimed: true };
+    let said = |outcome| KeeperSaid::Finished(report(outcome));
+    let (succeeded, failed) = (said(Outcome::Succeeded), said(Outcome::Failed));
+    let (cancelled, timed_out) = (said(Outcome::Cancelled), said(Outcome::TimedOut));
+    for (ends, brief) in [
+        (vec![lost], false),
+        (vec![cancelled], false),
+        (vec![timed_out], false),
+        (vec![failed], true),
+        (vec![succeeded, lost, cancelled], true),
+        (vec![succeeded, timed_out], false),
+    ] {
+        let mut stage = Stage::new(Settings {
+            slots: 1,
+            ahead: 1,
+            ..settings()
+        });
+        stage.ready(Some(shop(1, &[(ENTRY, free())])));
+        for (attempt, end) in (100..).zip(&ends) {
+            assign_all(&mut stage, [attempt]);
+            stage.keeper(attempt, *end);
+        }
+        stage.said.clear();
+        assign_all(&mut stage, [1, 2]);
+        let handed = begun(&mut stage).len() == 2;
+        assert_eq!(handed, brief, "{ends:?}");
+    }
+}
+
+#[test]
+fn nobody_is_overtaken_for_long_behind_one_that_turns_out_to_take_long() {
+    let mut stage = Stage::new(Settings {
+        slots: 2,
+        ahead: 1,
+        ..settings()
+    });
+    stage.ready(Some(shop(1, &[(ENTRY, free())])));
+    assign_all(&mut stage, [100]);
+    ends(&mut stage, 100, Outcome::Succeeded);
+    stage.said.clear();
+    assign_all(&mut stage, [1, 2, 3, 4, 5, 6]);
+    let all = [(1, None), (2, None), (3, Some(1)), (4, Some(2))];
+    assert_eq!(begun(&mut stage), all);
+    stage.after(SECOND);
+    stage.spoken(&[]);
+    assert_eq!(asked(&mut stage), []);
+    stage.after(1);
+    ends(&mut stage, 2, Outcome::Succeeded);
+    let take_back = Speech::TakeBack {
+        attempt: AttemptId(3),
+    };
+    assert!(stage.said.contains(&take_back));
+    assert_eq!(
+        begun(&mut stage),
+        [(5, Some(4))],
+        "4 has not had it for long"
+    );
+    back(&mut stage, 3);
+    assert_eq!(begun(&mut stage), [], "not behind 1 again");
+    ends(&mut stage, 4, Outcome::Succeeded);
+    assert_eq!(begun(&mut stage), [(3, Some(5))]);
+    ends(&mut stage, 5, Outcome::Succeeded);
+    assert_eq!(begun(&mut stage), [(6, Some(3))]);
+}
+
+#[test]
 fn what_has_a_timer_or_a_count_of_its_own_does_not_wait_at_a_keeper() {
     for terms in [
         Terms {

@@ -98,6 +98,27 @@ fn a_task_is_assigned_started_reported_and_settled() {
 }
 
 #[test]
+fn what_is_settled_last_is_the_newest_whatever_the_clock_said_before() {
+    let mut stage = Stage::new(crate::Settings {
+        wall_offset_s: 1_900_000_000,
+        ..settings()
+    });
+    for attempt in [1, 2] {
+        stage.ready(Some(shop(1, &[("copy", free())])));
+        let job = stage.job(attempt, "copy");
+        stage.frame(vec![job]);
+        stage.keeper(attempt, KeeperSaid::Finished(report(Outcome::Succeeded)));
+        let number = stage.agent.durable().attempts[0].event_seq;
+        stage.frame(vec![durable(number.0)]);
+        // The clock is set right.
+        stage.restart(settings(), &[]);
+    }
+    let settled = stage.agent.durable().memories;
+    let settled = settled.iter().map(|memory| memory.settled_at_s);
+    assert_eq!(settled.collect::<Vec<_>>(), [1_900_000_400; 2]);
+}
+
+#[test]
 fn of_a_burst_only_the_latest_state_is_said() {
     let mut stage = ready_stage();
     let job = stage.job(1, "copy");
