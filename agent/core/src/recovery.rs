@@ -201,12 +201,15 @@ impl Agent {
         self.trouble = Some(Trouble::NotRecovered(why));
     }
 
-    /// The other certificate is durable: the next connection is a stream again, at once.
+    /// Another certificate is durable: the next connection is a stream again, at once. The one on which it came may be
+    /// gone already, and the session of a renewal too.
     pub(crate) fn recovered(&mut self, now: Micros) {
         if let Some(conn) = self.recovery.conn() {
             self.due.hangups.push(conn);
             self.recovery.enter(Stage::Idle, now);
-            self.recovery.over();
+        }
+        self.recovery.over();
+        if self.connector.session.is_none() {
             self.connector.retry_within(now, 0);
         }
     }

@@ -428,6 +428,7 @@ impl Supervisor {
             FromLink::Stored { ok: true, .. } => {
                 self.stored = true;
                 self.refusal = None;
+                self.recovers = None;
                 return None;
             }
             FromLink::Stored { text, .. } => {

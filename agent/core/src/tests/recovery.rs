@@ -154,6 +154,22 @@ fn an_ended_certificate_is_replaced_and_the_session_goes_on_with_everything_it_h
 }
 
 #[test]
+fn a_certificate_that_is_stored_after_its_connection_is_gone_is_used_at_once() {
+    let mut stage = expired();
+    let conn = asked(&mut stage);
+    answered(&mut stage, conn);
+    stage.spoken(&[closed(conn, Down::Unreachable)]);
+    let until = Micros(stage.now.0 + HOUR);
+    stage.spoken(&[Event::Renewed {
+        life_us: HOUR,
+        until,
+    }]);
+    assert!(matches!(stage.next(), Speech::Dial { .. }));
+    stage.nothing_else();
+    assert_eq!(stage.agent.view().recovery, None);
+}
+
+#[test]
 fn each_step_that_fails_is_begun_again_later_and_never_twice_at_once() {
     type Fails = fn(&mut Stage);
     let steps: [(&str, Fails); 7] = [
