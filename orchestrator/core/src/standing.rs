@@ -58,6 +58,9 @@ pub struct Standing {
     /// When it got such ones, as far as that counts; at most as many as the settings allow.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recoveries: Vec<u64>,
+    /// As former versions wrote it: a person decided between two holders of the same incarnation. Only ever read.
+    #[serde(skip_serializing)]
+    pub forked: bool,
 }
 
 impl Default for Standing {
@@ -76,6 +79,7 @@ impl Default for Standing {
             adopted: BTreeSet::new(),
             recovered: None,
             recoveries: Vec::new(),
+            forked: false,
         }
     }
 }
@@ -162,6 +166,14 @@ pub(crate) enum Holder {
 }
 
 impl AgentRecord {
+    /// Says in this version's words what a former version wrote, at the time when it is read: a decision whose time was
+    /// not kept counts as made by now.
+    pub fn bring_up_to_date(&mut self, now: u64) {
+        if std::mem::take(&mut self.standing.forked) {
+            self.standing.decided_against(self.incarnation, now);
+        }
+    }
+
     /// Whether a stream under this key may go on: as known, or once after a restore, because a renewal may be missing
     /// in the backup.
     pub(crate) fn admits(&self, key_hash: &str, recovery: RecoveryEpoch) -> bool {

@@ -132,7 +132,7 @@ impl Driver {
             self.turn(&mut items).await?;
             self.fold()?;
             if Instant::now() >= prune_at && self.failures == 0 {
-                prune_at = Instant::now() + self.prune();
+                prune_at = Instant::now() + self.prune()?;
             }
         }
         self.inbox.close();
@@ -289,14 +289,18 @@ impl Driver {
     }
 
     /// Deletes a little; answers how long to wait before the next time.
-    fn prune(&mut self) -> Duration {
+    fn prune(&mut self) -> Result<Duration, Fatal> {
         match self.store.prune() {
-            Ok(true) => PRUNE_ON,
-            Ok(false) => PRUNE_EVERY,
-            Err(error) => {
-                warn!(%error, "old runs, notices, keys and invitations could not be deleted; trying again later");
-                PRUNE_EVERY
+            Ok(true) => Ok(PRUNE_ON),
+            Ok(false) => Ok(PRUNE_EVERY),
+            Err(CommitError::Failed(why)) => {
+                warn!(
+                    why,
+                    "old runs, notices, keys and invitations could not be deleted; trying again later"
+                );
+                Ok(PRUNE_EVERY)
             }
+            Err(fatal @ CommitError::Fatal(_)) => Err(Fatal(fatal.to_string())),
         }
     }
 }

@@ -27,7 +27,8 @@ pub(crate) const STAGE: &str = "restoring";
 const ASIDE: &str = "before-restore";
 /// What a database consists of, by what follows its name: itself, and what is only of use beside it.
 const PARTS: [&str; 4] = ["", "-journal", "-wal", "-shm"];
-/// Added to the counter when the one of the database that is there cannot be read: more restores than anybody makes.
+/// Added to the counter when the one of the database that is there, or was before, cannot be read: more restores than
+/// anybody makes.
 const UNREAD: u32 = 1000;
 
 /// Why a backup was not made, or not restored. Nothing was changed.
@@ -142,13 +143,14 @@ pub async fn restore(
     copy(from, &part)?;
     migrate::check(&part).await?;
     migrate::run(&part).await?;
-    let known = life_of(&part)?.counter.max(highest_aside(dir)?);
+    let before = life_of(&part)?;
+    let aside = lives_aside(dir)?;
     let recovery = RecoveryEpoch {
-        counter: above(known, is_there.then_some(&to)).max(least),
+        counter: above(before.counter, aside, is_there.then_some(&to)).max(least),
         database,
     };
     begin_life(&part, recovery, now)?;
-    let agents = tell(&stage, now).await?;
+    let agents = tell(&stage, before, now).await?;
     fold(&part)?;
     sync(&part)?;
     failpoint::reach("restore-staged");
@@ -199,18 +201,24 @@ fn copy(from: &Path, to: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-/// A counter above the known one and that of the database that is there, as far as it can be read.
-fn above(known: u32, present: Option<&PathBuf>) -> u32 {
-    let next = known.saturating_add(1);
+/// A counter above the backup's and those of the databases that are aside or there, as far as they can be read.
+fn above(backup: u32, aside: Aside, present: Option<&PathBuf>) -> u32 {
+    let (mut highest, mut unread) = (backup.max(aside.highest), aside.unread);
     match present.map(|path| life_of(path)) {
-        None => next,
-        Some(Ok(life)) => next.max(life.counter.saturating_add(1)),
+        None => {}
+        Some(Ok(life)) => highest = highest.max(life.counter),
         Some(Err(error)) => {
             tracing::warn!(
                 "the database that is there cannot be read, so that the epoch leaps: {error}"
             );
-            next.saturating_add(UNREAD)
+            unread = true;
         }
+    }
+    let next = highest.saturating_add(1);
+    if unread {
+        next.saturating_add(UNREAD)
+    } else {
+        next
     }
 }
 
@@ -329,10 +337,18 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// The highest counter of the lives that can be read of databases that were set aside before.
-fn highest_aside(dir: &Path) -> Result<u32, BackupError> {
+/// Databases that were set aside before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Aside {
+    /// The highest counter that can be read.
+    highest: u32,
+    /// One cannot be read: a restore that was interrupted may have set it aside, or an earlier one.
+    unread: bool,
+}
+
+fn lives_aside(dir: &Path) -> Result<Aside, BackupError> {
     let prefix = format!("{FILE}.{ASIDE}-");
-    let mut highest = 0;
+    let mut aside = Aside::default();
     for entry in std::fs::read_dir(dir).map_err(file(dir))? {
         let entry = entry.map_err(file(dir))?;
         let name = entry.file_name();
@@ -341,24 +357,31 @@ fn highest_aside(dir: &Path) -> Result<u32, BackupError> {
             .iter()
             .any(|part| !part.is_empty() && name.ends_with(part));
         if name.starts_with(&prefix) && !is_part {
-            highest = highest.max(life_of(&entry.path()).map_or(0, |life| life.counter));
+            match life_of(&entry.path()) {
+                Ok(life) => aside.highest = aside.highest.max(life.counter),
+                Err(error) => {
+                    tracing::warn!(
+                        "a database that was set aside cannot be read, so that the epoch leaps: {error}"
+                    );
+                    aside.unread = true;
+                }
+            }
         }
     }
-    Ok(highest)
+    Ok(aside)
 }
 
 /// Says in every tenant's events that this happened, and lets fences leap: those of attempts that the backup does not
-/// know are not given out again. Gives the number of agents that are to report.
-async fn tell(dir: &Path, now: u64) -> Result<usize, BackupError> {
+/// know are not given out again. `before`: the backup's own life. Gives the number of agents that are to report.
+async fn tell(dir: &Path, before: RecoveryEpoch, now: u64) -> Result<usize, BackupError> {
     let mut store = Sqlite::open(dir).await?;
     let snapshot = store.snapshot(now)?;
     let recovery = snapshot.recovery;
     let mut writes = Vec::new();
-    let before = recovery.counter.saturating_sub(1);
     let told = |tenant: &TenantName| {
         let mut agents = snapshot.agents.iter();
         agents.all(|agent| {
-            agent.tenant != *tenant || agent.removed || agent.standing.reported >= before
+            agent.tenant != *tenant || agent.removed || agent.standing.reported >= before.counter
         })
     };
     for mut tenant in snapshot.tenants.iter().cloned() {

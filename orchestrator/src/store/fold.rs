@@ -138,6 +138,24 @@ impl Folding {
         }
     }
 
+    /// Folding begins at so many pages.
+    #[cfg(test)]
+    pub(super) fn begins_at(&mut self, pages: u32) {
+        (self.first, self.next) = (pages, pages);
+    }
+
+    /// As if what was begun beside had ended with this code of SQLite's.
+    #[cfg(test)]
+    pub(super) fn fails(&mut self, code: i32) {
+        let failed = move || {
+            Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(code),
+                None,
+            ))
+        };
+        self.beside = Some(std::thread::spawn(failed));
+    }
+
     /// Waits for what was begun.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ pub(super) fn snapshot(
     for run in &runs {
         tasks.extend(tasks_of(connection, run.run)?);
     }
-    let now = [signed(now)];
+    let as_of = [signed(now)];
     Ok(Snapshot {
         recovery,
         restored_at,
@@ -61,13 +61,13 @@ pub(super) fn snapshot(
         runs,
         tasks,
         attempts,
-        agents: agents(connection)?,
+        agents: agents(connection, now)?,
         invites: sorted(
-            rows(connection, "invite", INVITES, now)?,
+            rows(connection, "invite", INVITES, as_of)?,
             |invite: &InviteRecord| invite.token_hash.clone(),
         ),
         keys: sorted(
-            rows(connection, "idempotency_key", KEYS, now)?,
+            rows(connection, "idempotency_key", KEYS, as_of)?,
             |key: &KeyRecord| (key.tenant.clone(), key.key.clone()),
         ),
     })
@@ -138,7 +138,7 @@ fn workflows(
     Ok(workflows.into_values().collect())
 }
 
-fn agents(connection: &Connection) -> Result<Vec<AgentRecord>, StoreError> {
+fn agents(connection: &Connection, now: u64) -> Result<Vec<AgentRecord>, StoreError> {
     let mut statement = connection.prepare(AGENTS)?;
     let mut rows = statement.query([])?;
     let mut agents = Vec::new();
@@ -149,6 +149,7 @@ fn agents(connection: &Connection) -> Result<Vec<AgentRecord>, StoreError> {
             agent.event_seq = mark.event_seq;
             agent.command_seq = mark.command_seq;
         }
+        agent.bring_up_to_date(now);
         agents.push(agent);
     }
     Ok(agents)

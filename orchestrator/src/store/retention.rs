@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::StoreError;
 use super::access::signed;
 
 /// Rows deleted in one transaction.
@@ -102,7 +101,7 @@ pub(super) fn step(
     sweep: &mut Sweep,
     next: u64,
     now: u64,
-) -> Result<bool, StoreError> {
+) -> rusqlite::Result<bool> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let before = now.saturating_sub(retention.notices_us());
     let mut more = notices(&tx, next.saturating_sub(1), before)?;
@@ -122,7 +121,7 @@ pub(super) fn step(
     Ok(more)
 }
 
-fn notices(tx: &Transaction<'_>, newest: u64, before: u64) -> Result<bool, StoreError> {
+fn notices(tx: &Transaction<'_>, newest: u64, before: u64) -> rusqlite::Result<bool> {
     let tenants: Vec<String> = tx
         .prepare_cached(TENANTS)?
         .query_map([], |row| row.get(0))?
@@ -136,7 +135,7 @@ fn notices(tx: &Transaction<'_>, newest: u64, before: u64) -> Result<bool, Store
 }
 
 /// Goes on with the walk; `false` once it is at its end, from where it begins again.
-fn runs(tx: &Transaction<'_>, sweep: &mut Sweep, before: u64) -> Result<bool, StoreError> {
+fn runs(tx: &Transaction<'_>, sweep: &mut Sweep, before: u64) -> rusqlite::Result<bool> {
     let (tenant, at, run) = &sweep.after;
     let met: Vec<Met> = tx
         .prepare_cached(RUNS)?

@@ -267,28 +267,29 @@ impl Sqlite {
     }
 
     /// Deletes a bounded number of runs, notices, keys and invitations that are of no more use; `true` when there are
-    /// more of them.
+    /// more of them. To be folded like what is committed: it stops when it is ahead of that.
     ///
     /// # Errors
-    /// [`StoreError`]
-    pub fn prune(&mut self) -> Result<bool, StoreError> {
+    /// [`CommitError`]
+    pub fn prune(&mut self) -> Result<bool, CommitError> {
         let (now, retention) = (self.clock.now().0, self.retention);
         let mut sweep = std::mem::take(&mut self.sweep);
-        let writer = self.writer()?;
         let begun = Instant::now();
-        let more = blocking(|| {
-            loop {
-                let (connection, next) = (&mut writer.connection, writer.next_notice);
-                if !step(connection, &retention, &mut sweep, next, now)? {
-                    return Ok(false);
+        let more = self.writer().and_then(|writer| {
+            blocking(|| {
+                loop {
+                    let (connection, next) = (&mut writer.connection, writer.next_notice);
+                    let more = step(connection, &retention, &mut sweep, next, now)?;
+                    writer.folding.committed();
+                    let pauses = begun.elapsed() >= PATIENCE || writer.folding.is_behind();
+                    if !more || pauses {
+                        return Ok(more);
+                    }
                 }
-                if begun.elapsed() >= PATIENCE {
-                    return Ok(true);
-                }
-            }
+            })
         });
         self.sweep = sweep;
-        more
+        more.map_err(|error| classified(&error.into()))
     }
 
     /// Closes the connection; the write-ahead log is folded into the file.
@@ -407,9 +408,7 @@ impl Store<Orchestrator> for Sqlite {
         let Err(error) = self.write(&effects.writes) else {
             return self.keep_up();
         };
-        // What state the connection is in is anybody's guess: the next load takes a new one.
-        drop(self.writer.take());
-        Err(classified(&error))
+        Err(self.give_up(&error))
     }
 
     async fn load(&mut self) -> Result<Snapshot, LoadError> {
@@ -420,6 +419,18 @@ impl Store<Orchestrator> for Sqlite {
 }
 
 impl Sqlite {
+    /// What state the connection is in after a failed commit is anybody's guess: the next load takes a new one. What is
+    /// folded beside it ends first, so that a sync that fails there is heard of.
+    fn give_up(&mut self, error: &WriteError) -> CommitError {
+        let failed = classified(error);
+        let folding = self.writer.take().map(|writer| writer.folding);
+        let folded = folding.map_or(Ok(()), |folding| blocking(|| folding.end()));
+        match (failed, folded.map_err(|error| classified(&error.into()))) {
+            (CommitError::Failed(_), Err(CommitError::Fatal(why))) => CommitError::Fatal(why),
+            (failed, Ok(()) | Err(CommitError::Failed(_) | CommitError::Fatal(_))) => failed,
+        }
+    }
+
     /// The log must not grow for ever when it is folded more slowly than written.
     fn keep_up(&mut self) -> Result<(), CommitError> {
         let behind = |writer: &Writer| writer.folding.is_behind();
@@ -487,4 +498,59 @@ fn read_restored_at(connection: &Connection) -> rusqlite::Result<Option<u64>> {
 pub(super) fn make_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     std::fs::set_permissions(dir, Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_orchestrator_core::record::{Notice, NoticeKind, RunState};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sync_that_failed_beside_a_failed_commit_is_heard_of() {
+        const SQLITE_IOERR_WRITE: i32 = 778;
+        let dir = tempfile::tempdir().unwrap();
+        Sqlite::create(dir.path(), 1).await.unwrap();
+        let mut store = Sqlite::open(dir.path()).await.unwrap();
+        let full = || WriteError::from(rusqlite::Error::InvalidQuery);
+        for (code, fatal) in [(SQLITE_IOERR_FSYNC, true), (SQLITE_IOERR_WRITE, false)] {
+            store.writer().unwrap().folding.fails(code);
+            let given_up = store.give_up(&full());
+            assert_eq!(matches!(given_up, CommitError::Fatal(_)), fatal, "{code}");
+            assert!(store.writer.is_none());
+        }
+        let given_up = store.give_up(&full());
+        assert!(matches!(given_up, CommitError::Failed(_)), "{given_up:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_pruned_is_folded_although_nothing_is_committed() {
+        const FIRST: u32 = 20;
+        let dir = tempfile::tempdir().unwrap();
+        Sqlite::create(dir.path(), 1).await.unwrap();
+        let mut store = Sqlite::open(dir.path()).await.unwrap();
+        let write = |run| {
+            Write::Notice(Notice {
+                tenant: "a".parse().unwrap(),
+                at: 5,
+                what: NoticeKind::Run {
+                    run: RunId(run),
+                    workflow: "w".parse().unwrap(),
+                    state: RunState::Running,
+                },
+            })
+        };
+        let old: Vec<Write> = (0..30_000).map(write).collect();
+        store.write(&old).unwrap();
+        store.close().unwrap();
+        let mut store = Sqlite::open(dir.path()).await.unwrap();
+        store.writer().unwrap().folding.begins_at(FIRST);
+        // As the driver does.
+        while store.prune().unwrap() {
+            store.fold().unwrap();
+        }
+        let log = dir.path().join(format!("{FILE}-wal")).metadata().unwrap();
+        let pages = log.len() / 4096;
+        assert!((1..=u64::from(FIRST) * 10).contains(&pages), "{pages}");
+    }
 }

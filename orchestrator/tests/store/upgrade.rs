@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use outpost_orchestrator::store::read::RunFilter;
 use outpost_orchestrator::store::sqlite::{FILE, Sqlite};
 use outpost_orchestrator_core::record::{Phase, RunState, Write};
+use outpost_orchestrator_core::standing::Other;
 use outpost_proto::name::TenantName;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Connection as _, SqlSafeStr as _, SqliteConnection};
@@ -55,6 +56,26 @@ async fn everything_live_in_an_old_database_is_still_there() {
     store.close().unwrap();
     let mut again = Sqlite::open(dir.path()).await.unwrap();
     assert_eq!(again.snapshot(2_000_000).unwrap(), snapshot);
+}
+
+#[tokio::test]
+async fn a_decision_between_two_holders_of_one_life_counts_as_a_former_version_wrote_it() {
+    let dir = old().await;
+    let path = dir.path().join(FILE);
+    let sql =
+        "UPDATE agent SET record = json_set(record, '$.standing', json('{\"forked\": true}'))";
+    let changed = rusqlite::Connection::open(path).unwrap().execute(sql, []);
+    assert_eq!(changed.unwrap(), 1);
+    let mut store = Sqlite::open(dir.path()).await.unwrap();
+    let agent = store.snapshot(2_000_000).unwrap().agents.remove(0);
+    let other = Other {
+        incarnation: agent.incarnation,
+        until: 2_000_000,
+    };
+    assert_eq!(agent.standing.others, [other]);
+    // Once it is written, the time stays.
+    crate::commit(&mut store, &[Write::Agent(agent.clone())]).await;
+    assert_eq!(store.snapshot(9_000_000).unwrap().agents, [agent]);
 }
 
 #[tokio::test]
