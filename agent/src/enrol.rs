@@ -64,8 +64,9 @@ pub async fn enrol(
         agent: token.agent().to_string(),
         spiffe_id: issued.spiffe_id.clone(),
     };
-    begin_anew(state)?;
+    let anew = anew(state)?;
     store(&link, issued).await?;
+    begin_anew(anew).context("the new identity is stored and cannot be used; enrol again")?;
     state.set_identity(&identity)?;
     Ok(identity)
 }
@@ -135,15 +136,23 @@ async fn call(
 }
 
 /// The orchestrator knows the new identity from now on and nothing of an earlier one's sessions: what that left here would
-/// look like a copy's. Numbers of events go on, so that none is used twice.
-fn begin_anew(state: &StateDir) -> anyhow::Result<()> {
+/// look like a copy's. Numbers of events go on, so that none is used twice. Nothing is written yet: until the new identity
+/// is stored the earlier one goes on with what it left. `None` if it left nothing.
+fn anew(state: &StateDir) -> anyhow::Result<Option<(Journal, SessionRecord)>> {
     let left = crate::journal::peek(state.path())?.session;
     let anew = SessionRecord {
         event_seq_reserved: left.event_seq_reserved,
         ..SessionRecord::default()
     };
-    if left != anew {
-        Journal::open(state.path())?.commit(&[Write::Session(anew)])?;
+    if left == anew {
+        return Ok(None);
+    }
+    Ok(Some((Journal::open(state.path())?, anew)))
+}
+
+fn begin_anew(anew: Option<(Journal, SessionRecord)>) -> anyhow::Result<()> {
+    if let Some((mut journal, anew)) = anew {
+        journal.commit(&[Write::Session(anew)])?;
     }
     Ok(())
 }
@@ -176,4 +185,36 @@ async fn said(link: &LinkProcess) -> anyhow::Result<FromLink> {
         .recv()
         .await?
         .context("the link process ended; its log says why")
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_proto::ids::{EventSeq, Nonce};
+
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_identity_left_goes_once_the_new_one_is_stored_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::create(dir.path()).unwrap();
+        let session = || crate::journal::peek(state.path()).unwrap().session;
+        assert!(anew(&state).unwrap().is_none(), "nothing was left");
+        let left = SessionRecord {
+            nonce: Nonce(7),
+            event_seq_reserved: EventSeq(900),
+            ..SessionRecord::default()
+        };
+        let mut journal = Journal::open(state.path()).unwrap();
+        journal.commit(&[Write::Session(left)]).unwrap();
+        drop(journal);
+        drop(anew(&state).unwrap());
+        assert_eq!(session(), left, "not stored");
+        begin_anew(anew(&state).unwrap()).unwrap();
+        let begun = session();
+        assert_eq!(
+            (begun.nonce, begun.event_seq_reserved),
+            (Nonce(0), left.event_seq_reserved)
+        );
+        assert!(anew(&state).unwrap().is_none());
+    }
 }
