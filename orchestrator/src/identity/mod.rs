@@ -22,7 +22,7 @@ use outpost_orchestrator_core::event::Denied;
 use outpost_proto::ids::Conn;
 use outpost_proto::name::{AgentName, TenantName};
 use outpost_proto::wire::{EnrolRequest, Issued, RenewRequest};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Status;
 use tracing::{error, info, warn};
 
@@ -38,7 +38,10 @@ const LIVES: std::ops::RangeInclusive<Duration> =
 const RECOVER_WITHIN_MOST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Certificates at once: each costs two signatures.
 const AT_ONCE: usize = 16;
-/// Certificates in a second, in the long run, and in one go: a new site with all its agents.
+/// Of them for callers without a certificate that holds: however many of those call, there is room for renewals.
+const STRANGERS_AT_ONCE: usize = AT_ONCE / 2;
+/// Certificates in a second, in the long run, and in one go: a new site with all its agents. Renewals and what anybody
+/// may ask for count by themselves.
 const ALL: Rate = Rate {
     per_second: 50.0,
     in_one_go: 200.0,
@@ -53,7 +56,9 @@ pub struct Enroller {
     authority: Arc<Authority>,
     life: Duration,
     room: Semaphore,
-    all: Rates<()>,
+    strangers: Semaphore,
+    renewals: Rates<()>,
+    anonymous: Rates<()>,
     by_agent: Rates<(TenantName, AgentName)>,
     recoveries: Recoveries,
 }
@@ -71,7 +76,9 @@ impl Enroller {
             authority,
             life,
             room: Semaphore::new(AT_ONCE),
-            all: Rates::new(ALL),
+            strangers: Semaphore::new(STRANGERS_AT_ONCE),
+            renewals: Rates::new(ALL),
+            anonymous: Rates::new(ALL),
             by_agent: Rates::new(by_one),
             recoveries: Recoveries::new(),
         }
@@ -83,12 +90,7 @@ impl Enroller {
     /// As a gRPC status: `invalid_argument` for a request that is not of the fixed form, `permission_denied` for a
     /// token that does not hold, `resource_exhausted` and `unavailable` for "try again".
     pub async fn enrol(&self, request: &[u8]) -> Result<Bytes, Status> {
-        if !self.all.pass(&()) {
-            return Err(busy());
-        }
-        let Ok(_room) = self.room.try_acquire() else {
-            return Err(busy());
-        };
+        let _room = self.admit_stranger()?;
         let request = EnrolRequest::decode(request).map_err(|error| {
             Status::invalid_argument(format!("the request cannot be accepted: {error}"))
         })?;
@@ -144,7 +146,7 @@ impl Enroller {
         }
         let (tenant, agent) = (presented.tenant.clone(), presented.agent.clone());
         // The agent's own bound first: one that asks too often uses up nobody else's.
-        if !self.by_agent.pass(&(tenant.clone(), agent.clone())) || !self.all.pass(&()) {
+        if !self.by_agent.pass(&(tenant.clone(), agent.clone())) || !self.renewals.pass(&()) {
             return Err(busy());
         }
         let Ok(_room) = self.room.try_acquire() else {
@@ -171,6 +173,16 @@ impl Enroller {
             not_after = micros(issued.not_after) / 1_000_000, "a certificate was renewed"
         );
         reply(issued)
+    }
+
+    /// Lets a call in that anybody may make, for as long as the answer is kept.
+    fn admit_stranger(&self) -> Result<[SemaphorePermit<'_>; 2], Status> {
+        if !self.anonymous.pass(&()) {
+            return Err(busy());
+        }
+        let stranger = self.strangers.try_acquire().map_err(|_| busy())?;
+        let room = self.room.try_acquire().map_err(|_| busy())?;
+        Ok([stranger, room])
     }
 
     fn issue(

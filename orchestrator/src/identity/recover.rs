@@ -5,7 +5,7 @@
 //! certificate that it was given for, and is forgotten when the process ends: the agent asks for another one then.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -129,12 +129,11 @@ impl Enroller {
 
     async fn try_recover(&self, from: IpAddr, request: &[u8]) -> Result<RecoverReply, Status> {
         // The address's own bound first: one place that asks too often uses up nobody else's.
-        if !self.recoveries.by_address.pass(&from) || !self.all.pass(&()) {
+        let from = site_of(from);
+        if !self.recoveries.by_address.pass(&from) {
             return Err(busy());
         }
-        let Ok(_room) = self.room.try_acquire() else {
-            return Err(busy());
-        };
+        let _room = self.admit_stranger()?;
         let request = RecoverRequest::decode(request).map_err(|error| {
             Status::invalid_argument(format!("the request cannot be accepted: {error}"))
         })?;
@@ -238,6 +237,17 @@ impl Enroller {
     }
 }
 
+/// What counts as one address: one host has as many of version 6 as it likes, all with the same first half.
+fn site_of(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
 /// By the wall clock, as certificates count.
 fn ended_ms_ago(ended: &AgentIdentity) -> Option<u64> {
     let ago = SystemTime::now().duration_since(ended.not_after).ok()?;
@@ -277,6 +287,16 @@ mod tests {
         assert!(challenges.give([9; 32], mine, now));
         assert!(!challenges.take(&[9; 32], mine, now + CHALLENGE_LIFE));
         assert!(!challenges.take(&[9; 31], mine, now));
+    }
+
+    #[test]
+    fn addresses_of_version_6_count_by_their_first_half() {
+        let site = |text: &str| site_of(text.parse().unwrap()).to_string();
+        assert_eq!(site("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(site("2001:db8:1:2:ffff::1"), "2001:db8:1:2::");
+        assert_eq!(site("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!(site("192.0.2.7"), "192.0.2.7");
+        assert_eq!(site("::ffff:192.0.2.7"), "192.0.2.7");
     }
 
     #[test]

@@ -337,6 +337,24 @@ async fn an_agent_that_renews_all_the_time_is_slowed_down_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn strangers_that_call_all_the_time_keep_nobody_from_renewing() {
+    let fixture = Fixture::new().await;
+    let credentials = fixture.enrolled("site-1").await;
+    let presented = fixture.authority.issued_to(&credentials.chain[0]).unwrap();
+    let (handle, authority) = (fixture.handle.clone(), Arc::clone(&fixture.authority));
+    let enroller = Enroller::new(handle, authority, Duration::from_secs(3600));
+    let mut calls = 0;
+    while enroller.enrol(b"nonsense").await.unwrap_err().code() as i32 != RESOURCE_EXHAUSTED {
+        calls += 1;
+        assert!(calls < 100_000, "never refused");
+    }
+    // It comes to the core, which refuses it only because this is not beside a session.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let refused = enroller.renew(&presented, None, &request(&key)).await;
+    assert_eq!(refused.unwrap_err().code() as i32, PERMISSION_DENIED);
+}
+
+#[tokio::test]
 async fn a_token_enrols_one_key_and_no_other() {
     let fixture = Fixture::new().await;
     let secret = rand("one");
