@@ -45,6 +45,22 @@ fn closed(happened: &mut mpsc::Receiver<Happened>) -> Vec<(u64, Down)> {
 }
 
 #[test]
+fn a_renewal_that_is_not_stored_is_told_from_a_recovery_that_was() {
+    let (mut supervisor, _jobs, mut happened) = supervisor();
+    supervisor.recovers = Some(3);
+    let stored = |ok| FromLink::Stored {
+        ok,
+        text: "no room".to_owned(),
+    };
+    for (ok, troubles) in [(false, 1), (true, 0), (false, 0)] {
+        assert!(run(supervisor.said(stored(ok))).is_none());
+        let told = std::iter::from_fn(|| happened.try_recv().ok());
+        let told = told.filter(|told| matches!(told, Happened::Trouble(_)));
+        assert_eq!(told.count(), troubles);
+    }
+}
+
+#[test]
 fn a_frame_that_is_not_accepted_ends_its_connection_in_link_too() {
     let (mut supervisor, _jobs, mut happened) = supervisor();
     supervisor.open.insert(3);

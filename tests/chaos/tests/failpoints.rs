@@ -141,7 +141,7 @@ impl Stage {
             (Process::RewritingRunner, _) => return self.die_rewriting(point, &key),
             (Process::Ahead, _) => return self.die_ahead(point, &key),
             (Process::Spawner | Process::Keeper, _) => self.fresh_runner(),
-            (Process::Orchestrator | Process::Runner | Process::Restore | Process::Ahead, _) => {}
+            (Process::Orchestrator | Process::Runner | Process::Restore, _) => {}
         }
         if moment == Moment::Before {
             self.places.kill_once(point.name);
