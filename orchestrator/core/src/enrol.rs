@@ -115,15 +115,12 @@ impl AgentRecord {
     }
 
     /// A key that is accepted is used: the one before a renewed one is of no use from then on.
-    /// After a restore the first key presented may be one that the backup did not know. Once the agent has moved on from
-    /// the key that it recovered with, an attempt to recover with the one before that says nothing any more.
+    /// After a restore the first key presented may be one that the backup did not know.
     pub(crate) fn uses(&mut self, key_hash: &str, recovery: RecoveryEpoch) {
         if self.key_hash != key_hash && self.admits(key_hash, recovery) {
             self.key_hash = key_hash.to_owned();
             self.next_key = None;
             self.standing.rekey = false;
-            let recovered = &mut self.standing.recovered;
-            recovered.take_if(|recovered| recovered.to != key_hash);
         }
     }
 }

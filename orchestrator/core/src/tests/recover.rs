@@ -230,7 +230,7 @@ fn a_renewed_key_that_was_never_used_is_not_given_to_a_copy() {
 }
 
 #[test]
-fn a_key_left_behind_long_ago_disturbs_nobody() {
+fn a_key_left_behind_is_a_second_holders_as_long_as_it_could_recover() {
     let hour = Some(HOUR_MS);
     let (mut rig, mut site) = away();
     let asks = Asks("key", "second", site.nonce, hour);
@@ -246,9 +246,9 @@ fn a_key_left_behind_long_ago_disturbs_nobody() {
     site.key = "third".into();
     site.connect(&mut rig, vec![]);
     let old = Asks("key", "other", Nonce(12_345), hour);
-    let asked = recover(&mut rig, "bank", old);
-    assert_eq!(asked, (Err(NotRecovered::OtherKey), vec![]));
-    assert_eq!(record(&rig).standing.quarantine, None);
+    // Whoever recovered first may have been the copy, however far it has gone on since.
+    assert!(recover(&mut rig, "bank", old).0.is_err());
+    assert!(record(&rig).standing.quarantine.is_some());
 }
 
 /// Another process on a copy of the store.
