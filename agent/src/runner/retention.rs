@@ -111,8 +111,11 @@ impl Trash {
         let to = trash.join(name);
         // Most working directories are gone by then: a keeper gave them to another attempt.
         path.symlink_metadata()?;
-        match std::fs::rename(path, &to) {
+        let renamed = match std::fs::rename(path, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => rename_into(&trash, path, &to),
+            renamed => renamed,
+        };
+        match renamed {
             // A directory that its owner made unwritable cannot be moved, only by root.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
