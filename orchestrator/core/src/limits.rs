@@ -34,7 +34,7 @@ pub const RECOVERIES_WITHIN_DAYS: u64 = 30;
 /// The same.
 pub(crate) const RECOVERIES_WITHIN: Duration =
     Duration::from_secs(RECOVERIES_WITHIN_DAYS * 24 * 3600);
-/// More than so many recoveries of a tenant's agents in [`RECOVERIES_ALARM_WITHIN`] raise an alarm.
+/// More than so many recoveries of a tenant's agents within an hour raise an alarm.
 pub const RECOVERIES_ALARM: usize = 10;
 /// The time in which they are counted, and the time between two alarms.
 pub(crate) const RECOVERIES_ALARM_WITHIN: Duration = Duration::from_secs(3600);
