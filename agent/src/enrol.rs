@@ -4,35 +4,47 @@
 //! into the ledger, and hands the bytes back. The orchestrator's root is recognised by the token's pin, before anything
 //! secret is sent.
 
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use outpost_agent_core::record::{SessionRecord, Write};
 use outpost_agent_keeper::exec::SelfExec;
 use outpost_agent_link::ipc::{FromLink, ToLink, UnaryMethod};
 use outpost_certs::token::JoinToken;
 use outpost_proto::wire::{EnrolRequest, Issued};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use crate::commands::Enrolment;
+use crate::files;
 use crate::journal::Journal;
-use crate::ledger::{DEFAULT_LIMIT_BYTES, Kind, Ledger};
-use crate::runner::link_process::{LinkProcess, LinkSetup};
+use crate::ledger::{Anchor, IdentityCall, Kind, Ledger, Trust};
+use crate::runner::link_process::{LinkProcess, LinkSetup, Living};
 use crate::runner::wall_us;
+use crate::sandbox::{Accounts, KeyDirectory};
 use crate::state_dir::{Identity, StateDir};
 
 /// The whole of it, tries to reach the orchestrator aside.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Far above the largest honest chain.
+const CERTIFICATE_BYTES: u64 = 128 * 1024;
 /// The one connection of an enrolment.
 const CONN: u64 = 1;
 
 /// Uses the token. The state directory is the caller's, locked.
 ///
 /// # Errors
-/// What went wrong, at which step; nothing is remembered then, and the same token can be tried again with this state
-/// directory while it is good.
-pub async fn enrol(
+/// What went wrong, at which step. Until the certificate is stored nothing is remembered, and the same token can be tried
+/// again with this state directory while it is good; from then on the next start does the rest.
+pub(crate) async fn enrol(
     state: &StateDir,
     token: &JoinToken,
-    proxy: Option<String>,
+    how: Enrolment,
     exec: SelfExec,
 ) -> anyhow::Result<Identity> {
     let pin = token
@@ -45,10 +57,14 @@ pub async fn enrol(
         leash: None,
         key_dir: state.keys(),
         address: token.url().to_owned(),
-        proxy,
+        proxy: how.proxy,
         pin: Some(pin),
+        audit: how.audit,
+        accounts: Accounts::find(&state.keys(), KeyDirectory::MayChange),
+        least: how.sandbox.least(),
+        living: Living::default(),
     };
-    let link = setup.start()?;
+    let link = setup.start().await?;
     let issued = tokio::time::timeout(TIMEOUT, call(state, token, &setup, &link))
         .await
         .with_context(|| {
@@ -64,11 +80,109 @@ pub async fn enrol(
         agent: token.agent().to_string(),
         spiffe_id: issued.spiffe_id.clone(),
     };
-    let anew = anew(state)?;
+    let leaf = issued.chain.first().context("the chain is empty")?;
+    let enrolling = Enrolling {
+        leaf: hash(leaf),
+        identity,
+    };
+    // Not link's word: what the token pinned is a root, and whose receipts count follows from that.
+    let pinned = issued
+        .roots
+        .iter()
+        .find(|der| Sha256::digest(der)[..] == token.pin()[..]);
+    pinned.context("the root that the token names is not among those that came")?;
+    let anchor = Anchor::new(&issued.spiffe_id, &issued.roots);
+    let anchor = anchor.filter(|anchor| anchor.trust_domain == token.trust_domain());
+    let anchor = anchor.context("the SPIFFE id that came is not of the token's trust domain")?;
+    enrolling.write(state)?;
     store(&link, issued).await?;
-    begin_anew(anew).context("the new identity is stored and cannot be used; enrol again")?;
-    state.set_identity(&identity)?;
-    Ok(identity)
+    Trust::add(&state.ledger(), anchor)?;
+    finish(state).context("the new identity is stored; run this again to complete it")?;
+    Ok(enrolling.identity)
+}
+
+/// An enrolment whose certificate may be stored by now.
+#[derive(Debug, Serialize, Deserialize)]
+struct Enrolling {
+    /// SHA-256 of the leaf, hex.
+    leaf: String,
+    identity: Identity,
+}
+
+impl Enrolling {
+    fn path(state: &StateDir) -> PathBuf {
+        state.path().join("enrolling")
+    }
+
+    fn write(&self, state: &StateDir) -> anyhow::Result<()> {
+        let path = Self::path(state);
+        let text = serde_json::to_vec_pretty(self)?;
+        files::replace(&path, &text).with_context(|| format!("writing {}", path.display()))
+    }
+
+    fn read(state: &StateDir) -> anyhow::Result<Option<Self>> {
+        let path = Self::path(state);
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        };
+        let enrolling = serde_json::from_slice(&text);
+        enrolling.map(Some).with_context(|| {
+            format!(
+                "{} does not parse: remove it and enrol again",
+                path.display()
+            )
+        })
+    }
+
+    /// Durably: what is complete is never completed a second time.
+    fn remove(state: &StateDir) -> anyhow::Result<()> {
+        let path = Self::path(state);
+        let removed = std::fs::remove_file(&path)
+            .and_then(|()| File::open(state.path()))
+            .and_then(|dir| dir.sync_all());
+        removed.with_context(|| format!("removing {}", path.display()))
+    }
+}
+
+/// Completes an enrolment that was interrupted, or is about to be complete: if its certificate is stored, nothing of an
+/// earlier identity is left. The state directory is the caller's, locked.
+///
+/// # Errors
+/// What cannot be read or written; it is tried again next time.
+pub(crate) fn finish(state: &StateDir) -> anyhow::Result<()> {
+    let Some(enrolling) = Enrolling::read(state)? else {
+        return Ok(());
+    };
+    if stored_leaf(state)?.is_some_and(|leaf| hash(&leaf) == enrolling.leaf) {
+        begin_anew(anew(state)?)?;
+        state.set_identity(&enrolling.identity)?;
+    }
+    Enrolling::remove(state)
+}
+
+/// The certificate that link has, DER.
+fn stored_leaf(state: &StateDir) -> anyhow::Result<Option<Vec<u8>>> {
+    let path = state.keys().join("agent.crt");
+    let text = match files::read_plain(&path, CERTIFICATE_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("reading {}", path.display()))?,
+    };
+    let body: String = text
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| *line != "-----BEGIN CERTIFICATE-----")
+        .skip(1)
+        .take_while(|line| *line != "-----END CERTIFICATE-----")
+        .collect();
+    let leaf = STANDARD.decode(body);
+    leaf.map(Some)
+        .with_context(|| format!("{} does not parse", path.display()))
+}
+
+fn hash(leaf: &[u8]) -> String {
+    let hash = Sha256::digest(leaf);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn call(
@@ -89,6 +203,8 @@ async fn call(
             | FromLink::Reply { .. }
             | FromLink::Proof { .. }
             | FromLink::Stored { .. }
+            | FromLink::Server { .. }
+            | FromLink::Confined(_)
             | FromLink::Ends { .. }) => {
                 bail!("link said {other:?} when it was asked for a certificate request")
             }
@@ -99,8 +215,10 @@ async fn call(
         csr,
     };
     let bytes = request.encode().context("encoding the request")?;
-    let mut ledger = Ledger::open(&state.ledger(), DEFAULT_LIMIT_BYTES, wall_us())?;
-    ledger.append(Kind::Identity, CONN, wall_us(), &bytes);
+    // No ledger, no send. How much of it stays is said to the runner only.
+    let mut ledger = Ledger::open(&state.ledger(), u64::MAX, wall_us())?;
+    let call = IdentityCall::enrol(&request, &bytes).context("encoding the request")?;
+    ledger.append(Kind::Identity, CONN, wall_us(), &call.encode());
     ledger.sync()?;
 
     link.socket
@@ -124,10 +242,14 @@ async fn call(
             }
             FromLink::Reply { text, .. } => bail!("the orchestrator refused: {text}"),
             FromLink::Closed { reason, text, .. } => bail!("{}: {reason}: {text}", setup.address),
-            FromLink::Ready { .. } | FromLink::Opened { .. } | FromLink::Ends { .. } => {}
+            FromLink::Ready { .. }
+            | FromLink::Opened { .. }
+            | FromLink::Server { .. }
+            | FromLink::Ends { .. } => {}
             other @ (FromLink::Frame { .. }
             | FromLink::Csr { .. }
             | FromLink::Proof { .. }
+            | FromLink::Confined(_)
             | FromLink::Stored { .. }) => {
                 bail!("link said {other:?} in the middle of an enrolment")
             }
@@ -168,11 +290,15 @@ async fn store(link: &LinkProcess, issued: Issued) -> anyhow::Result<()> {
         match said(link).await? {
             FromLink::Stored { ok: true, .. } => return Ok(()),
             FromLink::Stored { text, .. } => bail!("the certificate could not be stored: {text}"),
-            FromLink::Ready { .. } | FromLink::Closed { .. } | FromLink::Ends { .. } => {}
+            FromLink::Ready { .. }
+            | FromLink::Server { .. }
+            | FromLink::Closed { .. }
+            | FromLink::Ends { .. } => {}
             other @ (FromLink::Opened { .. }
             | FromLink::Frame { .. }
             | FromLink::Csr { .. }
             | FromLink::Proof { .. }
+            | FromLink::Confined(_)
             | FromLink::Reply { .. }) => {
                 bail!("link said {other:?} when it was asked to store a certificate")
             }
@@ -216,5 +342,64 @@ mod tests {
             (Nonce(0), left.event_seq_reserved)
         );
         assert!(anew(&state).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_enrolment_that_was_interrupted_is_completed_if_its_certificate_is_stored() {
+        let identity = |agent: &str| Identity {
+            orchestrator: "localhost:1".into(),
+            tenant: "acme".into(),
+            agent: agent.into(),
+            spiffe_id: format!("spiffe://test/tenant/acme/agent/{agent}"),
+        };
+        for stored in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::create(dir.path()).unwrap();
+            state.set_identity(&identity("former")).unwrap();
+            let left = SessionRecord {
+                nonce: Nonce(7),
+                event_seq_reserved: EventSeq(900),
+                ..SessionRecord::default()
+            };
+            let mut journal = Journal::open(state.path()).unwrap();
+            journal.commit(&[Write::Session(left)]).unwrap();
+            drop(journal);
+            let chain = |leaf: &[u8]| {
+                let mut text = String::new();
+                for der in [leaf, b"the intermediate's"] {
+                    let body = STANDARD.encode(der);
+                    text += "-----BEGIN CERTIFICATE-----\n";
+                    for line in body.as_bytes().chunks(8) {
+                        text += std::str::from_utf8(line).unwrap();
+                        text += "\n";
+                    }
+                    text += "-----END CERTIFICATE-----\n";
+                }
+                std::fs::write(state.keys().join("agent.crt"), text).unwrap();
+            };
+            chain(b"the former certificate");
+            let enrolling = Enrolling {
+                leaf: hash(b"the new certificate"),
+                identity: identity("new"),
+            };
+            enrolling.write(&state).unwrap();
+            if stored {
+                chain(b"the new certificate");
+            }
+            finish(&state).unwrap();
+            let session = crate::journal::peek(state.path()).unwrap().session;
+            let (nonce, name) = if stored { (0, "new") } else { (7, "former") };
+            assert_eq!(session.nonce, Nonce(nonce));
+            assert_eq!(session.event_seq_reserved, EventSeq(900));
+            assert_eq!(state.identity().unwrap(), Some(identity(name)));
+
+            // Complete: what a session leaves from then on stays.
+            let mut journal = Journal::open(state.path()).unwrap();
+            journal.commit(&[Write::Session(left)]).unwrap();
+            drop(journal);
+            finish(&state).unwrap();
+            let session = crate::journal::peek(state.path()).unwrap().session;
+            assert_eq!(session.nonce, Nonce(7));
+        }
     }
 }

@@ -21,7 +21,7 @@ mod line;
 mod replay;
 
 use crate::ahead::{self, Ahead};
-use crate::torn::UNSYNCED;
+use crate::torn::{self, UNSYNCED};
 use line::Told;
 use replay::{Replayed, replay};
 
@@ -35,6 +35,9 @@ const COMPACT_AGAIN_BYTES: u64 = 64 * 1024;
 const TELLS_STEPS: u32 = 2;
 /// A line that says that everything before it is on the disk.
 const SYNCED: &[u8] = b"[]";
+/// Bytes from which on a line of a journal that is written anew ends: it has no bursts that must stay whole, and no line
+/// of it may grow with what is held.
+const ANEW_LINE_BYTES: usize = 1024 * 1024;
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -128,12 +131,18 @@ impl Journal {
             .open(&path)
             .map_err(io("opening", &path))?;
         let mut mirror = Mirror::default();
-        let Replayed { good, version } = replay(&path, &file, &mut mirror)?;
+        let Replayed {
+            good,
+            version,
+            tail,
+        } = replay(&path, &file, &mut mirror)?;
         let size = file.metadata().map_err(io("reading", &path))?.len();
         if size > good {
             file.set_len(good)
                 .map_err(io("cutting the torn end of", &path))?;
         }
+        // A sync that failed in an earlier process left the kernel with pages that it takes for written.
+        torn::write_again(&file, tail, good).map_err(io("writing again", &path))?;
         let ahead = Ahead::of(&file, good).map_err(io("taking space for", &path))?;
         let mut journal = Self {
             path,
@@ -265,12 +274,12 @@ impl Journal {
     fn push_writes(&mut self, writes: &[Write]) {
         self.line.clear();
         if self.durable == self.bytes && self.said_synced < self.bytes {
-            let begins = self.begin_line();
+            let begins = begin_line(&mut self.line);
             self.line.extend_from_slice(SYNCED);
-            self.end_line(begins);
+            end_line(&mut self.line, begins);
             self.said_synced = self.bytes + self.line.len() as u64;
         }
-        let begins = self.begin_line();
+        let begins = begin_line(&mut self.line);
         let mut before = b'[';
         for write in writes {
             self.line.push(before);
@@ -283,28 +292,14 @@ impl Journal {
             self.mirror.apply(write);
         }
         self.line.push(b']');
-        self.end_line(begins);
+        end_line(&mut self.line, begins);
     }
 
     fn push_line<T: Serialize>(&mut self, value: &T) {
         self.line.clear();
-        let begins = self.begin_line();
+        let begins = begin_line(&mut self.line);
         push_json(&mut self.line, value);
-        self.end_line(begins);
-    }
-
-    /// Answers where it begins.
-    fn begin_line(&mut self) -> usize {
-        let begins = self.line.len();
-        self.line.extend_from_slice(b"00000000 ");
-        begins
-    }
-
-    fn end_line(&mut self, begins: usize) {
-        let line = &mut self.line[begins..];
-        let checksum = format!("{:08x}", crc32fast::hash(&line[9..]));
-        line[..8].copy_from_slice(checksum.as_bytes());
-        self.line.push(b'\n');
+        end_line(&mut self.line, begins);
     }
 
     fn write_line(&mut self) -> Result<(), JournalError> {
@@ -397,9 +392,12 @@ impl Journal {
             outpost_journal: VERSION,
         });
         write(&self.line)?;
-        let writes = self.mirror.writes().collect::<Vec<_>>();
-        self.push_line(&writes);
-        write(&self.line)?;
+        let mut writes = self.mirror.writes().peekable();
+        while writes.peek().is_some() {
+            self.line.clear();
+            push_some(&mut self.line, &mut writes);
+            write(&self.line)?;
+        }
         let ahead = Ahead::of(&file, bytes).map_err(io("taking space for", temp))?;
         if !ahead.is_enough() {
             let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
@@ -427,6 +425,35 @@ pub fn peek(dir: &Path) -> Result<Snapshot, JournalError> {
     Ok(mirror.snapshot())
 }
 
+/// A line with so many of them that it is long enough.
+fn push_some(line: &mut Vec<u8>, writes: &mut impl Iterator<Item = Write>) {
+    let begins = begin_line(line);
+    let mut before = b'[';
+    while line.len() < ANEW_LINE_BYTES
+        && let Some(write) = writes.next()
+    {
+        line.push(before);
+        before = b',';
+        push_json(line, &write);
+    }
+    line.push(b']');
+    end_line(line, begins);
+}
+
+/// Answers where it begins.
+fn begin_line(line: &mut Vec<u8>) -> usize {
+    let begins = line.len();
+    line.extend_from_slice(b"00000000 ");
+    begins
+}
+
+fn end_line(line: &mut Vec<u8>, begins: usize) {
+    let ended = &mut line[begins..];
+    let checksum = format!("{:08x}", crc32fast::hash(&ended[9..]));
+    ended[..8].copy_from_slice(checksum.as_bytes());
+    line.push(b'\n');
+}
+
 /// Our own records are plain data: serialising them into memory cannot fail.
 fn push_json<T: Serialize>(line: &mut Vec<u8>, value: &T) {
     let written = serde_json::to_writer(line, value);
@@ -434,134 +461,4 @@ fn push_json<T: Serialize>(line: &mut Vec<u8>, value: &T) {
 }
 
 #[cfg(test)]
-mod tests {
-    use outpost_agent_core::record::SiteRecord;
-    use outpost_proto::ids::CommandSeq;
-
-    use super::*;
-
-    fn session(seq: u64) -> Write {
-        Write::Session(SessionRecord {
-            command_seq: CommandSeq(seq),
-            ..SessionRecord::default()
-        })
-    }
-
-    #[test]
-    fn a_burst_is_there_after_reopening() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        journal
-            .commit(&[session(7), Write::Site(SiteRecord { paused: true })])
-            .unwrap();
-        drop(journal);
-        let snapshot = Journal::open(dir.path()).unwrap().snapshot();
-        assert_eq!(
-            (snapshot.session.command_seq, snapshot.site.paused),
-            (CommandSeq(7), true)
-        );
-    }
-
-    #[test]
-    fn only_what_must_survive_a_power_cut_asks_for_a_sync() {
-        use outpost_proto::ids::{EventSeq, Nonce};
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        assert!(!journal.append(&[]).unwrap());
-        assert!(
-            !journal.append(&[session(1)]).unwrap(),
-            "a command's number"
-        );
-        let mut counters = SessionRecord {
-            command_seq: CommandSeq(2),
-            nonce: Nonce(7),
-            ..SessionRecord::default()
-        };
-        assert!(journal.append(&[Write::Session(counters)]).unwrap());
-        counters.command_seq = CommandSeq(3);
-        assert!(!journal.append(&[Write::Session(counters)]).unwrap());
-        counters.event_seq_reserved = EventSeq(1000);
-        assert!(journal.append(&[Write::Session(counters)]).unwrap());
-        let paused = Write::Site(SiteRecord { paused: true });
-        assert!(journal.append(&[paused]).unwrap());
-    }
-
-    #[test]
-    fn d4_a_torn_last_line_loses_the_whole_burst_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        journal.commit(&[session(1)]).unwrap();
-        journal
-            .commit(&[session(2), Write::Site(SiteRecord { paused: true })])
-            .unwrap();
-        drop(journal);
-        let path = dir.path().join("journal");
-        let bytes = std::fs::read(&path).unwrap();
-        let last = bytes
-            .iter()
-            .rev()
-            .skip(1)
-            .position(|b| *b == b'\n')
-            .unwrap();
-        for lost in 1..last {
-            std::fs::write(&path, &bytes[..bytes.len() - lost]).unwrap();
-            let snapshot = Journal::open(dir.path()).unwrap().snapshot();
-            assert_eq!(
-                (snapshot.session.command_seq, snapshot.site.paused),
-                (CommandSeq(1), false),
-                "{lost}"
-            );
-        }
-    }
-
-    #[test]
-    fn d4_damage_before_the_end_is_reported_and_not_skipped() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        journal.commit(&[session(1)]).unwrap();
-        let damaged_until = usize::try_from(journal.bytes).unwrap();
-        journal.commit(&[session(2)]).unwrap();
-        drop(journal);
-        let path = dir.path().join("journal");
-        let bytes = std::fs::read(&path).unwrap();
-        for at in 0..damaged_until {
-            let mut bad = bytes.clone();
-            bad[at] ^= 0x04;
-            std::fs::write(&path, &bad).unwrap();
-            assert!(
-                matches!(Journal::open(dir.path()), Err(JournalError::Damaged { .. })),
-                "flip at {at}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_newer_format_is_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let json = format!(r#"{{"outpost_journal":{}}}"#, VERSION + 1);
-        let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
-        std::fs::write(&path, &text).unwrap();
-        assert!(matches!(
-            Journal::open(dir.path()),
-            Err(JournalError::Newer { found: 3, .. })
-        ));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-    }
-
-    #[test]
-    fn a_long_journal_is_written_anew_and_says_the_same() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path()).unwrap();
-        let many = (0..2000).map(session).collect::<Vec<_>>();
-        let mut written = 0;
-        while written < 2 * COMPACT_FROM_BYTES {
-            journal.commit(&many).unwrap();
-            written += journal.line.len() as u64;
-        }
-        assert!(journal.bytes < COMPACT_FROM_BYTES);
-        let before = journal.snapshot();
-        drop(journal);
-        assert_eq!(Journal::open(dir.path()).unwrap().snapshot(), before);
-    }
-}
+mod tests;

@@ -5,19 +5,30 @@
 //! their dependencies show what they cannot do.
 
 mod ahead;
+mod approvals;
+pub mod audit;
+pub mod capture;
 pub mod catalogue;
+mod causes;
 mod cli;
 mod commands;
+pub mod dated;
 pub mod enrol;
 pub mod files;
 pub mod health;
 pub mod journal;
+pub mod leaktest;
 pub mod ledger;
 pub mod life;
+pub mod local_time;
 mod log_tail;
 pub mod metrics;
 mod output;
+mod refusals;
 pub mod runner;
+pub mod sandbox;
+pub mod seal;
+pub mod secrets;
 pub mod state_dir;
 mod torn;
 pub mod users;

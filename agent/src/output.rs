@@ -31,6 +31,16 @@ pub(crate) fn json(value: &impl serde::Serialize) {
     }
 }
 
+/// `1 error`, `2 errors`; words in `y` take `ies`.
+pub(crate) fn count(number: impl TryInto<u64>, what: &str) -> String {
+    let number = number.try_into().unwrap_or(u64::MAX);
+    match what.strip_suffix('y') {
+        _ if number == 1 => format!("1 {what}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None => format!("{number} {what}s"),
+    }
+}
+
 /// Something that went wrong, on standard error.
 pub(crate) fn problem(text: impl Display) {
     anstream::eprintln!("error: {text}");

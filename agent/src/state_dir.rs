@@ -4,6 +4,7 @@
 //! [`LAYOUT`] is the map; `migrate` makes an older directory one of the present format.
 
 mod migrate;
+pub(crate) mod modes;
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -24,16 +25,23 @@ version       format of everything below; a newer one is refused
 id            random, made with the directory
 lock          held by the one runner
 identity.json what enrolment settled: orchestrator, tenant, name
+enrolling     what an enrolment that is not complete settles
 keys/         link's own: agent.key, agent.crt, roots.crt
 journal       what must not be forgotten
 ledger/       every byte that was sent
 attempts/ID/  one attempt: claim (what it is, its keeper, its end), log.N
 work/ID/      its working directory, while it is needed
 runs/ID/      $OUTPOST_RUN_DIR, shared by the tasks of one run
+seals/ID      which files of the run are encrypted, while it rests
+book          which logs are encrypted, and where each ended; every line vouches for the one before it
 trash/        what is being removed
+refusals      what was refused, and why: the newest; refusals.older: those before
+approvals.json what people here have approved and is not used up (approvals.lock beside it)
 try/ID/       of `catalogue try`, while it runs
 backup-N/     small files as an agent of format N left them
 agent.sock    status, pause, resume, drain: for the same account and root only
+agent.token   what who asks there shows: new with each runner
+keepers.token what a runner shows to spawner and keepers
 ";
 
 /// Why the state directory cannot be used.
@@ -134,6 +142,15 @@ pub struct Identity {
     pub spiffe_id: String,
 }
 
+/// What the variable names, or else this directory of `HOME`: absolute, or not at all.
+pub(crate) fn below_home(variable: &str, usual: &str) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    absolute(variable).or_else(|| Some(absolute("HOME")?.join(usual)))
+}
+
 /// A state directory that exists and may be used.
 #[derive(Debug, Clone)]
 pub struct StateDir {
@@ -141,18 +158,14 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Where it is unless somebody says otherwise.
+    /// Where it is unless somebody says otherwise; `None` when nothing says where an account's own files are.
     #[must_use]
-    pub fn default_path() -> PathBuf {
+    pub fn default_path() -> Option<PathBuf> {
         if rustix::process::geteuid().is_root() {
-            return PathBuf::from("/var/lib/outpost-agent");
+            return Some(PathBuf::from("/var/lib/outpost-agent"));
         }
-        let base = std::env::var_os("XDG_STATE_HOME")
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute());
-        let home =
-            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state");
-        base.unwrap_or_else(home).join("outpost-agent")
+        let base = below_home("XDG_STATE_HOME", ".local/state")?;
+        Some(base.join("outpost-agent"))
     }
 
     /// Opens the directory, making it with strict modes if there is none.
@@ -160,11 +173,7 @@ impl StateDir {
     /// # Errors
     /// See [`StateError`]; nothing is changed when it is another's, or of a newer format.
     pub fn create(path: &Path) -> Result<Self, StateError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o711)
-            .create(path)
-            .map_err(io("making", path))?;
+        make_passable(path).map_err(io("making", path))?;
         let path = path.canonicalize().map_err(io("opening", path))?;
         let version = path.join("version");
         if !version.exists() {
@@ -298,6 +307,24 @@ impl StateDir {
         self.runs().join(run.to_string())
     }
 
+    /// What says which files of runs are encrypted; not there before something was.
+    #[must_use]
+    pub fn lists(&self) -> PathBuf {
+        self.path.join("seals")
+    }
+
+    /// What was noted of encrypted logs; not there before there was one.
+    #[must_use]
+    pub fn book(&self) -> PathBuf {
+        self.path.join("book")
+    }
+
+    /// The list of one run.
+    #[must_use]
+    pub fn list_of(&self, run: RunId) -> PathBuf {
+        self.lists().join(run.to_string())
+    }
+
     /// Where the runner answers the site's own commands.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
@@ -370,6 +397,21 @@ impl StateDir {
         let bytes = serde_json::to_vec_pretty(identity)
             .map_err(|error| io("writing", &path)(error.into()))?;
         files::replace(&path, &bytes).map_err(io("writing", &path))
+    }
+}
+
+/// Makes a directory and what is missing above it, for tasks of other accounts to pass through, whatever the mask is.
+fn make_passable(path: &Path) -> io::Result<()> {
+    let passable = || std::fs::Permissions::from_mode(0o711);
+    match DirBuilder::new().mode(0o711).create(path) {
+        Ok(()) => std::fs::set_permissions(path, passable()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+            make_passable(above.ok_or(error)?)?;
+            make_passable(path)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -6,11 +6,46 @@
 //! make that a rule, neither file ever holds more than [`UNSYNCED`] bytes that are not surely on the disk, beside one
 //! line or one write.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use crate::ahead;
+
 /// Bytes that may be written without being surely on the disk. Large enough that the syncs beside the loop, one after
 /// the other, keep ahead of it.
 pub(crate) const UNSYNCED: u64 = 256 * 1024;
 /// What a disk writes as a whole or not at all; some have larger ones, which are whole numbers of these.
 const SECTOR: usize = 512;
+
+/// Bytes that are written again at once.
+const AGAIN: usize = 64 * 1024;
+
+/// Writes these bytes of a file again, where and as they are, without moving where it is written next. After a sync that
+/// failed, pages count as written that are not on the disk: to another process they read as if they were, and its sync
+/// waits for nothing, until somebody writes to them. On a full disk whose file system writes nothing in place, they stay as
+/// they are.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub(crate) fn write_again(file: &File, from: u64, until: u64) -> io::Result<()> {
+    let mut part = vec![0; AGAIN];
+    let mut at = from;
+    while at < until {
+        let left = usize::try_from(until - at).unwrap_or(AGAIN);
+        let part = &mut part[..left.min(AGAIN)];
+        file.read_exact_at(part, at)?;
+        match file.write_all_at(part, at) {
+            Err(error) if ahead::is_full(&error) => {
+                tracing::warn!("no room to write again what is in a file already: {error}");
+                return Ok(());
+            }
+            written => written?,
+        }
+        at += part.len() as u64;
+    }
+    Ok(())
+}
 
 /// Whether a part of these bytes was never written: whatever of them is in some sector holds zeros only. `offset`: where
 /// in its file the first one is.

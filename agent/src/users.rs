@@ -1,11 +1,13 @@
 //! Accounts of this host, as the system's own name service knows them.
 #![expect(
     unsafe_code,
-    reason = "getpwnam_r and getgrouplist are C functions; the name service has no other door"
+    reason = "getpwnam_r, getpwuid_r and getgrouplist are C functions; the name service has no other door"
 )]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use crate::catalogue::RunAs;
 
@@ -13,6 +15,21 @@ use crate::catalogue::RunAs;
 const BUFFER: usize = 64 * 1024;
 /// Groups of one account.
 const GROUPS: usize = 1024;
+
+/// The account of tasks that are given no other, where the agent runs as root.
+pub const TASK_ACCOUNT: &str = "outpost-task";
+
+/// The account of tasks that are given no other: never root, whatever this host calls so.
+///
+/// # Errors
+/// A sentence when there is none.
+pub fn for_tasks() -> Result<RunAs, String> {
+    let account = by_name(TASK_ACCOUNT).map_err(|why| format!("`{TASK_ACCOUNT}`: {why}"))?;
+    if account.uid == 0 || account.gid == 0 || account.groups.contains(&0) {
+        return Err(format!("`{TASK_ACCOUNT}` is root, or of root's group"));
+    }
+    Ok(account)
+}
 
 /// Looks an account up.
 ///
@@ -33,6 +50,32 @@ pub fn by_name(name: &str) -> Result<RunAs, String> {
         gid,
         groups,
     })
+}
+
+/// Where an account's own files are, as the name service has it; `None` when it does not know the account.
+#[must_use]
+pub fn home_of(uid: u32) -> Option<PathBuf> {
+    let mut buffer = vec![0 as libc::c_char; BUFFER];
+    // SAFETY: an all-zero passwd is a valid value of the C struct; it is only read after the call filled it.
+    let mut passwd = unsafe { std::mem::zeroed::<libc::passwd>() };
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are valid for the call, and the length is the buffer's own.
+    let code = unsafe {
+        libc::getpwuid_r(
+            uid,
+            &raw mut passwd,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            &raw mut found,
+        )
+    };
+    if code != 0 || found.is_null() || passwd.pw_dir.is_null() {
+        return None;
+    }
+    // SAFETY: the call left a C string there, in the buffer, which is alive.
+    let home = unsafe { CStr::from_ptr(passwd.pw_dir) };
+    let home = PathBuf::from(OsStr::from_bytes(home.to_bytes()));
+    home.is_absolute().then_some(home)
 }
 
 fn account(name: &CString) -> io::Result<Option<(u32, u32)>> {

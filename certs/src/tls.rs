@@ -16,6 +16,7 @@ use crate::crypto::provider;
 use crate::identity::{AgentIdentity, IdentityError};
 use crate::issue::ServerIdentity;
 use crate::pem::{self, PemError};
+use crate::receipt::Signer;
 
 /// HTTP/2, the only protocol of the agent port.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -107,26 +108,51 @@ fn without_resumption(mut config: ServerConfig, alpn: &[&[u8]]) -> ServerConfig 
     config
 }
 
+/// What a port serves under at one moment.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// For the handshake.
+    pub config: Arc<ServerConfig>,
+    /// Signs receipts with the key of the certificate that `config` presents; absent on a port without receipts.
+    pub signer: Option<Signer>,
+}
+
+impl From<Arc<ServerConfig>> for Serving {
+    /// Without receipts.
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self {
+            config,
+            signer: None,
+        }
+    }
+}
+
 /// The server configuration of the moment: replaced when a certificate is renewed, read for every new connection.
 #[derive(Debug)]
-pub struct ReloadingServerConfig(ArcSwap<ServerConfig>);
+pub struct ReloadingServerConfig(ArcSwap<Serving>);
 
 impl ReloadingServerConfig {
-    /// Starts with `config`.
+    /// Starts with `serving`.
     #[must_use]
-    pub fn new(config: Arc<ServerConfig>) -> Self {
-        Self(ArcSwap::new(config))
+    pub fn new(serving: impl Into<Serving>) -> Self {
+        Self(ArcSwap::from_pointee(serving.into()))
     }
 
     /// What a connection accepted now shall use.
     #[must_use]
     pub fn current(&self) -> Arc<ServerConfig> {
+        self.0.load().config.clone()
+    }
+
+    /// The same with what signs for it: both of one moment.
+    #[must_use]
+    pub fn serving(&self) -> Arc<Serving> {
         self.0.load_full()
     }
 
-    /// Connections accepted from now on use `config`; those that exist go on.
-    pub fn replace(&self, config: Arc<ServerConfig>) {
-        self.0.store(config);
+    /// Connections accepted from now on use `serving`; those that exist go on.
+    pub fn replace(&self, serving: impl Into<Serving>) {
+        self.0.store(Arc::new(serving.into()));
     }
 }
 

@@ -78,7 +78,7 @@ impl Problem {
             (409, "workflow_busy") => Some(
                 "wait for its runs (`outpost runs --workflow … --state running`) or cancel them with `outpost cancel`",
             ),
-            (409, "run_live") => Some(
+            (409, "cannot_rerun") => Some(
                 "`--task NAME` runs a task again that succeeded; `outpost watch` waits for one that still runs",
             ),
             (404, _) => {

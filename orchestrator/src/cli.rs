@@ -196,6 +196,7 @@ pub struct ServeArgs {
         long,
         value_name = "ADDR",
         default_value = "127.0.0.1:7443",
+        value_parser = address,
         env = "OUTPOST_ORCHESTRATOR_AGENTS"
     )]
     pub agents: SocketAddr,
@@ -204,6 +205,7 @@ pub struct ServeArgs {
         long,
         value_name = "ADDR",
         default_value = "127.0.0.1:7080",
+        value_parser = address,
         env = "OUTPOST_ORCHESTRATOR_API"
     )]
     pub api: SocketAddr,
@@ -263,6 +265,14 @@ pub struct ServeArgs {
     /// End at once when this inherited pipe's other end is closed.
     #[arg(long, value_name = "N", hide = true)]
     pub leash_fd: Option<u32>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "it is an IP address of this machine and a port, such as 127.0.0.1:7443 or [::1]:7443; 0.0.0.0:7443 is every \
+         IPv4 address it has"
+            .to_owned()
+    })
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -538,6 +548,11 @@ mod tests {
         assert!(why.contains("--api-rate"), "{why}");
         let why = told("api_rate", &[]).unwrap_err();
         assert!(why.contains("some.toml"), "{why}");
+        let why = told("agents = \"localhost:7443\"", &[]).unwrap_err();
+        assert!(
+            why.contains("--agents") && why.contains("such as 127.0.0.1:7443"),
+            "{why}"
+        );
         // What belongs to one start is nothing to configure.
         assert!(told("ready_file = \"x\"", &[]).is_err());
         let line = ["x", "serve", "--config", "/nowhere/at.all"].map(Into::into);

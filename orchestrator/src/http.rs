@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -24,12 +26,22 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
+use crate::calls::{Calls, OpenCall};
+
 /// Connections at once: a few hundred people's browsers with event streams.
 const CONNECTIONS: usize = 2048;
-/// TLS handshake, and then the headers of a request, each.
+/// TLS handshake, the first request after it, and then the headers of a request, each.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection on which nothing is being answered is given back.
+const IDLE: Duration = Duration::from_secs(60);
 /// For a connection to end once it was told to.
 const GOODBYE: Duration = Duration::from_secs(5);
+/// What connections are given.
+const WAITS: Waits = Waits {
+    first: PATIENCE,
+    idle: IDLE,
+    goodbye: GOODBYE,
+};
 /// Pause after the kernel could not accept, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of all headers of one request.
@@ -96,23 +108,42 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let Some(tls) = tls else {
-        return serve_http(stream, from, router, stop).await;
+        return serve_http(stream, from, router, stop, WAITS).await;
     };
     match timeout(PATIENCE, TlsAcceptor::from(tls.current()).accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, from, router, stop).await,
+        Ok(Ok(stream)) => serve_http(stream, from, router, stop, WAITS).await,
         Ok(Err(error)) => debug!(%error, "a TLS handshake on the API port failed"),
         Err(_) => debug!("a TLS handshake on the API port took longer than allowed"),
     }
 }
 
-async fn serve_http<S>(stream: S, from: SocketAddr, router: Router, stop: CancellationToken)
-where
+/// How long a connection is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    first: Duration,
+    idle: Duration,
+    goodbye: Duration,
+}
+
+async fn serve_http<S>(
+    stream: S,
+    from: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+    waits: Waits,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let calls = Calls::default();
+    let counted = calls.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        let call = counted.begin();
         request.extensions_mut().insert(ConnectInfo(from));
-        let answer = router.clone().oneshot(request.map(axum::body::Body::new));
-        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+        let answer = router.clone().oneshot(request.map(Body::new));
+        async move {
+            let answer = answer.await.unwrap_or_else(|never| match never {});
+            Ok::<_, Infallible>(answer.map(|body| until_sent(call, body)))
+        }
     });
     let builder = limits();
     let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -121,17 +152,26 @@ where
         biased;
         result = connection.as_mut() => Some(result),
         () = stop.cancelled() => None,
+        () = calls.idle(waits.first, waits.idle) => None,
     };
     let result = match ended {
         Some(result) => result,
         None => {
             connection.as_mut().graceful_shutdown();
-            timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+            timeout(waits.goodbye, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {
         debug!(%error, "an API connection broke");
     }
+}
+
+/// A call is open until its answer is sent or given up.
+fn until_sent(call: OpenCall, body: Body) -> Body {
+    Body::new(body.map_frame(move |frame| {
+        let _open = &call;
+        frame
+    }))
 }
 
 fn limits() -> auto::Builder<TokioExecutor> {
@@ -158,3 +198,6 @@ fn limits() -> auto::Builder<TokioExecutor> {
         .keep_alive_timeout(PATIENCE);
     builder
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 pub mod admin;
 pub mod api;
 pub mod auth;
+mod calls;
 pub mod cli;
 pub mod config;
 pub mod driver;

@@ -172,7 +172,9 @@ fn what_init_writes_is_private() {
     }
     let token = std::fs::read_to_string(orchestrator.dir.join("admin.token")).unwrap();
     let database = std::fs::read(orchestrator.dir.join("outpost.db")).unwrap();
-    let secret = token.trim().rsplit_once('_').unwrap().1.as_bytes();
+    // `opt_<id>_<secret>`; the secret's own alphabet has `_` in it.
+    let secret = token.trim().splitn(3, '_').nth(2).unwrap().as_bytes();
+    assert_eq!(secret.len(), 43, "32 random bytes in base64");
     assert!(
         !database.windows(secret.len()).any(|bytes| bytes == secret),
         "the token itself is stored"
@@ -282,6 +284,24 @@ fn a_newer_database_is_refused() {
         );
     }
     assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_database_is_said_to_be_one() {
+    let orchestrator = Orchestrator::init();
+    let path = orchestrator.dir.join("outpost.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..16].fill(7);
+    std::fs::write(&path, &bytes).unwrap();
+    for args in [&["serve"][..], &["tenant", "list"]] {
+        let (status, said) = refused(&run(&orchestrator.dir, args));
+        assert_eq!(status, 70, "{said}");
+        assert!(
+            said.contains("is damaged") && said.contains("restore FILE --force"),
+            "{said}"
+        );
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
 async fn pretend_newer(dir: &Path) {

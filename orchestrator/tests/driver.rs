@@ -3,17 +3,21 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::path::Path;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use outpost_driver::Fatal;
+use outpost_orchestrator::driver::sessions::Outbox;
 use outpost_orchestrator::driver::{AskError, Driver, Handle};
 use outpost_orchestrator::store::read::{Reader, RunFilter};
 use outpost_orchestrator::store::sqlite::Sqlite;
 use outpost_orchestrator_core::event::{Answer, Ask, Denied};
 use outpost_orchestrator_core::record::{RunRecord, RunState, TaskState};
-use outpost_orchestrator_core::spec::{ScheduleSpec, TaskSpec, When, WorkflowSpec};
+use outpost_orchestrator_core::spec::{Missed, ScheduleSpec, TaskSpec, When, WorkflowSpec};
 use outpost_orchestrator_core::{Orchestrator, Settings};
-use outpost_proto::ids::RunId;
+use outpost_proto::ids::{Conn, RunId};
 use outpost_proto::name::TenantName;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -111,7 +115,12 @@ async fn database() -> tempfile::TempDir {
 async fn a_schedule_makes_its_runs_and_goes_on_after_a_restart() {
     let dir = database().await;
     let process = Process::start(dir.path(), 1).await;
-    let every = ScheduleSpec::new(When::Every { ms: 1000 });
+    // On a busy machine more than one instant may pass before anybody looks.
+    let every = ScheduleSpec {
+        missed: Missed::All,
+        missed_limit: 100,
+        ..ScheduleSpec::new(When::Every { ms: 1000 })
+    };
     let before = process.handle.now();
     process.apply(Some(every)).await;
     let after = process.handle.now();
@@ -193,4 +202,67 @@ async fn a_run_that_is_over_is_read_back_and_run_again() {
     let answer = process.ask(unknown).await;
     assert_eq!(answer, Err(AskError::Denied(Denied::UnknownRun(RunId(1)))));
     process.end().await;
+}
+
+/// A driver that does not run yet.
+async fn standing(dir: &Path) -> (Driver, Handle) {
+    let store = Sqlite::open(dir).await.unwrap();
+    let start = move |now, snapshot| Orchestrator::new(Settings::default(), [1; 32], now, snapshot);
+    Driver::new(store, start).await.unwrap()
+}
+
+async fn opened(handle: &Handle) -> Option<(Conn, Outbox)> {
+    let (tenant, agent) = (tenant(), "site-1".parse().unwrap());
+    let opened = handle.opened(tenant, agent, "id".into(), "key".into(), u64::MAX);
+    opened.await
+}
+
+/// What this gives at once; `None` when it has to wait.
+async fn at_once<T>(mut waiting: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let look = poll_fn(|context| match waiting.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    });
+    tokio::task::unconstrained(look).await
+}
+
+#[tokio::test]
+async fn questions_are_taken_however_much_streams_bring() {
+    let dir = database().await;
+    let (driver, handle) = standing(dir.path()).await;
+    let mut brought = 0;
+    while at_once(pin!(opened(&handle))).await.is_some() {
+        brought += 1;
+        assert!(brought < 100_000, "streams never wait");
+    }
+    let mut asked = pin!(handle.ask(tenant(), Ask::Agents));
+    assert_eq!(at_once(asked.as_mut()).await, None, "it is taken");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(driver.run(stop.clone()));
+    assert_eq!(asked.await, Ok(Answer::Agents(Vec::new())));
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_stream_has_few_of_the_places_and_gets_them_back() {
+    let dir = database().await;
+    let (driver, handle) = standing(dir.path()).await;
+    let (busy, outbox) = opened(&handle).await.unwrap();
+    let (other, beside) = opened(&handle).await.unwrap();
+    let mut taken = 0;
+    while at_once(pin!(handle.frame(busy, &outbox, Vec::new()))).await == Some(true) {
+        taken += 1;
+        assert!(taken < 1000, "one stream never waits");
+    }
+    assert!(taken >= 16, "{taken}");
+    let free = at_once(pin!(handle.frame(other, &beside, Vec::new()))).await;
+    assert_eq!(free, Some(true), "nobody else waits");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(driver.run(stop.clone()));
+    for _ in 0..3 * taken {
+        assert!(handle.frame(busy, &outbox, Vec::new()).await);
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }

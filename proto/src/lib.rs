@@ -4,10 +4,12 @@
 //! enforces every bound at that door, [`limits`] is the one page of limits. Nothing here does I/O, reads a clock or
 //! draws a random number.
 
+pub mod budget;
 pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod name;
 pub mod outcome;
+pub mod strict;
 pub mod units;
 pub mod wire;

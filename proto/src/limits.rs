@@ -36,6 +36,8 @@ pub const TOKEN_BYTES: usize = 32;
 pub const CHALLENGE_BYTES: usize = 64;
 /// Bytes of an ECDSA P-256 signature in DER (72 at most by its form).
 pub const SIGNATURE_BYTES: usize = 80;
+/// Sessions before its own that one receipt names.
+pub const RECEIPT_SESSIONS: usize = 8;
 /// Certificates of one chain, leaf included.
 pub const CHAIN_CERTIFICATES: usize = 4;
 /// Roots that an agent is told to trust: the present one, the next one, and room for a change of both.
@@ -60,6 +62,12 @@ pub const RESTART_GRACE: Duration = Duration::from_secs(300);
 /// Added to a lease before its end counts, for the drift between two clocks.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
+/// With strict reporting: between two moments at which an agent tells of attempts and host, whatever interval of
+/// heartbeats and however many connections the orchestrator asks for.
+pub const STRICT_GRID: Duration = Duration::from_secs(10);
+/// With strict reporting: between two looks at what the host's numbers are.
+pub const STRICT_HEALTH: Duration = Duration::from_secs(300);
+
 /// TLS handshake, then HTTP/2 preface and request headers, each.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the accepted stream to Hello.
@@ -70,6 +78,10 @@ pub const SLOW_PEER_TIMEOUT: Duration = Duration::from_secs(30);
 const _: () = assert!(
     HEARTBEAT_INTERVAL.as_secs() * 2 < LEASE.as_secs(),
     "one lost heartbeat must not end a lease"
+);
+const _: () = assert!(
+    STRICT_GRID.as_secs() * 2 < LEASE.as_secs(),
+    "a strict agent has a lease under the default length of one"
 );
 const _: () = assert!(
     LEASE.as_secs() < STALE_AFTER.as_secs(),

@@ -346,6 +346,32 @@ pub struct Receipt {
     pub head: [u8; 32],
     /// ECDSA P-256, DER, at most 80 bytes.
     pub signature: Vec<u8>,
+    /// The same over the agent's tenant and name as well; empty from an orchestrator that is too old to say it.
+    pub named_signature: Vec<u8>,
+    /// The same once more, with the sessions before; `None` from an orchestrator that is too old to say them.
+    pub linked: Option<Linked>,
+}
+
+/// Which sessions of the agent came before, signed together with a receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// The first session of this agent of which the signer knows: since its start, or the agent's enrolment.
+    pub since: SessionEpoch,
+    /// The newest ones before the receipt's, at most [`RECEIPT_SESSIONS`](crate::limits::RECEIPT_SESSIONS), ascending.
+    pub before: Vec<SessionEnd>,
+    /// ECDSA P-256, DER, at most 80 bytes, over all of it.
+    pub signature: Vec<u8>,
+}
+
+/// How far one session was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionEnd {
+    /// Which.
+    pub session_epoch: SessionEpoch,
+    /// How many frames.
+    pub frame_count: u64,
+    /// SHA-256 chain head over them.
+    pub head: [u8; 32],
 }
 
 /// What is durable and how long work may be started.

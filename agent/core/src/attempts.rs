@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, EventSeq};
-use outpost_proto::message::{AttemptState, OnDisconnect};
+use outpost_proto::message::{Assign, AttemptState, OnDisconnect, ParamValue};
+use outpost_proto::name::ParamName;
 use outpost_proto::outcome::{Outcome, Report};
 
 use crate::index::{Index, Kind};
@@ -39,16 +40,37 @@ fn took(report: Report) -> Option<u64> {
     }
 }
 
+/// Bytes of the parameters of all attempts held: a burst of the journal, and what a restart reads, stay bounded.
+const PARAMETER_BYTES: usize = 64 * 1024 * 1024;
+
+fn parameter_bytes(assign: &Assign) -> usize {
+    let bytes = |(name, value): &(ParamName, ParamValue)| {
+        let of_value = match value {
+            ParamValue::Flag(_) | ParamValue::Integer(_) => size_of::<i64>(),
+            ParamValue::Text(text) => text.len(),
+        };
+        name.as_str().len() + of_value
+    };
+    assign.parameters.iter().map(bytes).sum()
+}
+
 /// All attempts held.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Attempts {
     held: BTreeMap<AttemptId, Held>,
+    /// Of the parameters of all of them.
+    parameter_bytes: usize,
     pub(crate) index: Index,
     unsaid: VecDeque<AttemptId>,
     changed: Vec<AttemptId>,
 }
 
 impl Attempts {
+    /// Whether an agent holds the parameters of this one too.
+    pub(crate) fn has_room_for(&self, assign: &Assign) -> bool {
+        self.parameter_bytes + parameter_bytes(assign) <= PARAMETER_BYTES
+    }
+
     /// Takes an attempt as the journal gave it back. The journal does not say when it started: the hourly limits
     /// count it as started now.
     pub(crate) fn restore(&mut self, record: AttemptRecord, now: Micros) {
@@ -67,6 +89,7 @@ impl Attempts {
             Kind::InSlot { .. } | Kind::Over => record.event_seq == EventSeq(0),
         };
         self.index.enter(&record, now);
+        self.parameter_bytes += parameter_bytes(&record.assign);
         let held = Held {
             record,
             forgotten: false,
@@ -140,6 +163,8 @@ impl Attempts {
     /// Takes an attempt out of every index.
     pub(crate) fn remove(&mut self, attempt: AttemptId, now: Micros) -> Option<AttemptRecord> {
         let held = self.held.remove(&attempt)?;
+        let bytes = parameter_bytes(&held.record.assign);
+        self.parameter_bytes = self.parameter_bytes.saturating_sub(bytes);
         let heir = self.index.leave(&held.record);
         heir.into_iter().for_each(|heir| self.lead(heir, now));
         Some(held.record)

@@ -24,6 +24,12 @@ pub(crate) fn draining() -> Refused {
     (Refusal::Draining, "the agent is draining".to_owned())
 }
 
+/// What is said of an attempt that nothing but observing keeps from its start.
+fn observing() -> Refused {
+    let why = "observe mode: it would have been taken, and nothing begins".to_owned();
+    (Refusal::Observe, why)
+}
+
 impl Agent {
     /// Takes a command's number: they grow, and no stream begins behind the last one obeyed.
     fn take_number(&mut self, conn: Conn, number: CommandSeq, out: &mut Out) -> Result<(), Breach> {
@@ -64,7 +70,7 @@ impl Agent {
         if let Some(held) = self.attempts.get(assign.attempt) {
             return self.assigned_again(
                 held.record.state,
-                same(&held.record.assign, assign),
+                same(&held.record, assign),
                 assign.attempt,
             );
         }
@@ -74,7 +80,10 @@ impl Agent {
         if self.attempts.len() >= HELD_ATTEMPTS {
             return Err(Breach::TooMany);
         }
-        let (state, on_disconnect) = match self.admit(now, assign) {
+        let admitted = self
+            .admit(now, assign)
+            .and_then(|terms| self.not_only_observed(now, assign, terms));
+        let (state, on_disconnect) = match admitted {
             Ok(terms) => {
                 self.attempts.index.entries.set_terms(&assign.entry, terms);
                 (AttemptState::Assigned, terms.on_disconnect)
@@ -83,7 +92,8 @@ impl Agent {
                 self.refusals = self.refusals.saturating_add(1);
                 out.speech.push(Speech::Refused {
                     attempt: assign.attempt,
-                    entry: assign.entry.clone(),
+                    refusal,
+                    assign: Box::new(assign.clone()),
                     why,
                 });
                 (
@@ -92,8 +102,13 @@ impl Agent {
                 )
             }
         };
+        let mut assign = assign.clone();
+        if is_refused(state) {
+            // Nobody needs them any more, and nothing says how many refusals are held.
+            assign.parameters = Vec::new();
+        }
         let record = AttemptRecord {
-            assign: assign.clone(),
+            assign,
             incarnation: self.settings.incarnation,
             on_disconnect,
             state,
@@ -176,6 +191,12 @@ impl Agent {
             );
             return Err((Refusal::Full, why));
         }
+        if !self.attempts.has_room_for(assign) {
+            return refuse(
+                Refusal::Full,
+                "the parameters of what is held are too large together",
+            );
+        }
         if !self
             .attempts
             .index
@@ -187,8 +208,34 @@ impl Agent {
         Ok(terms)
     }
 
+    /// Whether it may really begin: an agent that only observes has asked everything and begins nothing.
+    fn not_only_observed(
+        &mut self,
+        now: Micros,
+        assign: &Assign,
+        terms: Terms,
+    ) -> Result<Terms, Refused> {
+        if !self.settings.observe {
+            return Ok(terms);
+        }
+        // It would have begun, and have counted in its hour.
+        let entries = &mut self.attempts.index.entries;
+        entries.set_terms(&assign.entry, terms);
+        entries.would_begin(&assign.entry, now);
+        Err(observing())
+    }
+
+    /// What the catalogue says of an attempt that waits, and whether anything may begin at all.
+    pub(crate) fn judge_again(&self, assign: &Assign) -> Result<Terms, Refused> {
+        let terms = self.judge(assign)?;
+        if self.settings.observe {
+            return Err(observing());
+        }
+        Ok(terms)
+    }
+
     /// What the catalogue says of it.
-    pub(crate) fn judge(&self, assign: &Assign) -> Result<Terms, Refused> {
+    fn judge(&self, assign: &Assign) -> Result<Terms, Refused> {
         let Some(announced) = self.rules.as_ref() else {
             return refuse(Refusal::UnknownEntry, "no catalogue was read yet");
         };
@@ -200,11 +247,7 @@ impl Agent {
             );
             return Err((Refusal::CatalogueVersion, why));
         }
-        let terms = announced.rules.judge(assign)?;
-        if self.settings.observe {
-            return refuse(Refusal::Observe, "observe mode: it would have been taken");
-        }
-        Ok(terms)
+        announced.rules.judge(assign)
     }
 
     pub(crate) fn directive(
@@ -215,6 +258,10 @@ impl Agent {
         directive: &Directive,
         out: &mut Out,
     ) -> Result<(), Breach> {
+        // Evidence for the ledger, said beside the commands and not one of them: it changes nothing here.
+        if matches!(directive, Directive::Receipt(_)) {
+            return Ok(());
+        }
         self.take_number(conn, number, out)?;
         match directive {
             Directive::Cancel(attempt) => self.cancel(now, *attempt, out),
@@ -228,7 +275,7 @@ impl Agent {
                 self.gates.cordoned = false;
                 self.gates.told_to_drain = false;
             }
-            // To go on is what an attempt does anyway; a receipt is for the ledger.
+            // To go on is what an attempt does anyway.
             Directive::Keep(_) | Directive::Receipt(_) => {}
             Directive::RenewNow => self.renew_now(now),
             Directive::Reconciled => return self.reconciled(now, conn),
@@ -309,8 +356,13 @@ fn refuse<T>(refusal: Refusal, why: &str) -> Result<T, Refused> {
     Err((refusal, why.into()))
 }
 
-/// Whether both are the same assignment. A command that is sent again has a new number.
-fn same(one: &Assign, two: &Assign) -> bool {
+fn is_refused(state: AttemptState) -> bool {
+    matches!(state, AttemptState::Finished(report) if matches!(report.outcome, Outcome::Refused(_)))
+}
+
+/// Whether this attempt was assigned so. A command that is sent again has a new number, and of what was refused the
+/// parameters are not kept.
+fn same(held: &AttemptRecord, two: &Assign) -> bool {
     let Assign {
         attempt,
         run,
@@ -323,10 +375,10 @@ fn same(one: &Assign, two: &Assign) -> bool {
         deadline_ms,
         task_name,
         workflow_name,
-    } = one;
+    } = &held.assign;
     (attempt, run, task, fence) == (&two.attempt, &two.run, &two.task, &two.fence)
-        && (entry, catalogue_version, parameters)
-            == (&two.entry, &two.catalogue_version, &two.parameters)
+        && (entry, catalogue_version) == (&two.entry, &two.catalogue_version)
+        && (is_refused(held.state) || *parameters == two.parameters)
         && (deadline_ms, task_name, workflow_name)
             == (&two.deadline_ms, &two.task_name, &two.workflow_name)
 }

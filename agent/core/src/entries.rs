@@ -75,10 +75,14 @@ impl Entries {
         self.entry(name).waiting += 1;
     }
 
-    pub(crate) fn waits_no_more(&mut self, name: &EntryName, place: Place) {
+    /// It begins, or never will: whoever was parked first may try again, if there is room. The one that left may be the
+    /// only one that was woken when an attempt ended.
+    pub(crate) fn waits_no_more(&mut self, name: &EntryName, place: Place) -> Option<Place> {
         let entry = self.entry(name);
         entry.waiting = entry.waiting.saturating_sub(1);
         entry.parked.remove(&place);
+        let room = entry.has_room();
+        room.then(|| entry.parked.pop_first()).flatten()
     }
 
     /// An attempt of this entry took so long.
@@ -104,6 +108,20 @@ impl Entries {
         // Without a limit nobody asks, and nothing else would make the list shorter.
         if entry.terms.is_none_or(|terms| terms.max_per_hour.is_some()) {
             entry.starts.push_back(now);
+        }
+    }
+
+    /// It took a slot at this moment, in the life of an earlier process.
+    pub(crate) fn took_slot(&mut self, name: &EntryName, at: Micros) {
+        let starts = &mut self.entry(name).starts;
+        let place = starts.partition_point(|other| *other <= at);
+        starts.insert(place, at);
+    }
+
+    /// It would have begun at this moment, if anything did.
+    pub(crate) fn would_begin(&mut self, name: &EntryName, now: Micros) {
+        if self.is_rated(name) {
+            self.entry(name).starts.push_back(now);
         }
     }
 

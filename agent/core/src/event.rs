@@ -153,6 +153,8 @@ pub enum NotStarted {
     Cancelled,
     /// The site's own reasons.
     Failed(StartFailure),
+    /// The site does not let it begin at this moment.
+    Refused(Refusal),
 }
 
 /// What the site wants.
@@ -265,12 +267,14 @@ pub enum Speech {
         /// Which.
         attempt: AttemptId,
     },
-    /// For the site's log only: why an instruction was refused.
+    /// For the site's own record only: what was refused, and why.
     Refused {
         /// Which.
         attempt: AttemptId,
+        /// What upstream is told of it.
+        refusal: Refusal,
         /// What was wanted.
-        entry: outpost_proto::name::EntryName,
+        assign: Box<Assign>,
         /// In full.
         why: String,
     },

@@ -14,7 +14,8 @@ use crate::{Agent, Out, Trouble};
 /// The one version of the protocol there is.
 const PROTOCOL: u8 = 1;
 /// The wire carries event numbers of 48 bits. An orchestrator that claims to know one so close to the end could silence
-/// the agent; no agent comes near it in a thousand years.
+/// the agent; no agent comes near it in a thousand years. Once told of one just below it, the agent numbers beyond, and
+/// what an orchestrator then knows is the agent's own.
 const HIGHEST_EVENT: u64 = 1 << 47;
 
 /// Why a session is ended from this side.
@@ -125,11 +126,13 @@ impl Agent {
         if welcome.protocol != PROTOCOL {
             return Err(Breach::Unsupported(welcome.protocol));
         }
-        if welcome.highest_event_seq.0 >= HIGHEST_EVENT {
+        let highest = welcome.highest_event_seq.0;
+        if highest >= HIGHEST_EVENT.max(self.next_event) {
             return Err(Breach::OUT_OF_ORDER);
         }
         session.enter(Phase::Welcomed, now);
-        session.agree(welcome, now);
+        let apart = self.settings.apart();
+        self.connector.agree(conn, welcome, now, apart);
         self.clocks.hear(now, welcome.server_time_us);
         self.due.hangups.extend(self.connector.faded());
         self.gates.cordoned = false;

@@ -83,8 +83,8 @@ impl Index {
             Kind::Waits => {
                 self.waiting = self.waiting.saturating_sub(1);
                 self.queue.remove(&place(record));
-                self.entries
-                    .waits_no_more(&record.assign.entry, place(record));
+                let (entry, place) = (&record.assign.entry, place(record));
+                self.queue.extend(self.entries.waits_no_more(entry, place));
             }
             Kind::InSlot { runs } => {
                 self.in_slot = self.in_slot.saturating_sub(1);

@@ -15,6 +15,7 @@ mod commands;
 mod entries;
 pub mod event;
 mod frames;
+mod grid;
 mod index;
 mod lease;
 mod lines;
@@ -78,6 +79,8 @@ pub struct Agent {
     renewal: Renewal,
     recovery: Recovery,
     health: Health,
+    /// The host's numbers as a strict site tells them, and when they were looked at; at first when it began to live.
+    looked: (Micros, Health),
     refusals: u16,
     trouble: Option<Trouble>,
     due: Due,
@@ -172,7 +175,7 @@ impl Core for Agent {
             self.recover_no_longer(now);
             self.say_due(out);
             self.dial(now, out);
-            self.inventory();
+            self.inventory(now);
             self.start(now, out);
             self.report(now, out);
             self.end(now, out);
@@ -231,6 +234,13 @@ impl Agent {
             session: self.counters,
             site: self.site,
         }
+    }
+
+    /// Seconds since 1970 that have surely passed: by the clock of this host, and by that of the orchestrator, as far as it
+    /// was heard in this life of the process; 0 when it was not. Nothing counts as old by any other time.
+    #[must_use]
+    pub fn surely_s(&self, now: Micros) -> u64 {
+        self.clocks.surely_s(now)
     }
 
     fn begin_turn(&mut self) {

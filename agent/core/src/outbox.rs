@@ -3,9 +3,7 @@
 use outpost_proto::limits::FRAME_MESSAGES;
 use outpost_proto::message::{AttemptState, Reporting, UpMessage};
 use outpost_proto::outcome::Report;
-
-/// The longest duration that the wire carries, in milliseconds.
-const LONGEST_MS: u64 = (1 << 36) - 1;
+use outpost_proto::strict::{self, LONGEST_MS};
 
 /// Cuts messages into frames without changing their order. A frame is bounded by the number of its messages and by
 /// their size: a catalogue takes half a frame, a page of the inventory a quarter.
@@ -49,23 +47,12 @@ pub(crate) fn told(state: AttemptState, reporting: Reporting) -> AttemptState {
 }
 
 fn told_report(report: Report, reporting: Reporting) -> Report {
-    let duration_ms = report.duration_ms.min(LONGEST_MS);
     match reporting {
         Reporting::Normal => Report {
-            duration_ms,
+            duration_ms: report.duration_ms.min(LONGEST_MS),
             ..report
         },
-        // Durations as powers of two, rounded up: the order of magnitude and no more.
-        Reporting::Strict => Report {
-            duration_ms: if duration_ms == 0 {
-                0
-            } else {
-                duration_ms.next_power_of_two().min(LONGEST_MS)
-            },
-            exit_code: None,
-            count: None,
-            ..report
-        },
+        Reporting::Strict => strict::report(report),
     }
 }
 

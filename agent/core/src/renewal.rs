@@ -78,7 +78,7 @@ impl Renewal {
         self.life = Some((life_us, until));
         if self.failures == 0 {
             // Between three tenths and eleven thirtieths of the life: agents that enrolled together do not stay in step.
-            let left = life_us / 30 * 21 - chance.up_to(life_us / 15);
+            let left = (life_us / 30 * 21).saturating_sub(chance.up_to(life_us / 15));
             self.due = Some(Micros(until.0.saturating_sub(left)));
         }
     }
@@ -250,6 +250,20 @@ mod tests {
                 assert!(renewal.due.unwrap().0 <= longest_s * 1_000_000);
             }
             assert_eq!(renewal.view().unwrap().failures, 50);
+        }
+    }
+
+    #[test]
+    fn a_life_of_moments_or_of_ages_is_a_life() {
+        let mut chance = Chance::new([5; 32]);
+        for life_us in [0, 1, 15, 29, u64::MAX] {
+            for until in [0, u64::MAX] {
+                for _ in 0..100 {
+                    let mut renewal = Renewal::new();
+                    renewal.holds(life_us, Micros(until), &mut chance);
+                    assert!(renewal.due.is_some_and(|due| due.0 <= until));
+                }
+            }
         }
     }
 

@@ -5,15 +5,17 @@
 
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, EventSeq};
-use outpost_proto::limits::INVENTORY_PAGE;
+use outpost_proto::limits::{INVENTORY_PAGE, STRICT_HEALTH};
 use outpost_proto::message::{
     AttemptState, Event, Health, Heartbeat, InventoryItem, InventoryPage, Reporting, UpMessage,
 };
+use outpost_proto::strict;
 
 use crate::event::Speech;
+use crate::grid::Grid;
 use crate::outbox::{frames, told};
 use crate::record::Memory;
-use crate::session::Phase;
+use crate::session::{Phase, Session};
 use crate::{Agent, Out};
 
 /// Event numbers reserved at once: one sync of the counters for so many events.
@@ -31,14 +33,10 @@ impl Agent {
         EventSeq(number)
     }
 
-    /// Answers Welcome with the catalogue and everything held.
-    pub(crate) fn inventory(&mut self) {
-        if self
-            .connector
-            .session
-            .as_ref()
-            .is_none_or(|session| session.phase != Phase::Welcomed)
-        {
+    /// Answers Welcome with the catalogue and everything held, at the moment that the session waits for.
+    pub(crate) fn inventory(&mut self, now: Micros) {
+        let is_due = |session: &Session| session.phase == Phase::Welcomed && session.may_tell(now);
+        if !self.connector.session.as_ref().is_some_and(is_due) {
             return;
         }
         let mut messages = Vec::new();
@@ -195,7 +193,13 @@ impl Agent {
                 }
             }
         }
-        while let Some(attempt) = self.attempts.next_unsaid() {
+        let mut unsaid: Vec<_> = std::iter::from_fn(|| self.attempts.next_unsaid()).collect();
+        match self.settings.reporting {
+            Reporting::Normal => {}
+            // Nor by which of two came first.
+            Reporting::Strict => unsaid.sort_unstable(),
+        }
+        for attempt in unsaid {
             let Some(state) = self.attempts.get(attempt).map(|held| held.record.state) else {
                 continue;
             };
@@ -210,8 +214,29 @@ impl Agent {
         }
     }
 
+    /// The host's numbers as they are told: with strict reporting seldom looked at, and coarse.
+    fn told_health(&mut self, now: Micros) -> Health {
+        let known = Health {
+            refusals: std::mem::take(&mut self.refusals),
+            ..self.health
+        };
+        match self.settings.reporting {
+            Reporting::Normal => known,
+            Reporting::Strict => {
+                // In another life of the process at the same moments as in this one.
+                if Grid::of(STRICT_HEALTH).behind(self.looked.0) <= now {
+                    self.looked = (now, known);
+                }
+                strict::health(known, self.looked.1)
+            }
+        }
+    }
+
     fn heartbeat(&mut self, now: Micros) -> Option<UpMessage> {
+        self.connector.session.as_ref()?;
         let flags = self.flags();
+        let health = self.told_health(now);
+        self.connector.tells(now);
         let index = &self.attempts.index;
         let session = self.connector.session.as_mut()?;
         let lease_echo = session.lease.echo(now);
@@ -224,10 +249,7 @@ impl Agent {
             running: short(index.running),
             queued: short(index.waiting + index.lines.len()),
             flags,
-            health: Health {
-                refusals: std::mem::take(&mut self.refusals),
-                ..self.health
-            },
+            health,
         }))
     }
 }
@@ -246,4 +268,39 @@ fn remembered(memory: &Memory, reporting: Reporting) -> InventoryItem {
 
 fn short(count: usize) -> u16 {
     u16::try_from(count).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use outpost_proto::ids::{Fence, RunId, TaskIndex};
+    use outpost_proto::outcome::{Outcome, Report};
+
+    use super::*;
+
+    /// A restored database is told again what was told to the one before it, in the same words.
+    #[test]
+    fn what_is_remembered_is_told_as_it_was_when_it_happened() {
+        let memory = Memory {
+            attempt: AttemptId(1),
+            run: RunId(2),
+            task: TaskIndex(3),
+            fence: Fence(4),
+            report: Report {
+                outcome: Outcome::Failed,
+                may_have_started: true,
+                duration_ms: 1500,
+                exit_code: Some(37),
+                count: Some(9),
+            },
+            settled_at_s: 1,
+        };
+        let told = |reporting| match remembered(&memory, reporting).state {
+            AttemptState::Finished(report) => (report.duration_ms, report.exit_code, report.count),
+            AttemptState::Assigned | AttemptState::Starting | AttemptState::Running => {
+                panic!("it is over")
+            }
+        };
+        assert_eq!(told(Reporting::Normal), (1500, Some(37), Some(9)));
+        assert_eq!(told(Reporting::Strict), (2048, None, None));
+    }
 }

@@ -16,6 +16,7 @@ use outpost_proto::message::{UpMessage, Welcome};
 
 use crate::chance::Chance;
 use crate::event::Down;
+use crate::grid::Grid;
 use crate::lease::Lease;
 use crate::settings::{Backoff, Settings};
 
@@ -52,6 +53,7 @@ pub(crate) struct Session {
     heard: Micros,
     heartbeat_ms: u64,
     next_heartbeat: Option<Micros>,
+    grid: Grid,
     pub(crate) lease: Lease,
     /// A newer certificate than this stream's is stored.
     pub(crate) outdated: bool,
@@ -76,6 +78,7 @@ impl Session {
             heard: now,
             heartbeat_ms: 0,
             next_heartbeat: None,
+            grid: Grid::default(),
             lease: Lease::default(),
             outdated: false,
             command: None,
@@ -96,11 +99,34 @@ impl Session {
         self.heard = now;
     }
 
-    /// What Welcome dictates. The first heartbeat follows the inventory at once.
-    pub(crate) fn agree(&mut self, welcome: &Welcome, now: Micros) {
+    /// What Welcome dictates, but heartbeats that are so far `apart` at least. The first one follows the inventory at
+    /// once, and the inventory Welcome; see [`Self::tells_behind`].
+    pub(crate) fn agree(&mut self, welcome: &Welcome, now: Micros, apart: Duration) {
+        let apart_ms = u64::try_from(apart.as_millis()).unwrap_or(u64::MAX);
         self.heartbeat_ms = u64::from(welcome.heartbeat_interval_ms)
+            .max(apart_ms)
             .clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
         self.next_heartbeat = Some(now);
+    }
+
+    /// Inventory and heartbeats wait for the moments of this grid, and for one that is behind what was `told` last on
+    /// whichever connection.
+    pub(crate) fn tells_behind(&mut self, now: Micros, told: Micros, grid: Grid) {
+        self.grid = grid;
+        if grid != Grid::default() {
+            self.next_heartbeat = Some(grid.from(now).max(grid.behind(told)));
+        }
+    }
+
+    /// Whether the inventory may be told.
+    pub(crate) fn may_tell(&self, now: Micros) -> bool {
+        self.tells_at().is_none_or(|at| at <= now)
+    }
+
+    /// The moment that the inventory waits for.
+    fn tells_at(&self) -> Option<Micros> {
+        self.next_heartbeat
+            .filter(|_| self.phase == Phase::Welcomed && self.grid != Grid::default())
     }
 
     pub(crate) fn heartbeat_due(&self, now: Micros) -> bool {
@@ -108,7 +134,8 @@ impl Session {
     }
 
     pub(crate) fn heartbeat_sent(&mut self, now: Micros) {
-        self.next_heartbeat = Some(now.plus_ms(self.heartbeat_ms));
+        let since = self.grid.until(now);
+        self.next_heartbeat = Some(self.grid.from(since.plus_ms(self.heartbeat_ms)));
     }
 
     /// When nobody waits for the other side any longer.
@@ -128,7 +155,7 @@ impl Session {
         let heartbeat = self
             .next_heartbeat
             .filter(|_| self.phase >= Phase::Reconciling);
-        [heartbeat, self.report_by]
+        [heartbeat, self.tells_at(), self.report_by]
             .into_iter()
             .flatten()
             .fold(self.patience_ends(), Micros::min)
@@ -150,6 +177,12 @@ pub(crate) struct Connector {
     failures: u32,
     successor_failures: u32,
     pub(crate) retry_at: Micros,
+    /// The moments at which a connection may begin, and something be told on it.
+    grid: Grid,
+    /// No connection is begun before.
+    not_before: Micros,
+    /// When attempts and host were told of last; no connection, and no earlier life of the process, told anything later.
+    told: Micros,
     /// Since when there is no session.
     pub(crate) down_since: Micros,
 }
@@ -166,8 +199,32 @@ impl Connector {
             failures: 0,
             successor_failures: 0,
             retry_at: now,
+            grid: Grid::default(),
+            not_before: Micros(0),
+            told: Micros(0),
             down_since: now,
         }
+    }
+
+    /// Connections begin, and tell, at the moments of this grid that are behind `now`.
+    pub(crate) fn keep_to(&mut self, grid: Grid, now: Micros) {
+        self.grid = grid;
+        self.told = now;
+        self.retry_at = grid.from(self.retry_at);
+    }
+
+    /// What Welcome dictates to the session, within what the grid leaves.
+    pub(crate) fn agree(&mut self, conn: Conn, welcome: &Welcome, now: Micros, apart: Duration) {
+        let (told, grid) = (self.told, self.grid);
+        if let Some(session) = self.on(conn) {
+            session.agree(welcome, now, apart);
+            session.tells_behind(now, told, grid);
+        }
+    }
+
+    /// The session tells of attempts and host.
+    pub(crate) fn tells(&mut self, now: Micros) {
+        self.told = now;
     }
 
     /// The session on this stream, if it is the present one.
@@ -195,6 +252,7 @@ impl Connector {
     /// Begins a connection: its number.
     pub(crate) fn dial(&mut self, now: Micros) -> Conn {
         let conn = self.number();
+        self.not_before = self.grid.behind(now);
         self.session = Some(Session::new(conn, now));
         // What is dialled now presents the newest certificate anyway.
         self.succeed_at = None;
@@ -223,13 +281,14 @@ impl Connector {
         }
         self.failures = self.failures.saturating_add(1);
         let bound = self.backoff(why, settings).bound_us(self.failures);
-        self.retry_at = Micros(now.0.saturating_add(self.chance.up_to(bound)));
+        self.retry_within(now, bound);
         Some(session.conn)
     }
 
     /// The next connection is tried at a moment drawn from now until then.
     pub(crate) fn retry_within(&mut self, now: Micros, bound_us: u64) {
-        self.retry_at = Micros(now.0.saturating_add(self.chance.up_to(bound_us)));
+        let drawn = Micros(now.0.saturating_add(self.chance.up_to(bound_us)));
+        self.retry_at = self.grid.from(drawn.max(self.not_before));
     }
 
     // --- make before break
@@ -257,12 +316,14 @@ impl Connector {
     /// When the successor that is wanted may be dialled: beside a session that works.
     pub(crate) fn successor_due(&self) -> Option<Micros> {
         self.succeed_at
+            .map(|at| self.grid.from(at.max(self.not_before)))
             .filter(|_| self.ready().is_some() && self.successor.is_none())
     }
 
     /// Begins the successor: its number.
     pub(crate) fn dial_successor(&mut self, now: Micros) -> Conn {
         let conn = self.number();
+        self.not_before = self.grid.behind(now);
         self.successor = Some(Session::new(conn, now));
         self.succeed_at = None;
         conn

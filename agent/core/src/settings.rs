@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outpost_proto::ids::Incarnation;
+use outpost_proto::limits::STRICT_GRID;
 use outpost_proto::message::{Containment, Level, Reporting};
 use outpost_proto::outcome::{Interruption, Report};
 
@@ -69,7 +70,7 @@ impl Settings {
             reporting: Reporting::Normal,
             observe: false,
             backlog: 1024,
-            report_within: Duration::from_millis(5),
+            report_within: Duration::from_millis(10),
             reconnect: Backoff {
                 base: Duration::from_millis(200),
                 cap: Duration::from_secs(30),
@@ -86,6 +87,17 @@ impl Settings {
             stop_grace: Duration::from_secs(2),
             begin_after: Duration::ZERO,
             wall_offset_s: 0,
+        }
+    }
+}
+
+impl Settings {
+    /// How far apart the moments are, at least, at which anything is told of attempts. With strict reporting neither the
+    /// orchestrator's interval of heartbeats nor its ending of connections brings them closer.
+    pub(crate) fn apart(&self) -> Duration {
+        match self.reporting {
+            Reporting::Normal => Duration::ZERO,
+            Reporting::Strict => STRICT_GRID,
         }
     }
 }

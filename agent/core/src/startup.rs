@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use outpost_driver::Micros;
 use outpost_proto::ids::{AttemptId, EventSeq};
 use outpost_proto::message::{AttemptState, Health};
+use outpost_proto::name::EntryName;
 use outpost_proto::outcome::Interruption;
 
 use crate::attempts::Attempts;
 use crate::clock::Clocks;
 use crate::event::{Down, KeeperSaid, NotRecovered};
+use crate::grid::Grid;
 use crate::memory::Memories;
 use crate::record::{AttemptRecord, SessionRecord, SiteRecord, Snapshot};
 use crate::recovery::Recovery;
@@ -53,17 +55,26 @@ impl Agent {
             renewal: Renewal::new(),
             recovery: Recovery::new(),
             health: Health::default(),
+            looked: (now, Health::default()),
             refusals: 0,
             trouble: None,
             due: Due::default(),
             turn: Marks::default(),
             found: Some(found),
         };
+        let grid = Grid::of(agent.settings.apart());
+        agent.connector.keep_to(grid, now);
         agent.restore(now, snapshot);
         agent.next_event = agent.counters.event_seq_reserved.0.saturating_add(1);
         agent.adopt(now);
         agent.cancel_again();
         agent
+    }
+
+    /// An attempt of this entry began at this moment, on the clock of this boot, under an earlier process: it counts in its
+    /// hour. Not of those that still run, which count anyway.
+    pub fn began(&mut self, entry: &EntryName, at: Micros) {
+        self.attempts.index.entries.took_slot(entry, at);
     }
 
     fn restore(&mut self, now: Micros, snapshot: Snapshot) {

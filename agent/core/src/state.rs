@@ -87,6 +87,7 @@ fn not_started(why: NotStarted) -> Step {
         NotStarted::LeaseOver => Outcome::Refused(Refusal::NoLease),
         NotStarted::Cancelled => Outcome::Cancelled,
         NotStarted::Failed(failure) => Outcome::StartFailed(failure),
+        NotStarted::Refused(refusal) => Outcome::Refused(refusal),
     };
     over(outcome, false)
 }
@@ -165,6 +166,9 @@ mod tests {
             Input::Keeper(KeeperSaid::NotStarted(NotStarted::Cancelled)),
             Input::Keeper(KeeperSaid::NotStarted(NotStarted::Failed(
                 StartFailure::NotFound,
+            ))),
+            Input::Keeper(KeeperSaid::NotStarted(NotStarted::Refused(
+                Refusal::TimeWindow,
             ))),
             Input::Keeper(KeeperSaid::Finished(ended(Outcome::Failed, true))),
             Input::Keeper(KeeperSaid::Gone { claimed: false }),

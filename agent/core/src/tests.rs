@@ -2,6 +2,7 @@
 
 mod ahead;
 mod gates;
+mod guards;
 mod harness;
 mod history;
 mod life;
@@ -10,4 +11,7 @@ mod pace;
 mod recovery;
 mod renewal;
 mod restart;
+mod signal;
+mod strict;
+mod switch;
 mod world;

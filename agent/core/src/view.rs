@@ -4,7 +4,7 @@ use std::fmt;
 
 use outpost_driver::Micros;
 use outpost_proto::ids::AttemptId;
-use outpost_proto::message::{AttemptState, Flags};
+use outpost_proto::message::{AttemptState, Flags, Reporting};
 use outpost_proto::name::{EntryName, TaskName, WorkflowName};
 use serde::Serialize;
 
@@ -36,6 +36,8 @@ pub struct View {
     pub unacknowledged: usize,
     /// What keeps the agent from starting work.
     pub flags: Flags,
+    /// How much is said upstream.
+    pub reporting: Reporting,
     /// What went wrong last, until a session is ready again.
     pub trouble: Option<Trouble>,
     /// What is done about a certificate that ended; `None` while there is nothing to do.
@@ -176,6 +178,7 @@ impl Agent {
             queued: of(|state| state == AttemptState::Assigned),
             unacknowledged: self.attempts.over(),
             flags: self.flags(),
+            reporting: self.settings.reporting,
             trouble: self.trouble,
             recovery: self.recovery.view(),
             certificate: self.renewal.view(),

@@ -2,13 +2,13 @@
 //! changed.
 
 use outpost_driver::Micros;
-use outpost_proto::ids::AttemptId;
+use outpost_proto::ids::{AttemptId, EventSeq};
 use outpost_proto::limits::HELD_ATTEMPTS;
 use outpost_proto::message::AttemptState;
 use outpost_proto::outcome::Refusal;
 
 use crate::commands::{Refused, draining};
-use crate::event::{KeeperSaid, Rules, Speech};
+use crate::event::{KeeperSaid, NotStarted, Rules, Speech};
 use crate::session::Phase;
 use crate::state::{Input, Step, step};
 use crate::{Agent, Announced, Out, Trouble};
@@ -23,6 +23,16 @@ fn no_room() -> Refused {
     (Refusal::Disk, why)
 }
 
+/// What follows when an attempt comes back of which upstream was told already that it begins: it can wait here no more,
+/// which would be to go back, and nothing of it ever ran.
+fn given_back_late(cancelled: bool) -> KeeperSaid {
+    if cancelled {
+        KeeperSaid::NotStarted(NotStarted::Cancelled)
+    } else {
+        KeeperSaid::Gone { claimed: false }
+    }
+}
+
 impl Agent {
     pub(crate) fn keeper(
         &mut self,
@@ -34,12 +44,24 @@ impl Agent {
         let Some(held) = self.attempts.get(attempt) else {
             return;
         };
+        let (cancelled, told) = (
+            held.record.cancel_requested,
+            held.record.event_seq != EventSeq(0),
+        );
         // A cancel that came before the keeper was there is said again to the keeper that is.
-        if said == KeeperSaid::Running && held.record.cancel_requested {
+        if said == KeeperSaid::Running && cancelled {
             self.due.cancels.push(attempt);
         }
-        if said == KeeperSaid::GivenBack && !held.record.cancel_requested {
+        if said == KeeperSaid::GivenBack && !cancelled {
             self.attempts.index.lines.shut(attempt);
+        }
+        let said = if said == KeeperSaid::GivenBack && told {
+            given_back_late(cancelled)
+        } else {
+            said
+        };
+        if matches!(said, KeeperSaid::NotStarted(NotStarted::Refused(_))) {
+            self.refusals = self.refusals.saturating_add(1);
         }
         self.feed(now, attempt, Input::Keeper(said), out);
         if said == KeeperSaid::GivenBack {
@@ -61,7 +83,7 @@ impl Agent {
         } else if self.gates.no_room {
             Err(no_room())
         } else {
-            self.judge(&held.record.assign)
+            self.judge_again(&held.record.assign)
         };
         let entry = held.record.assign.entry.clone();
         match judged {
@@ -104,7 +126,7 @@ impl Agent {
             let Some(held) = self.attempts.get(attempt) else {
                 continue;
             };
-            match self.judge(&held.record.assign) {
+            match self.judge_again(&held.record.assign) {
                 Ok(terms) => {
                     let entry = held.record.assign.entry.clone();
                     self.attempts.index.entries.set_terms(&entry, terms);
@@ -146,10 +168,11 @@ impl Agent {
         let Some(held) = self.attempts.get(attempt) else {
             return;
         };
-        let entry = held.record.assign.entry.clone();
+        let assign = Box::new(held.record.assign.clone());
         out.speech.push(Speech::Refused {
             attempt,
-            entry,
+            refusal,
+            assign,
             why,
         });
         self.refusals = self.refusals.saturating_add(1);

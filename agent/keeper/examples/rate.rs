@@ -112,9 +112,12 @@ fn spec(dir: &Path, thread: u32, number: u32, want: Want) -> Fallible<Box<StartS
         lease_until_boot_us: boot_time_us() + 60_000_000,
         log_max_bytes: 1 << 20,
         log_files: 4,
+        seal: None,
         containment: want,
         umask: 0o077,
         no_new_privs: true,
+        wall: None,
+        secrets: None,
     }))
 }
 

@@ -16,11 +16,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::containment::Remains;
+use crate::door::Token;
 use crate::exec::{Leash, SelfExec};
 use crate::packets::{PacketError, Packets};
 use crate::process;
 use crate::protocol::{FromKeeper, FromSpawner, StartSpec, ToKeeper, ToSpawner};
-use crate::{claim, keeper, record, spawner};
+use crate::{claim, keeper, record, secrets, spawner};
 
 pub use crate::record::{KeeperRecord, RecordError, read_exit_record, read_keeper_record};
 
@@ -35,6 +36,10 @@ const ANSWERS: Timespec = Timespec {
 const MAKES_DIRECTORIES: u8 = 2;
 /// Keepers from this version on let attempts wait for their present one.
 const TAKES_AHEAD: u8 = 3;
+/// Spawners and keepers from this version on hand secrets over; older ones would start the task without them.
+const HANDS_SECRETS: u8 = 4;
+/// Keepers from this version on encrypt a log that shall be; older ones would write it as it is.
+const SEALS: u8 = 4;
 /// How long `end_tree` tries.
 const END_TREE: Duration = Duration::from_secs(5);
 /// Time between two rounds of it.
@@ -100,8 +105,10 @@ impl SpawnerClient {
     /// # Errors
     /// When there is none, or it belongs to another user.
     pub fn connect(state_dir: &Path) -> io::Result<Self> {
+        let packets = crate::socket::connect(state_dir, spawner::SOCKET)?;
+        Token::show(state_dir, &packets)?;
         Ok(Self {
-            packets: crate::socket::connect(state_dir, spawner::SOCKET)?,
+            packets,
             version: Cell::new(None),
         })
     }
@@ -133,12 +140,27 @@ impl SpawnerClient {
             keeper::make_directories(&spec).map_err(PacketError::Io)?;
         }
         let (own, keepers) = Packets::pair().map_err(PacketError::Io)?;
-        self.packets
-            .send(&ToSpawner::Start(spec), &[keepers.as_fd()])?;
+        let secrets = secrets::beside(&spec).map(|fd| fd.try_clone_to_owned());
+        let secrets = secrets.transpose().map_err(PacketError::Io)?;
+        let fds = [Some(keepers.as_fd()), secrets.as_ref().map(AsFd::as_fd)];
+        let fds = fds.into_iter().flatten().collect::<Vec<_>>();
+        self.packets.send(&ToSpawner::Start(spec), &fds)?;
         Ok(KeeperClient {
             packets: own,
             version: self.version.clone(),
         })
+    }
+
+    /// Whether attempts with secrets may be asked for: one of an older build would start them without.
+    #[must_use]
+    pub fn hands_secrets(&self) -> bool {
+        self.version.get() >= Some(HANDS_SECRETS)
+    }
+
+    /// Whether its keepers encrypt logs: one that has not said its version yet may not.
+    #[must_use]
+    pub fn seals(&self) -> bool {
+        self.version.get() >= Some(SEALS)
     }
 
     /// Asks for a `Status`.
@@ -216,8 +238,13 @@ impl KeeperClient {
     /// # Errors
     /// When there is none: see [`keeper_state`].
     pub fn connect(dir: &Path) -> io::Result<Self> {
+        let packets = crate::socket::connect(dir, record::SOCKET)?;
+        // The directories of attempts lie together in the state directory.
+        if let Some(state) = dir.parent().and_then(Path::parent) {
+            Token::show(state, &packets)?;
+        }
         Ok(Self {
-            packets: crate::socket::connect(dir, record::SOCKET)?,
+            packets,
             version: Cell::new(None),
         })
     }
@@ -228,13 +255,26 @@ impl KeeperClient {
         self.version.get() >= Some(TAKES_AHEAD)
     }
 
+    /// Whether attempts with secrets may be given to it.
+    #[must_use]
+    pub fn hands_secrets(&self) -> bool {
+        self.version.get() >= Some(HANDS_SECRETS)
+    }
+
+    /// Whether it encrypts logs.
+    #[must_use]
+    pub fn seals(&self) -> bool {
+        self.version.get() >= Some(SEALS)
+    }
+
     /// Gives another attempt to a keeper: one whose final state was received with a record of version 2 or newer, or any
     /// one that [`Self::takes_ahead`].
     ///
     /// # Errors
     /// When the keeper is gone or does not read; it does not have it then.
     pub fn next(&self, spec: &StartSpec) -> Result<(), PacketError> {
-        self.packets.send(&NextRef::Next(spec), &[])
+        let secrets = secrets::beside(spec);
+        self.packets.send(&NextRef::Next(spec), secrets.as_slice())
     }
 
     /// Says something to the keeper.
@@ -405,4 +445,31 @@ pub fn end_tree(dir: &Path) -> Result<(), EndTreeError> {
         }
         std::thread::sleep(KILL_AGAIN);
     }
+}
+
+/// What can be seen of an attempt whose record of its keeper is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trace {
+    /// A keeper listens.
+    Keeper,
+    /// Processes that were started for it are there.
+    Processes,
+    /// Nothing. A keeper that lost its runner moments ago may not listen yet.
+    None,
+}
+
+/// Looks for what is left of an attempt without its record.
+///
+/// # Errors
+/// When the look failed: nothing is known then.
+pub fn trace(dir: &Path) -> io::Result<Trace> {
+    if crate::socket::is_served(dir, record::SOCKET)? {
+        return Ok(Trace::Keeper);
+    }
+    let attempt = dir.file_name().unwrap_or_default().to_string_lossy();
+    Ok(if crate::containment::marked(&attempt)?.is_empty() {
+        Trace::None
+    } else {
+        Trace::Processes
+    })
 }

@@ -19,6 +19,7 @@ use crate::failpoint;
 use crate::process::ProcessRef;
 use crate::protocol::ExitRecord;
 use crate::record::{CLAIM, KeeperRecord};
+use crate::seal::Witness;
 
 /// Bytes of the file. Records are a few hundred bytes each, but for a text of 512 bytes that may need escapes.
 const FILE_BYTES: usize = 4096;
@@ -46,6 +47,7 @@ pub(crate) struct Draft {
     file: File,
     name: String,
     used: u64,
+    witness: Option<Witness>,
 }
 
 /// The claim that this keeper made, open for what follows.
@@ -53,20 +55,64 @@ pub(crate) struct Draft {
 pub(crate) struct Claim {
     file: File,
     used: u64,
+    /// Signs each line, where the attempt's log is encrypted.
+    witness: Option<Witness>,
     over: bool,
 }
 
 impl Draft {
     /// Writes everything that must be there when the name appears, and takes the disk space of what follows.
-    pub(crate) fn write(dir: BorrowedFd<'_>, record: KeeperRecord) -> io::Result<Self> {
+    pub(crate) fn write(
+        dir: BorrowedFd<'_>,
+        record: KeeperRecord,
+        witness: Option<Witness>,
+    ) -> io::Result<Self> {
+        let keeper = record.keeper.pid;
+        let bytes = encode(&Line::Keeper(Box::new(record)), witness.as_ref())?;
+        let mut draft = Self::of(dir, keeper, bytes)?;
+        draft.witness = witness;
+        Ok(draft)
+    }
+
+    /// Takes the disk space of a claim, and says nothing yet.
+    pub(crate) fn blank(dir: BorrowedFd<'_>, keeper: u32) -> io::Result<Self> {
+        Self::of(dir, keeper, Vec::new())
+    }
+
+    /// Writes what must be there when the name appears into a blank draft.
+    pub(crate) fn fill(
+        mut self,
+        dir: BorrowedFd<'_>,
+        record: KeeperRecord,
+        witness: Option<Witness>,
+    ) -> io::Result<Self> {
+        let bytes = encode(&Line::Keeper(Box::new(record)), witness.as_ref())?;
+        match self.file.write_all_at(&bytes, 0) {
+            Ok(()) => {
+                self.used = bytes.len() as u64;
+                self.witness = witness;
+                Ok(self)
+            }
+            Err(error) => {
+                self.discard(dir);
+                Err(error)
+            }
+        }
+    }
+
+    fn of(dir: BorrowedFd<'_>, keeper: u32, mut bytes: Vec<u8>) -> io::Result<Self> {
         // Two keepers of one attempt, which a restarted spawner may make, must not share a draft.
-        let name = format!("{CLAIM}.{}", record.keeper.pid);
-        let mut bytes = encode(&Line::Keeper(Box::new(record)))?;
+        let name = format!("{CLAIM}.{keeper}");
         let used = bytes.len() as u64;
         bytes.resize(bytes.len().max(FILE_BYTES), b'\n');
         let mut file = create(dir, &name)?;
         let written = file.write_all(&bytes);
-        let draft = Self { file, name, used };
+        let draft = Self {
+            file,
+            name,
+            used,
+            witness: None,
+        };
         match written {
             Ok(()) => Ok(draft),
             Err(error) => {
@@ -82,6 +128,7 @@ impl Draft {
         Ok(is_made.then_some(Claim {
             file: self.file,
             used: self.used,
+            witness: self.witness,
             over: false,
         }))
     }
@@ -114,7 +161,7 @@ impl Claim {
     }
 
     fn append(&mut self, line: &Line) -> io::Result<()> {
-        let bytes = encode(line)?;
+        let bytes = encode(line, self.witness.as_ref())?;
         self.file.write_all_at(&bytes, self.used)?;
         self.used += bytes.len() as u64;
         Ok(())
@@ -122,8 +169,12 @@ impl Claim {
 }
 
 /// The checksum is over the record's exact bytes, so that fields of a newer version are covered too.
-fn encode(line: &Line) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(line)?;
+fn encode(line: &Line, witness: Option<&Witness>) -> io::Result<Vec<u8>> {
+    let mut body = serde_json::to_vec(line)?;
+    if let Some(witness) = witness {
+        let failed = |error: crate::seal::Failed| io::Error::other(error.to_string());
+        witness.sign(&mut body).map_err(failed)?;
+    }
     Ok(wrap(&body))
 }
 
@@ -159,12 +210,17 @@ pub(crate) fn unwrap(line: &[u8]) -> Result<&[u8], &'static str> {
 
 /// Every line of a claim, each as it was written or what is wrong with it.
 pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = Result<Line, String>> {
+    bodies(bytes).map(|body| serde_json::from_slice(body?).map_err(|error| error.to_string()))
+}
+
+/// The bytes of each line's record.
+pub(crate) fn bodies(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], &'static str>> {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n');
     lines.filter(|line| *line != b"\n").map(|line| {
         let line = line
             .strip_suffix(b"\n")
             .ok_or("it does not end as a record does")?;
-        serde_json::from_slice(unwrap(line)?).map_err(|error| error.to_string())
+        unwrap(line)
     })
 }
 

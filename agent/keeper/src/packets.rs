@@ -14,9 +14,12 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::protocol::{MAX_PACKET_BYTES, NEWEST_READ, OLDEST_READ, PROTOCOL_VERSION};
 
+/// Room that hardly any packet needs more of.
+const USUAL_BYTES: usize = 8 * 1024;
 /// Most descriptors that come with one packet.
 const MAX_FDS: usize = 4;
 
@@ -104,8 +107,10 @@ impl Packets {
         message: &T,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), PacketError> {
-        let mut bytes = vec![PROTOCOL_VERSION];
-        serde_json::to_writer(&mut bytes, message).map_err(PacketError::Parse)?;
+        // What a task is started with may hold keys: nothing of it stays behind in memory that was given back.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(USUAL_BYTES));
+        bytes.push(PROTOCOL_VERSION);
+        serde_json::to_writer(&mut *bytes, message).map_err(PacketError::Parse)?;
         if bytes.len() > MAX_PACKET_BYTES {
             return Err(PacketError::TooLong(bytes.len()));
         }
@@ -158,8 +163,9 @@ impl Packets {
             if !(OLDEST_READ..=NEWEST_READ).contains(version) {
                 return Err(PacketError::Version(*version));
             }
-            let message = serde_json::from_slice(body).map_err(PacketError::Parse)?;
-            Ok(Some((*version, message, fds)))
+            let (version, message) = (*version, serde_json::from_slice(body));
+            buffer.get_mut(..length).unwrap_or_default().zeroize();
+            Ok(Some((version, message.map_err(PacketError::Parse)?, fds)))
         })
     }
 

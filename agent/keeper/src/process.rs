@@ -4,12 +4,17 @@
 //! so that a reused id never costs a stranger its life.
 
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::io;
 use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
+/// What keepers call themselves; the forks that become tasks are called so until they execute their program.
+pub(crate) const KEEPER: &CStr = c"outpost-keeper";
+/// What spawners call themselves.
+pub(crate) const SPAWNER: &CStr = c"outpost-spawner";
 /// Where the kernel shows its processes.
 const PROC: &str = "/proc";
 
@@ -28,6 +33,8 @@ pub(crate) struct Stat {
     pub(crate) process: ProcessRef,
     pub(crate) parent: u32,
     pub(crate) zombie: bool,
+    /// Whether it calls itself a keeper or a spawner.
+    keeps: bool,
 }
 
 impl ProcessRef {
@@ -73,6 +80,13 @@ impl ProcessRef {
             Err(_) => false,
         }
     }
+}
+
+/// Closes the calling process to its own account: its memory, its environment and what it has open can be looked at by
+/// root only, and it leaves no core. Forks inherit it; a program that is executed begins without it.
+pub fn close_memory() {
+    // Refused by no kernel; a process that could not be closed is as it was.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 /// Identity of this boot of the kernel.
@@ -136,10 +150,13 @@ fn parse(pid: u32, text: &[u8]) -> Option<Stat> {
     let parent = fields.next()?.parse().ok()?;
     let start_time = fields.nth(17)?.parse().ok()?;
     let zombie = matches!(state, "Z" | "X" | "x");
+    let name = text.get(..after_name - 1)?;
+    let name = name.splitn(2, |b| *b == b'(').nth(1)?;
     Some(Stat {
         process: ProcessRef { pid, start_time },
         parent,
         zombie,
+        keeps: name == KEEPER.to_bytes() || name == SPAWNER.to_bytes(),
     })
 }
 
@@ -192,18 +209,20 @@ pub(crate) fn descendants(roots: &[u32]) -> io::Result<Vec<ProcessRef>> {
     }
 }
 
-/// Whether `pid` is below `ancestor`. 0 is a process of another pid namespace, which none below is.
+/// Whether `pid` is part of a task, of whichever keeper: below `own`, the caller, or below a keeper or a spawner. What a
+/// process above calls itself no task can change, and a task's orphans come to its keeper, or then to the spawner. 0 is a
+/// process of another pid namespace, which none below is.
 ///
 /// # Errors
 /// When that cannot be seen, or the process is gone and nobody can tell any more.
-pub(crate) fn is_below(mut pid: u32, ancestor: u32) -> io::Result<bool> {
+pub(crate) fn is_of_a_task(mut pid: u32, own: u32) -> io::Result<bool> {
     // Far deeper than real trees; a loop cannot be, but ids may be reused while looking.
     for _ in 0..256 {
         if pid <= 1 {
             return Ok(false);
         }
         let stat = stat(pid)?.ok_or(io::ErrorKind::NotFound)?;
-        if stat.parent == ancestor {
+        if stat.keeps || stat.parent == own {
             return Ok(true);
         }
         pid = stat.parent;
@@ -271,9 +290,25 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = child.id();
         child.wait().unwrap();
-        assert!(is_below(pid, std::process::id()).is_err());
-        assert!(!is_below(0, std::process::id()).unwrap());
-        assert!(!is_below(std::process::id(), std::process::id()).unwrap());
+        assert!(is_of_a_task(pid, std::process::id()).is_err());
+        assert!(!is_of_a_task(0, std::process::id()).unwrap());
+        assert!(!is_of_a_task(std::process::id(), std::process::id()).unwrap());
+    }
+
+    #[test]
+    fn k14_what_is_below_the_caller_or_below_who_keeps_is_of_a_task() {
+        let is_of_a_task = |pid: u32, own| is_of_a_task(pid, own).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let own = std::process::id();
+        let said = [(child.id(), own), (child.id(), own + 1), (own, own)];
+        let said = said.map(|(pid, own)| is_of_a_task(pid, own));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // To anybody else it is a child of somebody who keeps nothing.
+        assert_eq!(said, [true, false, false]);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::packets::{PacketError, Packets};
+use crate::seal::SealSpec;
+use crate::secrets::Secrets;
 
 /// Version of packets and records that this build writes.
-pub const PROTOCOL_VERSION: u8 = 3;
+pub const PROTOCOL_VERSION: u8 = 4;
 
 /// Oldest version that this build reads.
 pub const OLDEST_READ: u8 = 1;
@@ -66,6 +68,9 @@ pub struct StartSpec {
     pub log_max_bytes: u64,
     /// In how many files; at least 1.
     pub log_files: u32,
+    /// How the log is encrypted, if it is. Only a keeper of version 4 or newer knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<SealSpec>,
     /// How the task's processes are held together.
     #[serde(default)]
     pub containment: Want,
@@ -74,10 +79,45 @@ pub struct StartSpec {
     /// Whether setuid programs are without effect in the task.
     #[serde(default = "yes")]
     pub no_new_privs: bool,
+    /// What is closed to a task that runs under the agent's own account. From version 4; a kernel without Landlock leaves
+    /// all of it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall: Option<Wall>,
+    /// What it is granted of the site's secrets: which ones. The values are in a descriptor beside the packet. From
+    /// version 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Secrets>,
 }
 
 fn yes() -> bool {
     true
+}
+
+/// What a task of the agent's own account cannot reach. Every path is absolute and has no link in it. Beside this, a task
+/// behind a wall can neither trace nor signal what is outside of it, nor set limits or priorities there, as far as the
+/// kernel can see to that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wall {
+    /// Directories in which it can do nothing: not read, not list, not make, not remove.
+    pub closed: Vec<PathBuf>,
+    /// Directories and files that it can read and execute, and not change. None of them lies in a closed one.
+    #[serde(default)]
+    pub read_only: Vec<PathBuf>,
+    /// Directories in closed or kept ones that are open to it all the same.
+    #[serde(default)]
+    pub open: Vec<PathBuf>,
+    /// Directories in which it can read and execute everything but what is closed, and change nothing but what is open; and
+    /// such files.
+    /// A keeper that does not know of them leaves what is beside the closed ones open.
+    #[serde(default)]
+    pub kept: Vec<PathBuf>,
+    /// Whether it can make sockets by which it reaches services with a name on this host.
+    #[serde(default)]
+    pub unix_sockets: bool,
+    /// Whether it reaches shared memory, semaphores, message queues and keys that the kernel keeps for the account. A keeper
+    /// that does not know of this leaves them open.
+    #[serde(default)]
+    pub ipc: bool,
 }
 
 /// What an attempt is, in the words of whoever asked for it. Stays at the site.
@@ -350,7 +390,15 @@ impl StartSpec {
         {
             return Err(SpecError::Program);
         }
-        for (name, path) in [("dir", &self.dir), ("cwd", &self.cwd)] {
+        let walls = self.wall.iter().flat_map(|wall| {
+            let paths = wall.closed.iter().chain(&wall.read_only);
+            let paths = paths.chain(&wall.open).chain(&wall.kept);
+            paths.map(|path| ("wall", path))
+        });
+        for (name, path) in [("dir", &self.dir), ("cwd", &self.cwd)]
+            .into_iter()
+            .chain(walls)
+        {
             if !path.is_absolute() {
                 return Err(SpecError::Relative(name));
             }

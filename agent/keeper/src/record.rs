@@ -10,20 +10,29 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::claim::{self, Line};
 use crate::process::ProcessRef;
 use crate::protocol::{About, Containment, ExitRecord, NEWEST_READ, OLDEST_READ};
+use crate::seal::{SealedWith, Witness};
 
 /// Who may start or report an attempt: made once, whole, under a name that can be made only once.
 pub const CLAIM: &str = "claim";
 /// Where a later runner finds the keeper: there once the keeper's first runner is gone.
 pub const SOCKET: &str = "keeper.sock";
+/// How the names of directories begin, beside those of attempts, that keepers have made for attempts to come.
+pub const SPARE: &str = ".spare.";
 /// Who the keeper is, in version 1.
 pub const KEEPER_V1: &str = "keeper.json";
 /// How the attempt ended, in version 1.
 pub const EXIT_V1: &str = "exit.json";
+
+/// What a claim says that is not a keeper's of a newer version: a runner's, a keeper's of version 1, and one that lost what
+/// it said when the power went.
+const ELSEWHERE: [&[u8]; 3] = [b"runner", b"keeper", b""];
 
 /// Longer than any of these files.
 const FILE_BYTES: u64 = 64 * 1024;
@@ -56,6 +65,12 @@ pub struct KeeperRecord {
     /// What the attempt is, for people.
     #[serde(default)]
     pub about: Option<About>,
+    /// Whether its log is encrypted: one that is not is then not its log.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
+    /// With which key. A keeper that says so signs each line of the record; one of an older build says nothing here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_with: Option<SealedWith>,
 }
 
 /// Why a record could not be read.
@@ -103,7 +118,7 @@ fn read_claim(dir: &Path) -> Result<Claimed, RecordError> {
         let Some(bytes) = read_bounded(&path)? else {
             return Ok(Claimed::Not);
         };
-        if bytes.first() != Some(&b'{') {
+        if ELSEWHERE.contains(&bytes.as_slice()) {
             return Ok(Claimed::Elsewhere);
         }
         reads += 1;
@@ -187,6 +202,44 @@ pub fn read_keeper_record(dir: &Path) -> Result<Option<KeeperRecord>, RecordErro
     }
 }
 
+/// Whether every line of the attempt's record is as the keeper of its encrypted log wrote it; also of a record that is
+/// still written to. What follows the last line may be missing, its end above all.
+///
+/// # Errors
+/// As [`read_keeper_record`]; `Damaged` names the first line that was changed, came from elsewhere, or is not signed.
+pub fn check_record(dir: &Path, witness: &Witness) -> Result<(), RecordError> {
+    let path = dir.join(CLAIM);
+    let damaged = |what: String| RecordError::Damaged {
+        path: path.clone(),
+        what,
+    };
+    let mut reads = 0;
+    loop {
+        let bytes = read_bounded(&path)?.unwrap_or_default();
+        reads += 1;
+        match signed(&bytes, witness) {
+            Err(_) if reads < READS => std::thread::sleep(READ_AGAIN),
+            checked => return checked.map_err(damaged),
+        }
+    }
+}
+
+fn signed(bytes: &[u8], witness: &Witness) -> Result<(), String> {
+    let mut lines = 0;
+    for body in claim::bodies(bytes) {
+        lines += 1;
+        if !witness.vouches_for(body?) {
+            return Err(format!(
+                "its line {lines} is not what the attempt's keeper wrote"
+            ));
+        }
+    }
+    if lines == 0 {
+        return Err("it says nothing".to_owned());
+    }
+    Ok(())
+}
+
 fn read_v1<T>(
     path: &Path,
     parse: impl FnOnce(&[u8]) -> Result<T, String>,
@@ -212,19 +265,25 @@ fn check_version(version: u8) -> Result<(), String> {
 }
 
 fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, RecordError> {
-    let fail = |source| RecordError::Io {
+    read_plain(path, FILE_BYTES).map_err(|source| RecordError::Io {
         path: path.to_owned(),
         source,
+    })
+}
+
+/// At most so many bytes of a file; `None` where nothing is. What is no file is neither waited for nor believed.
+pub(crate) fn read_plain(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
     };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(fail(error)),
-    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
+    file.take(limit).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 

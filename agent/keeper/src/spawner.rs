@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
 use crate::containment::{self, Placement, Remains};
+use crate::door::{Shown, Token};
 use crate::exec::Leash;
 use crate::failpoint;
 use crate::keeper;
@@ -23,6 +24,7 @@ use crate::packets::{PacketError, Packets};
 use crate::process::{self, ProcessRef};
 use crate::protocol::{FromSpawner, MAX_KEEPERS, NotStarted, StartSpec, ToSpawner, cut};
 use crate::record;
+use crate::secrets;
 use crate::sys::{self, Fork, Reaped};
 
 mod board;
@@ -62,6 +64,13 @@ struct Gone {
     dir: PathBuf,
 }
 
+/// Somebody who has connected.
+struct Connection {
+    packets: Packets,
+    /// Whether it has shown the token.
+    is_known: bool,
+}
+
 /// The spawner with everything it holds.
 struct Spawner {
     listener: OwnedFd,
@@ -70,7 +79,9 @@ struct Spawner {
     leash_over_since_us: Option<u64>,
     placement: Placement,
     board: Board,
-    connections: Vec<Packets>,
+    /// What who connects shows first.
+    token: Token,
+    connections: Vec<Connection>,
     keepers: BTreeMap<u32, Held>,
     remains: Vec<Remains>,
     /// Keepers that ended without a record, when it could not be seen what they left.
@@ -96,7 +107,7 @@ enum Answer {
 }
 
 impl Spawner {
-    fn new(listener: OwnedFd, options: Options) -> io::Result<Self> {
+    fn new(listener: OwnedFd, token: Token, options: Options) -> io::Result<Self> {
         // Before the signal descriptor: the search forks and waits by itself.
         let placement = Placement::find(&options.state);
         if let Err(error) = placement.enter() {
@@ -105,6 +116,7 @@ impl Spawner {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self {
             listener,
+            token,
             signals: sys::child_signals()?,
             leash: options.leash,
             leash_over_since_us: None,
@@ -182,7 +194,7 @@ impl Spawner {
         fds.extend(
             self.connections
                 .iter()
-                .map(|connection| read(connection.as_fd())),
+                .map(|connection| read(connection.packets.as_fd())),
         );
         let timeout = if self.is_clearing() || self.leash_over_since_us.is_some() {
             KILL_AGAIN
@@ -270,22 +282,42 @@ impl Spawner {
     }
 
     fn accept(&mut self) {
-        if let Some(packets) = crate::socket::accept(self.listener.as_fd())
-            && self.connections.len() < MAX_CONNECTIONS
-        {
-            self.connections.push(packets);
+        let Some(packets) = crate::socket::accept(self.listener.as_fd()) else {
+            return;
+        };
+        if self.connections.len() >= MAX_CONNECTIONS {
+            // Who came first and has not shown the token makes room.
+            let strangers = |held: &Connection| !held.is_known;
+            let Some(first) = self.connections.iter().position(strangers) else {
+                return;
+            };
+            self.connections.remove(first);
         }
+        self.connections.push(Connection {
+            packets,
+            is_known: false,
+        });
     }
 
     fn answer(&mut self) {
         let mut connections = std::mem::take(&mut self.connections);
-        connections.retain(|connection| matches!(self.answer_one(connection), Answer::Keep));
+        connections.retain_mut(|connection| matches!(self.answer_one(connection), Answer::Keep));
         self.connections = connections;
     }
 
     /// Answers one request of one connection, so that each has its turn.
-    fn answer_one(&mut self, connection: &Packets) -> Answer {
-        let reply = match connection.recv::<ToSpawner>() {
+    fn answer_one(&mut self, connection: &mut Connection) -> Answer {
+        if !connection.is_known {
+            match self.token.look(&connection.packets) {
+                Shown::Token => connection.is_known = true,
+                Shown::Nothing => return Answer::Keep,
+                Shown::Other => {
+                    say("a connection is closed: it does not show the token");
+                    return Answer::Close;
+                }
+            }
+        }
+        let reply = match connection.packets.recv::<ToSpawner>() {
             Err(PacketError::WouldBlock) => return Answer::Keep,
             Ok(None) => return Answer::Close,
             Ok(Some((ToSpawner::Status, _))) => self.status(),
@@ -295,7 +327,7 @@ impl Spawner {
                 return Answer::Close;
             }
         };
-        match connection.send(&reply, &[]) {
+        match connection.packets.send(&reply, &[]) {
             Ok(()) => Answer::Keep,
             // Who does not read answers does not get any: keepers speak for themselves.
             Err(_) => Answer::Close,
@@ -343,15 +375,16 @@ impl Spawner {
 
     fn fork_keeper(
         &mut self,
-        spec: Box<StartSpec>,
+        mut spec: Box<StartSpec>,
         fds: Vec<OwnedFd>,
     ) -> Result<(ProcessRef, u32), (NotStarted, String)> {
         let other = |text: &str| (NotStarted::Other, text.to_owned());
         spec.check().map_err(|error| other(&error.to_string()))?;
+        let mut fds = fds.into_iter();
         let runner = fds
-            .into_iter()
             .next()
             .ok_or_else(|| other("the start came without the runner's socket"))?;
+        secrets::join(&mut spec, fds.next());
         if self.leash_over_since_us.is_some() {
             return Err(other("the spawner is ending"));
         }
@@ -383,6 +416,7 @@ impl Spawner {
                 leash,
                 placement: &self.placement,
                 board,
+                token: &self.token,
             }),
             // Not reaped yet, so that its entry exists even if it has ended.
             Fork::Parent(pid) => {

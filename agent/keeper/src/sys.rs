@@ -212,6 +212,57 @@ pub(crate) fn become_user(user: &crate::protocol::UserIds) -> io::Result<()> {
     }
 }
 
+/// The version of Landlock that this kernel has in force; 0: none.
+pub(crate) fn landlock_version() -> u32 {
+    const VERSION: libc::c_uint = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag the call takes no rules and only answers.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, VERSION) };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// Puts Landlock rules in force for this process and all that it starts. Asks for no memory of this process.
+pub(crate) fn restrict_self(rules: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    let result =
+        unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0_u32) };
+    check(libc::c_int::try_from(result).unwrap_or(-1))
+}
+
+/// Whether this kernel filters system calls, and can end a process by it.
+pub(crate) fn knows_filters() -> bool {
+    let action = libc::SECCOMP_RET_KILL_PROCESS;
+    // SAFETY: the call reads one number and changes nothing.
+    let known = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0_u32,
+            &raw const action,
+        )
+    };
+    known == 0
+}
+
+/// Puts a filter of system calls in force for this process and all that it starts. Asks for no memory of this process.
+pub(crate) fn filter_calls(steps: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: libc::c_ushort::try_from(steps.len()).unwrap_or(0),
+        filter: steps.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel reads the steps during the call and writes nowhere.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0_u32,
+            &raw const program,
+        )
+    };
+    check(libc::c_int::try_from(result).unwrap_or(-1))
+}
+
 /// Executes a program; returns only with the error. Both lists must end with a null pointer.
 pub(crate) fn execve(
     program: &std::ffi::CStr,
@@ -316,4 +367,23 @@ pub(crate) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
         pid: u32::try_from(found.pid).unwrap_or(0),
         uid: found.uid,
     })
+}
+
+/// The process at the other end itself: readable when it has ended. `None` where the kernel does not say.
+pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut found: RawFd = -1;
+    let mut len = libc::socklen_t::try_from(size_of::<RawFd>()).ok()?;
+    // SAFETY: pointer and length describe a local of the type that this option fills.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut found).cast(),
+            &raw mut len,
+        )
+    };
+    // SAFETY: the kernel has just made it for this call.
+    (result == 0 && found >= 0).then(|| unsafe { OwnedFd::from_raw_fd(found) })
 }

@@ -24,7 +24,7 @@ use tonic::client::Grpc;
 use crate::Timeouts;
 use crate::closing::Closing;
 use crate::identity::not_after_s;
-use crate::ipc::{ClosedReason, MAX_FRAME_BYTES};
+use crate::ipc::{ClosedReason, MAX_CERTIFICATES, MAX_DER_BYTES, MAX_FRAME_BYTES};
 use crate::tls::ALPN;
 
 /// One full frame may be on its way per stream; the connection also carries an identity call beside it.
@@ -40,6 +40,7 @@ pub(crate) struct Connection {
     failure: Failure,
     driver: Driver,
     server_end_s: u64,
+    server_chain: Vec<Vec<u8>>,
 }
 
 impl Connection {
@@ -75,6 +76,11 @@ impl Connection {
         let server_end_s = presented
             .and_then(<[_]>::first)
             .map_or(0, |leaf| not_after_s(leaf));
+        let server_chain = presented.filter(|chain| {
+            chain.len() <= MAX_CERTIFICATES && chain.iter().all(|der| der.len() <= MAX_DER_BYTES)
+        });
+        let server_chain = server_chain.unwrap_or_default().iter();
+        let server_chain = server_chain.map(|der| der.to_vec()).collect();
         let failure = Failure::default();
         let watched = Watched {
             inner: stream,
@@ -98,12 +104,18 @@ impl Connection {
             failure,
             driver: Driver(Some(tokio::spawn(connection))),
             server_end_s,
+            server_chain,
         })
     }
 
     /// When the server's certificate ends, in seconds since 1970.
     pub(crate) fn server_end_s(&self) -> u64 {
         self.server_end_s
+    }
+
+    /// What the server presented, DER, leaf first. Taken: nobody needs it twice.
+    pub(crate) fn server_chain(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.server_chain)
     }
 
     /// A client for one call.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::fd;
 use crate::ipc::{Conn, bounded_text, send_descriptor};
 use crate::proxy::{self, Proxy};
+use crate::sandbox::{self, Asked, Level, Way};
 
 /// What the dial role is started with. The role takes over the descriptors named here.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub struct DialArgs {
     pub proxy: Option<String>,
     /// Read end of the leash pipe; its end ends dial at once.
     pub leash_fd: Option<RawFd>,
+    /// To what dial confines itself before it resolves or connects; as in [`LinkArgs::sandbox`](crate::LinkArgs).
+    pub sandbox: Option<Asked>,
     /// Limit of resolving, and of connecting with all addresses and the proxy's answer together. [`DialArgs::TIMEOUT`]
     /// outside tests.
     pub timeout: Duration,
@@ -125,13 +128,17 @@ impl DialError {
 /// Runs the dial role. The exit code is [`DialOutcome::exit_code`]; a failure puts one line on stderr.
 #[must_use]
 pub fn dial_main(args: DialArgs) -> ExitCode {
+    let named: Vec<_> = args.leash_fd.into_iter().chain([args.dial_fd]).collect();
+    let closed = args.sandbox.is_some() && sandbox::close_others(&named);
     let dialled = match tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .build()
     {
         Ok(runtime) => {
-            let dialled = runtime.block_on(dial(args));
+            let way = way(&args);
+            let confined = way.and_then(|way| confine(args.sandbox, way, closed));
+            let dialled = confined.and_then(|()| runtime.block_on(dial(args)));
             // A resolver thread may still wait for an answer that nobody wants.
             runtime.shutdown_background();
             dialled
@@ -149,6 +156,43 @@ pub fn dial_main(args: DialArgs) -> ExitCode {
             ExitCode::from(error.outcome.exit_code())
         }
     }
+}
+
+/// The one place to go.
+fn way(args: &DialArgs) -> Result<Way, DialError> {
+    let proxy = args.proxy.as_deref().map(Proxy::parse).transpose()?;
+    let address = proxy.map_or_else(|| args.address.clone(), |proxy| proxy.address);
+    if let Ok(literal) = address.parse::<SocketAddr>() {
+        return Ok(Way {
+            port: literal.port(),
+            resolves: false,
+        });
+    }
+    let port = address
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse().ok());
+    let port = port.ok_or_else(|| {
+        let text = format!("{address} cannot be resolved: it is not HOST:PORT");
+        DialError::new(DialOutcome::Other, text)
+    })?;
+    Ok(Way {
+        port,
+        resolves: true,
+    })
+}
+
+/// Before a name is resolved or anybody answers.
+fn confine(asked: Option<Asked>, way: Way, closed: bool) -> Result<(), DialError> {
+    let Some(asked) = asked else {
+        return Ok(());
+    };
+    let confinement = sandbox::dial(asked, way, closed);
+    if !asked.strict || confinement.level() == Level::Strict {
+        return Ok(());
+    }
+    let missing = confinement.missing().first().map_or("", |part| part.says());
+    let text = format!("dial is not confined as strictly as it must be: {missing}");
+    Err(DialError::new(DialOutcome::Other, text))
 }
 
 async fn dial(args: DialArgs) -> Result<(), DialError> {

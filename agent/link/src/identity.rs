@@ -4,15 +4,18 @@
 //! certificate request until its certificate is stored: a crash in between is retried with the same key, and a crash
 //! in the middle of storing is finished by the next load. `agent.crt` decides which key belongs to it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use outpost_failpoint as failpoint;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::extensions::GeneralName;
@@ -67,24 +70,59 @@ pub(crate) struct Identity {
     pub(crate) not_after_s: u64,
 }
 
-/// The directory with the identity's files.
+/// Where the identity's files are, before this process confines itself: it may not be able to get there afterwards.
 #[derive(Debug)]
-pub(crate) struct KeyDir(PathBuf);
+pub(crate) struct KeyPlace {
+    path: PathBuf,
+    fd: OwnedFd,
+}
 
-impl KeyDir {
-    /// Makes the directory (0700) when it is missing.
-    pub(crate) fn open(dir: &Path) -> Result<Self, IdentityError> {
-        DirBuilder::new()
+impl KeyPlace {
+    /// Makes the directory (0700) when it is missing, and holds it without looking into it.
+    pub(crate) fn find(dir: &Path) -> Result<Self, IdentityError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .and_then(|()| fs::metadata(dir))
-            .map_err(|source| IdentityError::File {
-                path: dir.to_owned(),
-                source,
-            })
-            .and_then(|meta| private(dir, &meta, 0o022))?;
-        Ok(Self(dir.to_owned()))
+            .and_then(|()| Ok(rustix::fs::open(dir, flags, Mode::empty())?));
+        let path = dir.to_owned();
+        match found {
+            Ok(fd) => Ok(Self { path, fd }),
+            Err(source) => Err(IdentityError::File { path, source }),
+        }
+    }
+}
+
+impl AsFd for KeyPlace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The directory with the identity's files. All of them are reached from its descriptor: the way there may be closed.
+#[derive(Debug)]
+pub(crate) struct KeyDir {
+    path: PathBuf,
+    dir: File,
+}
+
+impl KeyDir {
+    /// Goes in, as the account that this process is now.
+    pub(crate) fn enter(place: KeyPlace) -> Result<Self, IdentityError> {
+        let KeyPlace { path, fd } = place;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&fd, ".", flags, Mode::empty())
+            .map_err(io::Error::from)
+            .map(File::from);
+        let dir = dir.and_then(|dir| Ok((dir.metadata()?, dir)));
+        match dir {
+            Ok((meta, dir)) => {
+                private(&path, &meta, 0o022)?;
+                Ok(Self { path, dir })
+            }
+            Err(source) => Err(IdentityError::File { path, source }),
+        }
     }
 
     /// The stored identity; `None` before enrolment.
@@ -117,11 +155,12 @@ impl KeyDir {
 
     /// The same, and the SubjectPublicKeyInfo in it, DER.
     pub(crate) fn request_and_key(&self) -> Result<(Vec<u8>, Vec<u8>), IdentityError> {
-        let key = match self.key(PENDING_KEY)? {
+        let key = match self.pending()? {
             Some(key) => key,
             None => {
                 let key = KeyPair::generate()?;
                 self.write(PENDING_KEY, key.serialize_pem().as_bytes())?;
+                failpoint::reach("link-keyed");
                 key
             }
         };
@@ -138,9 +177,7 @@ impl KeyDir {
         chain: &[Vec<u8>],
         roots: &[Vec<u8>],
     ) -> Result<Identity, IdentityError> {
-        let pending = self
-            .key(PENDING_KEY)?
-            .ok_or(IdentityError::NothingPending)?;
+        let pending = self.pending()?.ok_or(IdentityError::NothingPending)?;
         let ders: Vec<CertificateDer<'static>> = chain
             .iter()
             .map(|der| CertificateDer::from(der.clone()))
@@ -157,23 +194,25 @@ impl KeyDir {
             return Err(IdentityError::BadCertificate("its roots do not parse"));
         }
         self.write(ROOTS, pem(roots).as_bytes())?;
+        failpoint::reach("link-rooted");
         // From here on the pending key is the certificate's key, whatever is interrupted below.
         self.write(CHAIN, pem(chain).as_bytes())?;
+        failpoint::reach("link-chained");
         self.load()?.ok_or(IdentityError::NothingPending)
     }
 
     fn stored_s(&self) -> u64 {
-        let modified = fs::metadata(self.0.join(CHAIN)).map(|meta| meta.mtime());
-        modified.map_or(0, |at| u64::try_from(at).unwrap_or(0))
+        let stat = rustix::fs::statat(&self.dir, CHAIN, AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| u64::try_from(stat.st_mtime).unwrap_or(0))
     }
 
     /// The key that belongs to the certificate; finishes an interrupted store.
     fn key_of(&self, facts: &LeafFacts) -> Result<KeyPair, IdentityError> {
-        if let Some(pending) = self.key(PENDING_KEY)?
+        if let Some(pending) = self.pending()?
             && pending.subject_public_key_info() == facts.public_key
         {
-            fs::rename(self.0.join(PENDING_KEY), self.0.join(KEY))
-                .map_err(|source| self.file(KEY, source))?;
+            rustix::fs::renameat(&self.dir, PENDING_KEY, &self.dir, KEY)
+                .map_err(|errno| self.file(KEY, errno.into()))?;
             self.sync_dir()?;
             return Ok(pending);
         }
@@ -182,6 +221,17 @@ impl KeyDir {
             Ok(key)
         } else {
             Err(IdentityError::OtherKey)
+        }
+    }
+
+    /// The key of a request. One that is damaged is worth nothing, and stands in nobody's way: the next request replaces it.
+    fn pending(&self) -> Result<Option<KeyPair>, IdentityError> {
+        match self.key(PENDING_KEY) {
+            Err(error @ IdentityError::Damaged { .. }) => {
+                tracing::warn!("the key of a certificate that was asked for is of no use: {error}");
+                Ok(None)
+            }
+            key => key,
         }
     }
 
@@ -208,19 +258,19 @@ impl KeyDir {
     }
 
     fn read(&self, name: &'static str, secret: bool) -> Result<Option<Vec<u8>>, IdentityError> {
-        let path = self.0.join(name);
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-            .open(&path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(self.file(name, source)),
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(self.file(name, errno.into())),
         };
         let meta = file.metadata().map_err(|source| self.file(name, source))?;
         // Whoever may write the certificates decides whom this agent trusts; the key nobody else may even read.
-        private(&path, &meta, if secret { 0o077 } else { 0o022 })?;
+        private(
+            &self.path.join(name),
+            &meta,
+            if secret { 0o077 } else { 0o022 },
+        )?;
         let mut text = Vec::new();
         file.take(MAX_FILE_BYTES)
             .read_to_end(&mut text)
@@ -230,43 +280,43 @@ impl KeyDir {
 
     /// Temporary file, sync, rename, sync of the directory.
     fn write(&self, name: &'static str, text: &[u8]) -> Result<(), IdentityError> {
-        let temporary = self.0.join(format!("{name}.tmp"));
+        let temporary = format!("{name}.tmp");
         let written = (|| {
-            match fs::remove_file(&temporary) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
+            match rustix::fs::unlinkat(&self.dir, &temporary, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(io::Error::from(errno)),
             }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&temporary)?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let owner_only = Mode::RUSR | Mode::WUSR;
+            let file = rustix::fs::openat(&self.dir, &temporary, flags, owner_only)?;
+            let mut file = File::from(file);
             file.write_all(text)?;
             file.sync_all()?;
-            fs::rename(&temporary, self.0.join(name))
+            Ok(rustix::fs::renameat(
+                &self.dir, &temporary, &self.dir, name,
+            )?)
         })();
         written.map_err(|source| self.file(name, source))?;
         self.sync_dir()
     }
 
     fn sync_dir(&self) -> Result<(), IdentityError> {
-        let synced = File::open(&self.0).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| IdentityError::File {
-            path: self.0.clone(),
+        self.dir.sync_all().map_err(|source| IdentityError::File {
+            path: self.path.clone(),
             source,
         })
     }
 
     fn file(&self, name: &'static str, source: io::Error) -> IdentityError {
         IdentityError::File {
-            path: self.0.join(name),
+            path: self.path.join(name),
             source,
         }
     }
 
     fn damaged(&self, name: &'static str, what: &'static str) -> IdentityError {
         IdentityError::Damaged {
-            path: self.0.join(name),
+            path: self.path.join(name),
             what,
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use outpost_failpoint as failpoint;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::unix::AsyncFd;
@@ -18,14 +19,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::closing::Closing;
-use crate::identity::{self, Identity, IdentityError, KeyDir};
+use crate::identity::{self, Identity, IdentityError, KeyDir, KeyPlace};
 use crate::ipc::{
     ClosedReason, Conn, FromLink, IpcError, RunnerSocket, ToLink, UnaryMethod, bounded_text,
     receive_descriptor,
 };
+use crate::key_log::KeyLog;
 use crate::recover;
+use crate::sandbox::Confinement;
 use crate::session::{self, Call, Inlets, Setting};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Audit, TlsError};
 use crate::{LinkArgs, Timeouts, fd};
 
 /// Frames waiting for one connection: enough for a burst of events, little enough to notice a slow peer.
@@ -66,12 +69,21 @@ pub(crate) enum LinkError {
 }
 
 /// Runs until the runner or the leash ends.
-pub(crate) async fn run(args: LinkArgs) -> Result<(), LinkError> {
+pub(crate) async fn run(
+    args: LinkArgs,
+    keys: Result<KeyPlace, IdentityError>,
+    confinement: Confinement,
+) -> Result<(), LinkError> {
     let leash = match args.leash_fd {
         Some(number) => Some(fd::inherited(number).map_err(descriptor("--leash-fd"))?),
         None => None,
     };
-    let mut link = Link::new(args)?;
+    let runner = fd::inherited(args.ipc_fd)
+        .and_then(RunnerSocket::new)
+        .map_err(descriptor("--ipc-fd"))?;
+    // Before anything else can go wrong, and before anything is heard.
+    runner.send(&FromLink::Confined(confinement)).await?;
+    let mut link = Link::new(args, runner, KeyDir::enter(keys?)?)?;
     let leash = async {
         match leash {
             Some(leash) => fd::leash_end(leash).await,
@@ -108,6 +120,7 @@ struct Link {
     runner: Arc<RunnerSocket>,
     dial: Option<AsyncFd<OwnedFd>>,
     keys: KeyDir,
+    audit: Audit,
     tls: Option<Arc<ClientConfig>>,
     pin: Option<[u8; 32]>,
     identity: Option<Identity>,
@@ -121,10 +134,7 @@ struct Link {
 }
 
 impl Link {
-    fn new(args: LinkArgs) -> Result<Self, LinkError> {
-        let runner = fd::inherited(args.ipc_fd)
-            .and_then(RunnerSocket::new)
-            .map_err(descriptor("--ipc-fd"))?;
+    fn new(args: LinkArgs, runner: RunnerSocket, keys: KeyDir) -> Result<Self, LinkError> {
         let dial = fd::inherited(args.dial_fd).and_then(|dial| {
             rustix::io::ioctl_fionbio(&dial, true)?;
             fd::watch(dial)
@@ -132,13 +142,22 @@ impl Link {
         let dial = dial.map_err(descriptor("--dial-fd"))?;
         let server_name = ServerName::try_from(args.server_name.clone());
         let server_name = server_name.map_err(|_| LinkError::ServerName(args.server_name))?;
-        let keys = KeyDir::open(&args.key_dir)?;
+        let audit = match args.keylog_fd {
+            Some(number) => {
+                let file = fd::inherited(number).map_err(descriptor("--keylog-fd"))?;
+                Some(Arc::new(KeyLog::new(file)))
+            }
+            None => None,
+        };
         let (identity, tls) = match args.pin {
             // Enrolling anew needs nothing of what is there, and must not stumble over it.
-            Some(pin) => (None, Some(tls::pinned(pin)?)),
+            Some(pin) => (None, Some(tls::pinned(pin, &audit)?)),
             None => {
                 let identity = keys.load()?;
-                let tls = identity.as_ref().map(tls::enrolled).transpose()?;
+                let tls = identity
+                    .as_ref()
+                    .map(|own| tls::enrolled(own, &audit))
+                    .transpose()?;
                 (identity, tls)
             }
         };
@@ -146,6 +165,7 @@ impl Link {
             runner: Arc::new(runner),
             dial: Some(dial),
             keys,
+            audit,
             tls,
             pin: args.pin,
             identity,
@@ -195,6 +215,7 @@ impl Link {
 
     /// Obeys one message. `Err` when the runner went away meanwhile.
     async fn heard(&mut self, message: ToLink) -> Result<(), Gone> {
+        failpoint::reach("link-heard");
         match message {
             ToLink::Open { conn } => {
                 let (sender, receiver) = mpsc::channel(FRAME_QUEUE);
@@ -296,6 +317,7 @@ impl Link {
     }
 
     fn start(&mut self, conn: Conn, stream: TcpStream) {
+        failpoint::reach("link-dialled");
         let outlets = self.conns.get_mut(&conn);
         let Some((inlets, recovers)) = outlets.and_then(|outlets| {
             let inlets = outlets.waiting.take()?;
@@ -324,13 +346,14 @@ impl Link {
     fn presents(&self, recovers: bool) -> Option<(Arc<ClientConfig>, Option<u64>)> {
         let identity = self.identity.as_ref();
         if recovers {
-            return Some((tls::expired(identity?).ok()?, None));
+            return Some((tls::expired(identity?, &self.audit).ok()?, None));
         }
         Some((self.tls.clone()?, identity.map(|own| own.not_after_s)))
     }
 
     /// Queues one frame; while the queue is full nothing more is read from the runner.
     async fn frame(&mut self, conn: Conn, bytes: Bytes) -> Result<(), Gone> {
+        failpoint::reach("link-taken");
         let outlets = self
             .conns
             .get(&conn)
@@ -341,7 +364,10 @@ impl Link {
         tokio::select! {
             biased;
             // Either it is queued, or the session has ended and says so itself.
-            _ = frames.send(bytes) => return Ok(()),
+            _ = frames.send(bytes) => {
+                failpoint::reach("link-queued");
+                return Ok(());
+            }
             _ = self.runner.hung_up() => return Err(Gone),
             () = tokio::time::sleep(self.timeouts.slow_peer) => {}
         }
@@ -417,6 +443,7 @@ impl Link {
             .map_err(|error| chain(&error));
         match stored {
             Ok((tls, identity)) => {
+                failpoint::reach("link-stored");
                 (self.tls, self.identity, self.pin) = (Some(tls), Some(identity), None);
                 let ready = self.ready();
                 self.say_all(vec![
@@ -450,7 +477,7 @@ impl Link {
             identity::check_name(present, chain_ders)?;
         }
         let identity = self.keys.store(chain_ders, roots)?;
-        Ok((tls::enrolled(&identity)?, identity))
+        Ok((tls::enrolled(&identity, &self.audit)?, identity))
     }
 
     fn ready(&self) -> FromLink {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use outpost_failpoint as failpoint;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::sync::{mpsc, oneshot};
@@ -67,7 +68,8 @@ pub(crate) struct Setting {
 pub(crate) async fn run(setting: Setting, conn: Conn, stream: TcpStream, inlets: Inlets) {
     let runner = Arc::clone(&setting.runner);
     let (Closing { reason, text }, connection) = serve(setting, conn, stream, inlets).await;
-    tracing::info!(conn, %reason, text, "connection over");
+    // The runner, which is told, says so in the log.
+    tracing::debug!(conn, %reason, text, "connection over");
     if let Err(error) = runner.send(&FromLink::Closed { conn, reason, text }).await {
         // When the runner has gone the event loop ends this process.
         tracing::debug!(conn, %error, "nobody took the end of the connection");
@@ -99,6 +101,7 @@ async fn serve(
             Err(closing) => return (closing, None),
         },
     };
+    failpoint::reach("link-connected");
     let mut session = Session {
         conn,
         runner,
@@ -154,14 +157,16 @@ impl Session {
             Ok(Err(closing)) => Err(self.better(closing).await),
             Ok(Ok(Err(status))) => Err(self.why(&status).await),
             Ok(Ok(Ok(response))) => {
+                failpoint::reach("link-opened");
                 self.inbound = Some(response.into_inner());
-                self.say(&FromLink::Opened { conn: self.conn }, inlets)
-                    .await?;
+                let conn = self.conn;
+                self.say(&FromLink::Opened { conn }, inlets).await?;
+                let chain = self.connection.server_chain();
+                if !chain.is_empty() {
+                    self.say(&FromLink::Server { conn, chain }, inlets).await?;
+                }
                 match end.soon(SystemTime::now()) {
-                    Some(at_s) => {
-                        let conn = self.conn;
-                        self.say(&FromLink::Ends { conn, at_s }, inlets).await
-                    }
+                    Some(at_s) => self.say(&FromLink::Ends { conn, at_s }, inlets).await,
                     None => Ok(()),
                 }
             }
@@ -181,13 +186,19 @@ impl Session {
                 closing = &mut expired => Err(closing),
                 // Answers to calls are few and awaited.
                 Some(done) = self.calls.join_next() => match done {
-                    Ok(Ok(reply)) => Ok(Step::Say(reply)),
+                    Ok(Ok(reply)) => {
+                        failpoint::reach("link-answered");
+                        Ok(Step::Say(reply))
+                    }
                     Ok(Err(status)) => Ok(Step::Failed(status)),
                     Err(error) => Err(Closing::new(ClosedReason::Local, format!("a call's task ended: {error}"))),
                 },
                 Some(call) = inlets.calls.recv() => Ok(Step::Call(call)),
                 message = next(&mut self.inbound) => match message {
-                    Ok(Some(bytes)) => Ok(Step::Say(FromLink::Frame { conn: self.conn, bytes })),
+                    Ok(Some(bytes)) => {
+                        failpoint::reach("link-received");
+                        Ok(Step::Say(FromLink::Frame { conn: self.conn, bytes }))
+                    }
                     Ok(None) => Err(Closing::new(ClosedReason::PeerClosed, "the orchestrator ended the stream")),
                     Err(status) => Ok(Step::Failed(status)),
                 },
@@ -206,6 +217,7 @@ impl Session {
             if let Err(closing) = done {
                 return closing;
             }
+            failpoint::reach("link-passed");
         }
     }
 

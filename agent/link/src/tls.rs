@@ -5,6 +5,7 @@
 //! carries the orchestrator's identity is the orchestrator's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -22,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::identity::{Identity, uri_san};
+use crate::key_log::KeyLog;
 
 /// The protocol name that both ends must agree on.
 pub(crate) const ALPN: &[u8] = b"h2";
@@ -35,25 +37,26 @@ pub(crate) enum TlsError {
     Roots(#[from] VerifierBuilderError),
 }
 
+/// Where the secrets of connections go: nowhere but in audit mode.
+pub(crate) type Audit = Option<Arc<KeyLog>>;
+
 /// Connects as an enrolled agent: trusts the stored roots and presents the stored certificate.
-pub(crate) fn enrolled(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn enrolled(identity: &Identity, audit: &Audit) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = trusting(roots_of(identity)?)?;
-    Ok(finish(builder.with_client_auth_cert(
-        identity.chain.clone(),
-        identity.key.clone_key(),
-    )?))
+    let config = builder.with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+    Ok(finish(config, audit))
 }
 
 /// Connects as an agent whose certificate has ended: trusts the stored roots and presents nothing.
-pub(crate) fn expired(identity: &Identity) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn expired(identity: &Identity, audit: &Audit) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = trusting(roots_of(identity)?)?;
-    Ok(finish(builder.with_no_client_auth()))
+    Ok(finish(builder.with_no_client_auth(), audit))
 }
 
 /// Connects before enrolment: trusts exactly the root with this SHA-256, presents nothing.
-pub(crate) fn pinned(pin: [u8; 32]) -> Result<Arc<ClientConfig>, TlsError> {
+pub(crate) fn pinned(pin: [u8; 32], audit: &Audit) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = trusting(Trust::Pin(pin))?;
-    Ok(finish(builder.with_no_client_auth()))
+    Ok(finish(builder.with_no_client_auth(), audit))
 }
 
 fn trusting(trust: Trust) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
@@ -102,6 +105,39 @@ pub(crate) fn check_own(chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Result<(), TlsE
     Ok(())
 }
 
+/// Whether these certificates (DER, leaf first) lead a client to one of `roots` at this time since 1970, and none of them
+/// is there for nothing. For who looks at a connection afterwards.
+#[must_use]
+pub fn leads_to(chain: &[Vec<u8>], roots: &[Vec<u8>], at: Duration) -> bool {
+    let mut trusted = RootCertStore::empty();
+    for root in roots {
+        // What is no certificate anchors nothing.
+        let _ = trusted.add(CertificateDer::from_slice(root).into_owned());
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(trusted), provider());
+    let Ok(verifier) = verifier.build() else {
+        return false;
+    };
+    let leads = |chain: &[&Vec<u8>]| {
+        let ders = chain.iter().map(|der| CertificateDer::from_slice(der));
+        let ders: Vec<CertificateDer<'_>> = ders.collect();
+        let Some((leaf, intermediates)) = ders.split_first() else {
+            return false;
+        };
+        let now = UnixTime::since_unix_epoch(at);
+        verifier
+            .verify_client_cert(leaf, intermediates, now)
+            .is_ok()
+    };
+    let whole: Vec<&Vec<u8>> = chain.iter().collect();
+    let is_spare = |at: usize| {
+        let mut less = whole.clone();
+        less.remove(at);
+        leads(&less)
+    };
+    leads(&whole) && !(1..whole.len()).any(is_spare)
+}
+
 fn provider() -> Arc<CryptoProvider> {
     let mut provider = default_provider();
     provider.kx_groups = vec![
@@ -112,9 +148,12 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(provider)
 }
 
-fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
+fn finish(mut config: ClientConfig, audit: &Audit) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
+    if let Some(log) = audit {
+        config.key_log = Arc::clone(log) as Arc<dyn rustls::KeyLog>;
+    }
     Arc::new(config)
 }
 

@@ -1,19 +1,17 @@
 //! What is accepted and still worth a person's look: what will not work on this host, and what lets the orchestrator
 //! choose more than an entry needs. Looked at by `lint` and `check`; nothing here keeps a catalogue from being used.
 
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use outpost_agent_keeper::secrets::Delivery;
 use outpost_proto::name::ParamName;
 
 use super::entry::Entry;
 use super::lint;
 use super::param::Kind;
-use super::paths;
-
-/// Bytes of a script's first line that the kernel looks at.
-const SHEBANG_BYTES: u64 = 256;
+use super::{script, verify};
+use crate::secrets::Sources;
 
 /// What keeps an entry from working on this host: under which key, and one sentence.
 pub(super) fn broken(entry: &Entry, dir: &Path) -> Vec<(String, String)> {
@@ -25,6 +23,11 @@ pub(super) fn broken(entry: &Entry, dir: &Path) -> Vec<(String, String)> {
         let what = format!("{} is no directory on this host", workdir.display());
         found.push(("workdir".to_owned(), what));
     }
+    let missing = entry.writes.iter().filter(|path| !path.exists());
+    found.extend(missing.map(|path| {
+        let what = format!("{} is not there: make it", path.display());
+        ("writes".to_owned(), what)
+    }));
     found.extend(constants(entry));
     found.extend(unused(entry));
     found
@@ -59,26 +62,50 @@ fn unused(entry: &Entry) -> impl Iterator<Item = (String, String)> {
 }
 
 /// What works and is wider than it need be: under which key, and one sentence.
-pub(super) fn remarks(entry: &Entry, dir: &Path, own_uid: u32) -> Vec<(String, String)> {
+pub(super) fn remarks(
+    entry: &Entry,
+    dir: &Path,
+    own_uid: u32,
+    secrets: &Sources,
+) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut say = |key: &str, what: String| found.push((key.to_owned(), what));
     let program = entry.argv.first().and_then(|program| program.fixed(dir));
-    let changeable = program.filter(|program| Path::new(program).exists());
-    if let Some(Err(why)) = changeable.map(|program| paths::check(Path::new(&program), own_uid)) {
-        say("argv", why);
+    let run = program.map(PathBuf::from).into_iter();
+    let owners = verify::owners(entry, own_uid);
+    for path in run.chain(script::run(entry, dir)) {
+        if let Err(why) = verify::looked(&path, &owners) {
+            say("argv", why);
+        }
     }
     if entry.user.as_ref().is_some_and(|user| user.uid == 0) {
         let what = "it runs as root: name an account that can do no more than this task needs";
         say("user", what.to_owned());
     }
+    if entry.unix_sockets && own_uid != 0 {
+        let what = "it can speak to every service of this account that has a named socket, such as `systemd --user`, a bus \
+                    or a container engine, and have it run things outside of its wall";
+        say("unix_sockets", what.to_owned());
+    }
+    if entry.ipc && own_uid != 0 {
+        let what = "it reaches shared memory, semaphores, queues and kernel keys of every program and task of this account";
+        say("ipc", what.to_owned());
+    }
     if entry.dangerous {
-        let waived = lint::objections(entry, dir);
+        let waived = lint::objections(entry, dir, secrets);
         if waived.is_empty() {
             let what = "it waives nothing: take the line out";
             say("dangerous", what.to_owned());
         }
         for (key, why) in waived {
             say("dangerous", format!("it waives {key}: {why}"));
+        }
+    }
+    for grant in &entry.secrets {
+        if grant.delivery == Delivery::Env {
+            let what = "every process of the task's user can read it in /proc, and what the task starts inherits it: \
+                        use `fd` or `file` where the program can";
+            say(&format!("secret.{}", grant.secret), what.to_owned());
         }
     }
     for (name, param) in &entry.params {
@@ -99,6 +126,35 @@ pub(super) fn remarks(entry: &Entry, dir: &Path, own_uid: u32) -> Vec<(String, S
     found
 }
 
+/// A secret of an entry that a task of another entry can get at, because both run under one account, which is no wall
+/// between them: which other entry, in one sentence. `others`: all entries.
+pub(super) fn shared<'a>(
+    entry: &Entry,
+    mut others: impl Iterator<Item = &'a Entry>,
+) -> Option<(String, String)> {
+    let user = entry.user.as_ref()?;
+    let lacks = |other: &Entry| {
+        let mut granted = entry.secrets.iter().map(|grant| &grant.secret);
+        granted
+            .find(|name| other.secrets.iter().all(|grant| grant.secret != **name))
+            .cloned()
+    };
+    let (other, secret) = others.find_map(|other| {
+        let is_same = other
+            .user
+            .as_ref()
+            .is_some_and(|theirs| theirs.uid == user.uid);
+        let secret = lacks(other).filter(|_| is_same && other.name != entry.name)?;
+        Some((other, secret))
+    })?;
+    let what = format!(
+        "`{}` runs as {} too and is not granted this: tasks of one account can read each other's memory, descriptors and \
+         files; give one of them an account of its own",
+        other.name, user.name
+    );
+    Some((format!("secret.{secret}"), what))
+}
+
 /// Texts that have little in common: a pattern that accepts them all restricts nothing.
 const ACCEPTS_ALL: &[&str] = &["a", "../../etc/passwd", "x; y $(z)", "a b", "\u{e4}\"'*"];
 
@@ -109,7 +165,7 @@ fn program(entry: &Entry, dir: &Path) -> Option<String> {
     if let Err(what) = executable(path) {
         return Some(what);
     }
-    let interpreter = interpreter(path)?;
+    let interpreter = script::shebang(path)?.interpreter;
     let what = executable(Path::new(&interpreter)).err()?;
     Some(format!("{program} asks for an interpreter: {what}"))
 }
@@ -132,15 +188,6 @@ fn executable(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What a script's first line names.
-fn interpreter(script: &Path) -> Option<String> {
-    let mut start = Vec::new();
-    let file = std::fs::File::open(script).ok()?;
-    file.take(SHEBANG_BYTES).read_to_end(&mut start).ok()?;
-    let line = start
-        .strip_prefix(b"#!")?
-        .split(|byte| *byte == b'\n')
-        .next()?;
-    let line = std::str::from_utf8(line).ok()?;
-    line.split_whitespace().next().map(str::to_owned)
-}
+#[cfg(test)]
+#[path = "advice_tests.rs"]
+mod tests;

@@ -7,10 +7,12 @@ use outpost_proto::message::OnDisconnect;
 use outpost_proto::name::{EntryName, ParamName};
 use outpost_proto::units::{duration_ms, size_bytes};
 
-use super::file::RawEntry;
+use super::file::{RawEntry, RawGrant};
+use super::grant::{self, Grant};
 use super::param::Param;
 use super::plan::Template;
 use super::suggest::did_you_mean;
+use super::window::Window;
 
 const TIMEOUT_MS: u64 = 3_600_000;
 const TIMEOUT_MS_MAX: u64 = 30 * 86_400_000;
@@ -36,6 +38,12 @@ pub struct Entry {
     pub user: Option<RunAs>,
     /// Where it runs; `None`: in the attempt's own directory.
     pub workdir: Option<PathBuf>,
+    /// What it can change where tasks of the agent's own account can change nothing else.
+    pub writes: Vec<PathBuf>,
+    /// Whether it reaches services with named sockets where tasks of the agent's own account do not.
+    pub unix_sockets: bool,
+    /// Whether it reaches memory, semaphores, queues and keys of the account where tasks of the agent's own do not.
+    pub ipc: bool,
     /// Constants added to its environment.
     pub(super) env: BTreeMap<String, String>,
     /// Parameters handed over as environment values.
@@ -54,6 +62,10 @@ pub struct Entry {
     pub max_parallel: Option<u16>,
     /// How many starts in an hour.
     pub max_per_hour: Option<u32>,
+    /// When it may start; empty: always.
+    pub windows: Vec<Window>,
+    /// Whether each start needs a person's approval.
+    pub needs_approval: bool,
     /// Bytes of output kept.
     pub log_max_bytes: u64,
     /// Whether its exit code is reported.
@@ -64,6 +76,8 @@ pub struct Entry {
     pub dangerous: bool,
     /// What it can be given.
     pub params: BTreeMap<ParamName, Param>,
+    /// The site's secrets that it is handed, by name.
+    pub secrets: Vec<Grant>,
 }
 
 /// What is wrong with an entry: under which key, and why.
@@ -138,11 +152,24 @@ impl Entry {
         if workdir.as_ref().is_some_and(|dir| !dir.is_absolute()) {
             wrong.push(Wrong::new("workdir", "it must be an absolute path"));
         }
+        let writes = raw.writes.into_iter().map(PathBuf::from);
+        let writes = writes.collect::<Vec<_>>();
+        if writes.iter().any(|path| !path.is_absolute()) {
+            wrong.push(Wrong::new("writes", "each must be an absolute path"));
+        }
+        let secrets = grants(raw.secret, &mut wrong);
+        let windows = raw.windows.iter().map(|text| text.parse::<Window>());
+        let windows = windows
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap_or_else(|why| note(&mut wrong, "windows", why, Vec::new()));
         let names = (raw.env.keys().map(|name| ("env", name)))
             .chain(env_params.keys().map(|name| ("env_params", name)))
-            .chain(raw.inherit_env.iter().map(|name| ("inherit_env", name)));
+            .chain(raw.inherit_env.iter().map(|name| ("inherit_env", name)))
+            .collect::<Vec<_>>();
+        wrong.extend(grant::twice(&secrets, &names).map(|(key, why)| Wrong::new(key, why)));
         wrong.extend(
             names
+                .into_iter()
                 .filter(|(_, name)| !is_env_name(name))
                 .map(|(key, name)| Wrong::new(key, no_env_name(name))),
         );
@@ -159,6 +186,9 @@ impl Entry {
             argv,
             user,
             workdir,
+            writes,
+            unix_sockets: raw.unix_sockets,
+            ipc: raw.ipc,
             env: raw.env,
             env_params,
             inherit_env: raw.inherit_env,
@@ -168,13 +198,32 @@ impl Entry {
             on_disconnect,
             max_parallel: raw.max_parallel,
             max_per_hour: raw.max_per_hour,
+            windows,
+            needs_approval: raw.needs_approval,
             log_max_bytes,
             report_exit_code: raw.report_exit_code,
             report_count: raw.report_count,
             dangerous: raw.dangerous,
             params,
+            secrets,
         })
     }
+}
+
+/// What it is granted; what is wrong with a grant goes to `wrong`.
+fn grants(raw: BTreeMap<String, RawGrant>, wrong: &mut Vec<Wrong>) -> Vec<Grant> {
+    if raw.len() > crate::secrets::MOST {
+        let why = format!("it can have {} secrets", crate::secrets::MOST);
+        wrong.push(Wrong::new("secret", why));
+    }
+    let mut grants = Vec::new();
+    for (name, raw) in raw {
+        match Grant::new(&name, raw) {
+            Ok(grant) => grants.push(grant),
+            Err(why) => wrong.push(Wrong::new(format!("secret.{name}"), why)),
+        }
+    }
+    grants
 }
 
 fn note<T>(wrong: &mut Vec<Wrong>, key: &str, why: String, instead: T) -> T {
@@ -182,7 +231,7 @@ fn note<T>(wrong: &mut Vec<Wrong>, key: &str, why: String, instead: T) -> T {
     instead
 }
 
-fn no_env_name(name: &str) -> String {
+pub(super) fn no_env_name(name: &str) -> String {
     if name.starts_with("OUTPOST_") {
         format!("`{name}` is one of the agent's own names (OUTPOST_…): choose another")
     } else {
@@ -240,12 +289,19 @@ pub(super) fn no_param(name: &ParamName, params: &BTreeMap<ParamName, Param>) ->
     format!("there is no parameter `{name}`{likely}")
 }
 
-/// As root every entry says whom it runs as; an ordinary agent can only run things as itself.
+/// As root an entry that does not say whom it runs as runs as the account for tasks, where the host has it; an ordinary
+/// agent can only run things as itself.
 fn user(name: Option<String>, is_root: bool) -> Result<Option<RunAs>, String> {
     let Some(name) = name else {
         return if is_root {
-            Err("it is missing, and the agent runs as root: name the account this runs as, such as user = \"nobody\""
-                .to_owned())
+            let why = |why: String| {
+                let account = crate::users::TASK_ACCOUNT;
+                format!(
+                    "it is missing, and the agent runs as root: name the account this runs as, such as user = \"nobody\", \
+                     or make the account for tasks, `useradd --system --shell /usr/sbin/nologin {account}` ({why})"
+                )
+            };
+            crate::users::for_tasks().map(Some).map_err(why)
         } else {
             Ok(None)
         };
@@ -304,7 +360,7 @@ fn log_max(text: Option<&str>) -> Result<u64, String> {
     }
 }
 
-fn is_env_name(name: &str) -> bool {
+pub(super) fn is_env_name(name: &str) -> bool {
     let first = name
         .bytes()
         .next()

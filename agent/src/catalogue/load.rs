@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use outpost_proto::ids::CatalogueVersion;
 use outpost_proto::limits::CATALOGUE_ENTRIES;
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::entry::{Entry, Wrong};
 use super::file::File;
 use super::{Catalogue, advice, lines, lint, parsing, paths};
+use crate::secrets::{self, Sources};
 
 /// Bytes of one catalogue file.
 const FILE_BYTES: u64 = 1 << 20;
@@ -102,9 +104,12 @@ pub fn survey(dir: &Path, spiffe_id: &str) -> Survey {
             what: worded(&key, &what),
         };
         broken.extend(advice::broken(entry, &dir).into_iter().map(problem));
-        let wide = advice::remarks(entry, &dir, loading.own_uid);
-        remarks.extend(wide.into_iter().map(problem));
+        let wide = advice::remarks(entry, &dir, loading.own_uid, &loading.secrets);
+        let others = loading.entries.values().map(|(other, _)| other);
+        let shared = advice::shared(entry, others);
+        remarks.extend(wide.into_iter().chain(shared).map(problem));
     }
+    remarks.extend(loading.about_secrets());
     let (problems, catalogue) = match loading.accept(spiffe_id) {
         Ok(catalogue) => (Vec::new(), Some(catalogue)),
         Err(problems) => (problems, None),
@@ -170,6 +175,9 @@ struct Loading {
     problems: Vec<Problem>,
     entries: BTreeMap<EntryName, (Entry, At)>,
     digest: Sha256,
+    secrets: Sources,
+    /// The text that `secrets` are from.
+    secrets_text: String,
 }
 
 impl Loading {
@@ -181,6 +189,8 @@ impl Loading {
             problems: Vec::new(),
             entries: BTreeMap::new(),
             digest: Sha256::new(),
+            secrets: Sources::default(),
+            secrets_text: String::new(),
         };
         loading.digest.update(spiffe_id.as_bytes());
         let dir = match dir.canonicalize() {
@@ -196,6 +206,8 @@ impl Loading {
         if let Err(why) = paths::check(&dir, own_uid) {
             loading.problem(&dir, None, None, why);
         }
+        // Before the entries, which name them. Not part of the version: where a secret comes from changes no entry.
+        loading.secrets(&dir);
         match files(&dir) {
             Ok(files) => files.iter().for_each(|file| loading.file(&dir, file)),
             Err(error) => loading.problem(&dir, None, None, error.to_string()),
@@ -222,7 +234,32 @@ impl Loading {
             version: CatalogueVersion(version),
             spiffe_id: spiffe_id.to_owned(),
             entries: entries.map(|(name, (entry, _))| (name, entry)).collect(),
+            secrets: Arc::new(self.secrets),
         })
+    }
+
+    fn secrets(&mut self, dir: &Path) {
+        let (secrets, text, problems) = Sources::beside(dir, self.own_uid);
+        for problem in problems {
+            let line = problem.offset.map(|at| lines::of_offset(&text, at));
+            self.problem(secrets.file(), line, None, problem.what);
+        }
+        (self.secrets, self.secrets_text) = (secrets, text);
+    }
+
+    /// What works and is wider than it need be, or will not work, of where secrets come from.
+    fn about_secrets(&self) -> Vec<Problem> {
+        let remark = |(name, source): (&secrets::Name, &secrets::Source)| {
+            let line = lines::of_path(&self.secrets_text, &["secret", name.as_str()]);
+            let why = secrets::remark(source)?;
+            Some(Problem {
+                file: self.secrets.file().to_owned(),
+                line,
+                entry: None,
+                what: format!("secret `{name}`: {why}"),
+            })
+        };
+        self.secrets.iter().filter_map(remark).collect()
     }
 
     fn problem(&mut self, file: &Path, line: Option<usize>, entry: Option<&str>, what: String) {
@@ -277,7 +314,20 @@ impl Loading {
     fn entry(&mut self, dir: &Path, at: At, entry: Entry) {
         let name = entry.name.clone();
         if !entry.dangerous {
-            for (key, why) in lint::objections(&entry, dir) {
+            for (key, why) in lint::objections(&entry, dir, &self.secrets) {
+                let line = at.line_of(&entry, &key);
+                let why = format!("{why}, or set dangerous = true");
+                self.problem(
+                    &at.file,
+                    Some(line),
+                    Some(name.as_str()),
+                    worded(&key, &why),
+                );
+            }
+        }
+        for grant in &entry.secrets {
+            if let Err(why) = self.secrets.get(&grant.secret) {
+                let key = format!("secret.{}", grant.secret);
                 let line = at.line_of(&entry, &key);
                 self.problem(
                     &at.file,

@@ -2,13 +2,15 @@
 //!
 //! Read from `catalogue.d/*.toml` as a whole or not at all. The orchestrator can only name an entry and give values
 //! that the entry's schema accepts; everything else is refused, with an enum upstream and the full reason in the site's
-//! own log. `load` reads and checks, `entry` is what an entry is, `lint` refuses what is too wide, `paths` refuses what
-//! others could change, `advice` says what will not work or is
-//! wider than it need be, `schema` describes the files, `plan` turns an accepted assignment into a program with arguments.
+//! own log. `load` reads and checks, `entry` is what an entry is, `lint` refuses what is too wide, `script` knows what
+//! interpreters read, `paths` refuses what others could change, `verify` looks again before each start, `advice` says
+//! what will not work or is wider than it need be, `schema` describes the files, `plan` turns an accepted assignment into
+//! a program with arguments.
 
 mod advice;
 mod entry;
 mod file;
+mod grant;
 mod lines;
 mod lint;
 mod load;
@@ -17,23 +19,32 @@ mod parsing;
 mod paths;
 mod plan;
 mod schema;
+mod script;
 mod suggest;
+mod verify;
+mod window;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outpost_agent_core::event::{Catalog, Terms};
 use outpost_proto::ids::CatalogueVersion;
-use outpost_proto::message::{self, Assign};
-use outpost_proto::name::{EntryHash, EntryName};
+use outpost_proto::message::{self, Assign, ParamValue};
+use outpost_proto::name::{EntryHash, EntryName, ParamName};
 use outpost_proto::outcome::Refusal;
 
+use crate::secrets::Sources;
+
 pub use entry::{Entry, RunAs};
+pub use grant::Grant;
 pub use load::{CatalogueError, Problem, Survey, load, survey};
 pub use param::{Kind as ParamKind, Param};
+pub(crate) use paths::check as check_path;
 pub use plan::Plan;
 pub use schema::{reference, schema};
 pub(crate) use suggest::did_you_mean;
+pub use window::Window;
 
 /// An accepted catalogue: immutable until the next accepted reload.
 #[derive(Debug)]
@@ -42,6 +53,32 @@ pub struct Catalogue {
     version: CatalogueVersion,
     spiffe_id: String,
     entries: BTreeMap<EntryName, Entry>,
+    secrets: Arc<Sources>,
+}
+
+/// Refuses a file that anybody but root and the agent's account could change, or put another in the place of.
+///
+/// # Errors
+/// Which part of the path is the trouble, and what to do about it.
+pub(crate) fn unchangeable(path: &Path, own_uid: u32) -> Result<(), String> {
+    paths::check(path, own_uid)
+}
+
+/// A secret's command that is a script under its own name, with what to write instead: the rule of an entry's `argv`.
+pub(crate) fn script_as_command(argv: &[String]) -> Option<String> {
+    script::objection_to_command(argv)
+}
+
+/// Refuses a secret's command of which not everything that it runs is what was looked at: the rules of an entry's `argv`.
+///
+/// # Errors
+/// What others could change, or what to write in front of a script.
+pub(crate) fn check_command(argv: &[String], own_uid: u32) -> Result<(), String> {
+    let program = argv.first().map(PathBuf::from);
+    for file in program.into_iter().chain(script::run_by_command(argv)) {
+        unchangeable(&file, own_uid)?;
+    }
+    script_as_command(argv).map_or(Ok(()), Err)
 }
 
 impl Catalogue {
@@ -49,6 +86,12 @@ impl Catalogue {
     #[must_use]
     pub fn version(&self) -> CatalogueVersion {
         self.version
+    }
+
+    /// Where it was read: absolute, without links.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// All entries, by name.
@@ -60,6 +103,12 @@ impl Catalogue {
     #[must_use]
     pub fn entry(&self, name: &EntryName) -> Option<&Entry> {
         self.entries.get(name)
+    }
+
+    /// Where the secrets that its entries are granted come from.
+    #[must_use]
+    pub fn secrets(&self) -> &Arc<Sources> {
+        &self.secrets
     }
 
     /// What exactly is to be run for this assignment.
@@ -110,6 +159,16 @@ impl Catalog for Catalogue {
             max_per_hour: entry.max_per_hour,
         })
     }
+}
+
+/// What the orchestrator gives an attempt, as texts: what people compare and approve.
+pub(crate) fn texts(assign: &Assign) -> BTreeMap<String, String> {
+    let text = |(name, value): (&ParamName, &ParamValue)| (name.to_string(), param::as_text(value));
+    assign
+        .parameters
+        .iter()
+        .map(|(name, value)| text((name, value)))
+        .collect()
 }
 
 #[cfg(test)]

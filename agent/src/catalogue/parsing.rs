@@ -34,20 +34,27 @@ const SYNONYMS: &[(&str, &str)] = &[
     ),
     ("run_as", "it is `user` here"),
     ("schedule", "the workflow says so"),
+    (
+        "secrets",
+        "it is `secret` here: `secret.NAME = { as = \"fd\" }`",
+    ),
     ("type", "it is `kind` here"),
     ("uid", "it is `user` here: the account's name"),
 ];
 /// What the parser calls tables that are not there, and how they are written.
-const TABLES: [(&str, &str); 2] = [
+const TABLES: [(&str, &str); 3] = [
+    (
+        "expected struct RawGrant",
+        "each secret says how it is handed over: `secret.NAME = { as = \"fd\" }`",
+    ),
     (
         "expected struct RawParam",
         "each parameter is a table: `[entry.NAME.param.PARAMETER]`, and `kind = \"int\"` or another kind below it",
     ),
-    (
-        "expected struct RawEntry",
-        "each entry is a table: `[entry.NAME]`, and `argv = [\"/path/of/program\"]` below it",
-    ),
+    ("expected struct RawEntry", ENTRY),
 ];
+const ENTRY: &str =
+    "each entry is a table: `[entry.NAME]`, and `argv = [\"/path/of/program\"]` below it";
 /// Keys whose values are a length of time.
 const TIMES: [&str; 2] = ["timeout", "grace"];
 /// Characters of a value that are shown.
@@ -61,6 +68,10 @@ pub(super) fn told(text: &str, offset: Option<usize>, message: &str) -> String {
     let tables = TABLES.iter().find(|(theirs, _)| message.contains(theirs));
     if let Some((_, ours)) = tables {
         return (*ours).to_owned();
+    }
+    let is_list = |line: &str| line.trim_start().starts_with("[[entry");
+    if message.contains("expected a map") && text.lines().any(is_list) {
+        return ENTRY.to_owned();
     }
     let written = offset.and_then(|offset| Written::at(text, offset));
     let better = written.and_then(|written| written.better(message));
@@ -184,6 +195,10 @@ mod tests {
             ),
             (
                 "[entry]\nargv = [\"/bin/echo\"]\n",
+                "each entry is a table: `[entry.NAME]`, and `argv = [\"/path/of/program\"]` below it",
+            ),
+            (
+                "[[entry]]\nname = \"a\"\nargv = [\"/bin/echo\"]\n",
                 "each entry is a table: `[entry.NAME]`, and `argv = [\"/path/of/program\"]` below it",
             ),
             (

@@ -77,9 +77,24 @@ impl Template {
         fixed.then(|| self.fill(dir, &BTreeMap::new()))
     }
 
+    /// As it is written in the catalogue.
+    pub(super) fn shown(&self) -> String {
+        let part = |part: &Part| match part {
+            Part::Literal(text) => text.replace('{', "{{").replace('}', "}}"),
+            Part::CatalogueDir => "{catalogue}".to_owned(),
+            Part::Param(name) => format!("{{param.{name}}}"),
+        };
+        self.0.iter().map(part).collect()
+    }
+
     /// Whether it names a file of the catalogue's own directory.
     pub(super) fn is_catalogue_file(&self) -> bool {
         matches!(self.0.first(), Some(Part::CatalogueDir))
+    }
+
+    /// Whether it begins with a parameter's value.
+    pub(super) fn begins_with_param(&self) -> bool {
+        matches!(self.0.first(), Some(Part::Param(_)))
     }
 
     /// Whether this parameter's value is filled in.

@@ -61,8 +61,14 @@ pub fn reference() -> String {
         "## Parameter: `[entry.NAME.param.PARAMETER]`",
         of("Parameter"),
     );
+    section(
+        &mut text,
+        "## Secret: `[entry.NAME.secret.SECRET]`",
+        of("Grant"),
+    );
     text.push_str(UNITS);
     text.push_str(SURROUNDINGS);
+    crate::secrets::reference(&mut text, section);
     text
 }
 
@@ -82,6 +88,7 @@ Its environment is what `env`, `env_params` and `inherit_env` of the entry say, 
 | `OUTPOST_WORKFLOW`, `OUTPOST_TASK`, `OUTPOST_ENTRY` | Names. |
 | `OUTPOST_RUN`, `OUTPOST_ATTEMPT` | Ids of 32 hex digits; another try of a task is another attempt of the same run. |
 | `OUTPOST_FENCE` | A number that is higher for each later attempt of the task: a store that refuses lower ones is safe from an attempt that was given up and still runs. |
+| `OUTPOST_SECRET_NAME_FD`, `OUTPOST_SECRET_NAME_FILE`, `OUTPOST_SECRET_NAME` | A secret that it is granted: the number of an open descriptor, a file's path, or the value; the name in capitals, with `_` for `-`. |
 | `HOME` | Where it starts: `workdir`, or an empty directory of its own. |
 | `PATH` | `/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin` |
 

@@ -345,7 +345,7 @@ fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
     let user = user();
     let text = format!(
         "[entry.a]\n{user}argv = [\"/no/such/program\"]\n\n\
-         [entry.b]\n{user}argv = [\"{{catalogue}}/job.sh\"]\ndescription = \"b\"\n\n\
+         [entry.b]\n{user}argv = [\"{{catalogue}}/job.sh\"]\ndescription = \"b\"\ndangerous = true\n\n\
          [entry.c]\n{user}argv = [\"{{catalogue}}/plain.sh\"]\ndescription = \"c\"\n\n\
          [entry.d]\n{user}argv = [\"/bin/ls\", \"{{param.x}}\"]\ndescription = \"d\"\nworkdir = \"/no/such\"\n\
          param.x = {{ kind = \"text\", pattern = \".*\" }}\n\n\
@@ -379,6 +379,7 @@ fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
         "d",
         "param.x: its pattern accepts nearly any text",
     );
+    said(&survey.remarks, "b", "it waives argv: ");
     said(&survey.remarks, "e", "it waives argv: `sh -c` takes code");
     assert_eq!(survey.broken.len(), 4);
 }
@@ -403,4 +404,116 @@ fn parameters_that_reach_nothing_are_told() {
             "param.day: nothing takes it: put `{param.day}` into `argv`, or name it in `env_params`",
         ]
     );
+}
+
+/// A catalogue with `secrets.toml` beside its directory.
+fn load_with_secrets(secrets: &str, text: &str) -> Result<Catalogue, CatalogueError> {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "secrets.toml", secrets);
+    let catalogue = dir.path().join("catalogue.d");
+    std::fs::create_dir(&catalogue).unwrap();
+    write(&catalogue, "a.toml", &text.replace("#user#\n", user()));
+    load(&catalogue, "spiffe://test/tenant/t/agent/a")
+}
+
+const SECRETS: &str =
+    "[secret.db-password]\nfile = \"/etc/db\"\n[secret.token]\nenv = \"API_TOKEN\"\n";
+
+#[test]
+fn an_entry_is_handed_what_it_is_granted_and_a_change_of_sources_is_no_change_of_it() {
+    let entry = "[entry.a]\n#user#\nargv = [\"/bin/true\"]\nsecret.db-password = { as = \"fd\" }\n\
+                 secret.token = { as = \"env\", variable = \"TOKEN\" }\n";
+    let catalogue = load_with_secrets(SECRETS, entry).unwrap();
+    let granted = &catalogue.entry(&"a".parse().unwrap()).unwrap().secrets;
+    let granted = granted.iter().map(|grant| grant.variable.as_str());
+    assert_eq!(
+        granted.collect::<Vec<_>>(),
+        ["OUTPOST_SECRET_DB_PASSWORD_FD", "TOKEN"]
+    );
+    let moved = SECRETS.replace("/etc/db", "/srv/db");
+    let moved = load_with_secrets(&moved, entry).unwrap();
+    assert_eq!(moved.version(), catalogue.version());
+}
+
+#[test]
+fn grants_that_cannot_be_are_refused_with_their_place() {
+    for (line, expected) in [
+        ("secret.db = { as = \"fd\" }", "there is no secret `db` in "),
+        (
+            "secret.token = { as = \"argv\" }",
+            "`argv` is no way to hand it over",
+        ),
+        ("secret.token = { }", "missing field `as`"),
+        (
+            "secret.token = \"fd\"",
+            "each secret says how it is handed over",
+        ),
+        ("secrets = []", "it is `secret` here"),
+        ("secret.Token = { as = \"fd\" }", "is no secret's name"),
+        (
+            "secret.token = { as = \"fd\", variable = \"OUTPOST_X\" }",
+            "one of the agent's own names",
+        ),
+        (
+            "env = { A = \"b\" }\nsecret.token = { as = \"fd\", variable = \"A\" }",
+            "the variable A is taken by `env`",
+        ),
+        (
+            "inherit_env = [\"API_TOKEN\"]",
+            "API_TOKEN is the secret `token`, which it would get without being granted it",
+        ),
+    ] {
+        let entry = format!("[entry.a]\n#user#\nargv = [\"/bin/true\"]\n{line}\n");
+        let why = load_with_secrets(SECRETS, &entry).unwrap_err().to_string();
+        assert!(
+            why.contains(expected) && why.contains("a.toml"),
+            "{line}: {why}"
+        );
+    }
+    let why = load_with_secrets("[secret.x]\n", "")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("secrets.toml:1: secret `x`: it has no source"),
+        "{why}"
+    );
+}
+
+#[test]
+fn what_an_interpreter_or_a_wrapper_runs_is_no_ones_choice_but_the_sites() {
+    let refused = |argv: &str| {
+        let text = format!(
+            "[entry.a]\n#user#\nargv = {argv}\nparam.x = {{ kind = \"enum\", values = [\"y\"] }}\n"
+        );
+        load_text(&text).err().map(|error| error.to_string())
+    };
+    for argv in [
+        r#"["/usr/bin/env", "bash", "-c", "id"]"#,
+        r#"["/usr/bin/timeout", "5", "/bin/sh", "-xc", "id"]"#,
+        r#"["/usr/bin/nice", "-n", "5", "python3", "-c", "pass"]"#,
+        r#"["/bin/sh", "{param.x}"]"#,
+        r#"["/usr/bin/python3", "-u", "{param.x}"]"#,
+        r#"["/usr/bin/env", "A=b", "{param.x}"]"#,
+    ] {
+        assert!(refused(argv).is_some(), "{argv}");
+    }
+    for argv in [
+        r#"["/bin/sh", "/opt/x.sh", "{param.x}"]"#,
+        r#"["/usr/bin/env", "A=b", "/opt/x", "{param.x}"]"#,
+        r#"["/usr/bin/timeout", "5", "/opt/x", "-c", "{param.x}"]"#,
+        r#"["/opt/x", "{param.x}"]"#,
+    ] {
+        assert_eq!(refused(argv), None, "{argv}");
+    }
+}
+
+#[test]
+fn windows_are_read_with_the_entry_and_a_wrong_one_is_told_with_its_place() {
+    let entry = "[entry.a]\n#user#\nargv = [\"/bin/true\"]\nneeds_approval = true\nwindows = [\"mon-fri\", \"01:00-02:00\"]\n";
+    let catalogue = load_text(entry).unwrap();
+    let entry_a = catalogue.entry(&"a".parse().unwrap()).unwrap();
+    assert!(entry_a.needs_approval);
+    assert_eq!(entry_a.windows.len(), 2);
+    let why = refused(&entry.replace("mon-fri", "weekdays"));
+    assert!(why.contains("windows: `weekdays` is no window"), "{why}");
 }

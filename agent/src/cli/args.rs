@@ -6,7 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use outpost_agent_link::sandbox::Account;
 use outpost_proto::units::{duration_ms, size_bytes};
+
+use super::confinement::SandboxArg;
+use super::evidence::{AuditArg, LEAKTEST_HELP, LeaktestArgs, LeaktestCommand, WireArgs};
+use crate::seal::KeyArgs;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -17,7 +22,8 @@ Examples:
   outpost-agent logs -f 3f2a
   outpost-agent ledger explain
 
-Exit status: 0 done; 1 it could not be done; 2 wrong usage.
+Exit status: 0 done; 1 it could not be done; 2 wrong usage; 4 (enrol, run) the sandbox is weaker than
+--sandbox strict asks for. `drain` and `catalogue try` have more, which their help tells.
 Files: state in /var/lib/outpost-agent as root, else ~/.local/state/outpost-agent;
        catalogue in /etc/outpost/catalogue.d as root, else ~/.config/outpost/catalogue.d.";
 
@@ -57,6 +63,37 @@ pub(crate) enum Form {
     Json,
 }
 
+/// How much is said upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reporting {
+    /// Outcomes with durations in milliseconds and what entries opted in to, at once.
+    Normal,
+    /// Outcomes only, durations and the host's numbers in steps, every ten seconds at most.
+    Strict,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct ReportingArg {
+    /// How much is said of attempts and host; `outpost-agent ledger budget` says how many bits that is.
+    #[arg(
+        long,
+        env = "OUTPOST_AGENT_REPORTING",
+        value_enum,
+        default_value = "normal",
+        value_name = "HOW"
+    )]
+    pub(crate) reporting: Reporting,
+}
+
+impl From<Reporting> for outpost_proto::message::Reporting {
+    fn from(reporting: Reporting) -> Self {
+        match reporting {
+            Reporting::Normal => Self::Normal,
+            Reporting::Strict => Self::Strict,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CatalogueArg {
     /// Directory with the site's catalogue files.
@@ -82,6 +119,10 @@ pub(crate) enum Command {
         /// Enrol again although this directory is enrolled; what it holds of the earlier identity is given up.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        sandbox: SandboxArg,
+        #[command(flatten)]
+        audit: AuditArg,
     },
     /// Connect and run what the orchestrator asks for and the catalogue allows, until stopped.
     Run {
@@ -98,14 +139,26 @@ pub(crate) enum Command {
             value_name = "URL"
         )]
         proxy: Option<String>,
-        /// Connect and record what would be sent and run; run nothing.
-        #[arg(long)]
+        /// Connect, judge every instruction in full, record what would have run, and run nothing: `outpost-agent observed`
+        /// lists it. What an earlier process began goes on to its end.
+        #[arg(long, env = "OUTPOST_AGENT_OBSERVE")]
         observe: bool,
+        #[command(flatten)]
+        reporting: ReportingArg,
         /// Serve Prometheus metrics at this loopback address, such as 127.0.0.1:9464; without it they are not served.
         #[arg(long, env = "OUTPOST_AGENT_METRICS", value_name = "ADDRESS:PORT")]
         metrics: Option<std::net::SocketAddr>,
         #[command(flatten)]
         keep: KeepArgs,
+        #[command(flatten)]
+        site_keys: KeyArgs,
+        /// How long after the end of its last task here the files of a run are encrypted.
+        #[arg(long, env = "OUTPOST_AGENT_SEAL_RUNS_AFTER", value_name = "TIME", default_value = "1m", value_parser = duration, help_heading = "Encryption at rest")]
+        seal_runs_after: Duration,
+        #[command(flatten)]
+        sandbox: SandboxArg,
+        #[command(flatten)]
+        audit: AuditArg,
         #[arg(long, hide = true)]
         leash_fd: Option<RawFd>,
     },
@@ -121,6 +174,12 @@ pub(crate) enum Command {
             value_name = "URL"
         )]
         proxy: Option<String>,
+        #[command(flatten)]
+        reporting: ReportingArg,
+        #[command(flatten)]
+        sandbox: SandboxArg,
+        #[command(flatten)]
+        audit: AuditArg,
     },
     /// Show the running agent in one screen.
     Status,
@@ -131,13 +190,69 @@ pub(crate) enum Command {
         /// Go on showing what is added, until the attempt is over.
         #[arg(short, long, requires = "attempt")]
         follow: bool,
+        #[command(flatten)]
+        site_keys: KeyArgs,
+    },
+    /// Take everything away that this site keeps of a run: logs, outputs, working directories.
+    #[command(
+        after_help = "Refused while attempts of the run go on. What stays, and why, is said: what left the site, and that it ran."
+    )]
+    Purge {
+        /// The run's id, or its first digits.
+        run: String,
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Make or name the key with which logs and outputs are encrypted on this host's disk.
+    #[command(subcommand)]
+    SiteKey(SiteKeyCommand),
+    /// List what this site refused, each with its reason, which stays here; the newest last.
+    Refusals {
+        #[command(flatten)]
+        which: RefusalsArgs,
+    },
+    /// List what `run --observe` would have run.
+    Observed {
+        #[command(flatten)]
+        which: RefusalsArgs,
     },
     /// Look at what left this site.
     #[command(subcommand)]
     Ledger(Ledger),
+    /// Have canary tasks leave a marked string everywhere, then look for it in all that leaves the site.
+    #[command(after_help = LEAKTEST_HELP, args_conflicts_with_subcommands = true)]
+    Leaktest {
+        #[command(flatten)]
+        looks: Box<LeaktestArgs>,
+        #[command(subcommand)]
+        what: Option<LeaktestCommand>,
+    },
     /// Look at what may run here.
     #[command(subcommand)]
     Catalogue(CatalogueCommand),
+    /// Look at where this site's secrets come from; a value is never shown.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
+    /// Approve starts of an entry that needs it; without an entry, list what is approved.
+    Approve {
+        #[command(flatten)]
+        catalogue: CatalogueArg,
+        /// The entry's name.
+        entry: Option<String>,
+        /// How many starts.
+        #[arg(long, value_name = "N", default_value_t = 1, requires = "entry", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        times: u32,
+        /// For how long it holds; at most 30d.
+        #[arg(long, value_name = "TIME", default_value = "1h", requires = "entry", value_parser = keep_logs)]
+        within: Duration,
+        /// Only with this value of a parameter; can be given several times.
+        #[arg(short, long = "param", value_name = "NAME=VALUE", requires = "entry")]
+        params: Vec<String>,
+        /// Take back everything that is approved of the entry.
+        #[arg(long, requires = "entry", conflicts_with_all = ["times", "within", "params"])]
+        withdraw: bool,
+    },
     /// Start nothing until `resume`; the orchestrator cannot override it.
     Pause,
     /// Start work again.
@@ -174,6 +289,16 @@ pub(crate) enum Command {
     Role(Role),
 }
 
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RefusalsArgs {
+    /// Of this catalogue entry only.
+    #[arg(long, value_name = "ENTRY")]
+    pub(crate) entry: Option<String>,
+    /// How many at most, the newest.
+    #[arg(short = 'n', long, value_name = "N", default_value = "50")]
+    pub(crate) last: usize,
+}
+
 /// What can be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reference {
@@ -183,6 +308,8 @@ pub(crate) enum Reference {
     Config,
     /// Commands.
     Cli,
+    /// How many bits leave.
+    Budget,
 }
 
 /// What stays on disk of what is over.
@@ -195,6 +322,9 @@ pub(crate) struct KeepArgs {
     /// How many bytes of logs stay; beyond it the oldest go.
     #[arg(long, env = "OUTPOST_AGENT_KEEP_LOGS_SIZE", value_name = "SIZE", default_value = "10GiB", value_parser = size)]
     pub(crate) keep_logs_size: u64,
+    /// How many bytes of runs' files, outputs among them, stay; beyond it the oldest runs go, and never one with a task here.
+    #[arg(long, env = "OUTPOST_AGENT_KEEP_RUNS_SIZE", value_name = "SIZE", default_value = "50GiB", value_parser = size)]
+    pub(crate) keep_runs_size: u64,
     /// How long segments of the ledger stay; those of the present session do in any case.
     #[arg(long, env = "OUTPOST_AGENT_KEEP_LEDGER", value_name = "TIME", default_value = "90d", value_parser = duration)]
     pub(crate) keep_ledger: Duration,
@@ -203,14 +333,77 @@ pub(crate) struct KeepArgs {
     pub(crate) keep_ledger_size: u64,
 }
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+const VERIFY_HELP: &str = "\
+Says what is proven, and by whom: each record and its place by the chain; the first frames of a session, and that
+there were no others, by the orchestrator's signature over what it received.
+
+Exit status: 0 everything is as it was written and as it was signed for; 1 it could not be checked; 3 something was changed,
+cut, reordered, taken out or put in: what is said to be wrong begins with its kind; 4 the records are as they were written,
+and a receipt does not hold or is for frames that are not here; 5 nothing is known to be wrong, and not all of it is shown:
+frames were taken away before any receipt, nobody knows who signed one, or sessions are missing that were counted.
+
+Wire = ledger: run and enrol the agent with --audit-keylog KEYS, capture meanwhile as root, then verify:
+  dumpcap -i any -f 'host ORCHESTRATOR and tcp port PORT' -w CAPTURE
+  outpost-agent ledger verify --capture CAPTURE --keylog KEYS
+It is decrypted by tshark, which must be installed; no proxy may stand between. Exit status then: 0 every byte that the agent
+sent is accounted for; 1 not so, or it could not be checked; 5 nothing unaccounted was found, but the capture lacks a part.";
+
+/// Whose ledger is looked at.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LedgerFrom {
+    /// A directory that `ledger export` made, or a copy of a ledger, in place of this agent's own.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Ledger {
     /// List the records.
-    Show,
+    Show {
+        #[command(flatten)]
+        from: LedgerFrom,
+    },
     /// Say each record in words.
-    Explain,
-    /// Check every record and its place in the chain.
-    Verify,
+    Explain {
+        #[command(flatten)]
+        from: LedgerFrom,
+    },
+    /// Check every record, its place in the chain, and what the orchestrator signed for.
+    #[command(after_help = VERIFY_HELP)]
+    Verify {
+        #[command(flatten)]
+        from: LedgerFrom,
+        /// A root under which the orchestrator's signatures count, and no other does: its SHA-256, or a file with it (PEM or
+        /// DER). Ask the orchestrator's people for it: an export brings roots of its own along. May be repeated.
+        #[arg(long = "root", value_name = "SHA256|FILE", conflicts_with = "capture")]
+        roots: Vec<String>,
+        #[command(flatten)]
+        wire: Box<WireArgs>,
+    },
+    /// Copy everything that is needed to check the ledger elsewhere: `ledger verify --from DIR` does, offline.
+    #[command(after_help = "Exit status: as of `ledger verify`, which the copy goes through.")]
+    Export {
+        /// A directory that does not exist yet.
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Say how many bits each message can carry, and how many of them a task can choose.
+    Budget,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SiteKeyCommand {
+    /// Make a key, in a file that only this account reads. Never overwrites one.
+    New {
+        /// The file.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Name the keys that are given, as `status` and encrypted files name them.
+    List {
+        #[command(flatten)]
+        site_keys: KeyArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -221,7 +414,10 @@ pub(crate) enum CatalogueCommand {
         catalogue: CatalogueArg,
     },
     /// Say everything that is wrong, will not work on this host, or is wider than it need be.
-    #[command(after_help = "Exit status: 0 the catalogue would be accepted; 1 it would not.")]
+    #[command(
+        after_help = "Of a file that is no TOML, or has a value of the wrong type, the first such mistake is told and nothing else.\n\n\
+                      Exit status: 0 the catalogue would be accepted; 1 it would not."
+    )]
     Lint {
         #[command(flatten)]
         catalogue: CatalogueArg,
@@ -252,6 +448,26 @@ pub(crate) enum CatalogueCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// List the secrets: where each comes from, and which entries are granted it.
+    List {
+        #[command(flatten)]
+        catalogue: CatalogueArg,
+    },
+    /// Fetch secrets as the start of an attempt would, and say whether that works; of their values nothing is said.
+    #[command(
+        after_help = "It has the environment of whoever calls it: sources `env` and `credential` are the agent's own only in its unit.\n\n\
+                      Exit status: 0 all can be had; 1 one cannot."
+    )]
+    Test {
+        #[command(flatten)]
+        catalogue: CatalogueArg,
+        /// Which; all of them if none is named.
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Role {
     Link {
         #[arg(long)]
@@ -265,6 +481,10 @@ pub(crate) enum Role {
         #[arg(long, value_parser = pin)]
         pin: Option<[u8; 32]>,
         #[arg(long)]
+        keylog_fd: Option<RawFd>,
+        #[arg(long, value_parser = account)]
+        account: Option<Account>,
+        #[arg(long)]
         leash_fd: Option<RawFd>,
     },
     Dial {
@@ -276,9 +496,23 @@ pub(crate) enum Role {
         address: String,
         #[arg(long, env = "OUTPOST_PROXY", hide_env_values = true)]
         proxy: Option<String>,
+        #[arg(long, value_parser = account)]
+        account: Option<Account>,
+        #[arg(long)]
+        strict: bool,
         #[arg(long)]
         leash_fd: Option<RawFd>,
     },
+}
+
+/// `USER:GROUP`, as numbers; never root's.
+fn account(text: &str) -> Result<Account, String> {
+    let numbers = text.split_once(':');
+    let numbers = numbers.and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+    match numbers {
+        Some((uid, gid)) if uid != 0 && gid != 0 => Ok(Account { uid, gid }),
+        Some(_) | None => Err("an account is USER:GROUP, in numbers, and not root's".to_owned()),
+    }
 }
 
 fn pin(text: &str) -> Result<[u8; 32], String> {

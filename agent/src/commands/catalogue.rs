@@ -15,7 +15,7 @@ use outpost_proto::outcome::Outcome;
 
 use crate::catalogue::{self, Catalogue, Entry, Problem};
 use crate::cli::Form;
-use crate::output;
+use crate::output::{self, count};
 use crate::runner::trial::{self, Place, Trial, Tried};
 
 /// What `catalogue try` was told.
@@ -48,12 +48,6 @@ fn empty(dir: &Path) -> String {
     )
 }
 
-/// `1 error`, `2 errors`.
-fn count(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 fn row(entry: &Entry) -> serde_json::Value {
     let params = entry
         .params
@@ -67,6 +61,11 @@ fn row(entry: &Entry) -> serde_json::Value {
         "timeout_ms": entry.timeout_ms,
         "retry_safe": entry.retry_safe,
         "dangerous": entry.dangerous,
+        "needs_approval": entry.needs_approval,
+        "windows": entry.windows.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "max_per_hour": entry.max_per_hour,
+        "max_parallel": entry.max_parallel,
+        "secrets": entry.secrets.iter().map(|grant| grant.secret.to_string()).collect::<Vec<_>>(),
         "params": params,
     })
 }
@@ -75,10 +74,15 @@ fn describe(entry: &Entry) {
     let safe = if entry.retry_safe { ", retry-safe" } else { "" };
     let user = entry.user.as_ref();
     let user = user.map_or_else(String::new, |user| format!(" as {}", user.name));
-    output::line(format_args!(
-        "{}{user}{safe}: {}",
-        entry.name, entry.description
-    ));
+    let dangerous = if entry.dangerous { ", dangerous" } else { "" };
+    let says = match entry.description.as_str() {
+        "" => String::new(),
+        says => format!(": {says}"),
+    };
+    output::line(format_args!("{}{user}{safe}{dangerous}{says}", entry.name));
+    for gate in gates(entry) {
+        output::line(format_args!("    {gate}"));
+    }
     for (name, param) in &entry.params {
         let needed = if param.default.is_some() {
             "optional"
@@ -90,6 +94,34 @@ fn describe(entry: &Entry) {
             param.kind.expected()
         ));
     }
+}
+
+/// What a start of it depends on besides its parameters, and what it is handed.
+fn gates(entry: &Entry) -> Vec<String> {
+    let mut gates = Vec::new();
+    if entry.needs_approval {
+        gates.push("each start needs an approval here".to_owned());
+    }
+    if !entry.windows.is_empty() {
+        let windows = entry.windows.iter().map(ToString::to_string);
+        let windows = windows.collect::<Vec<_>>().join("; ");
+        gates.push(format!("starts within {windows} only"));
+    }
+    if let Some(most) = entry.max_per_hour {
+        gates.push(format!(
+            "{} in an hour at most",
+            count(most as usize, "start")
+        ));
+    }
+    if let Some(most) = entry.max_parallel {
+        gates.push(format!("{most} at a time at most"));
+    }
+    if !entry.secrets.is_empty() {
+        let names = entry.secrets.iter().map(|grant| grant.secret.to_string());
+        let names = names.collect::<Vec<_>>().join(", ");
+        gates.push(format!("is handed the secrets {names}"));
+    }
+    gates
 }
 
 /// Everything that can be said about the files; fails when the catalogue would not be accepted.
@@ -111,8 +143,10 @@ pub(crate) fn lint(dir: &Path, form: Form) -> anyhow::Result<ExitCode> {
             let warnings = count(warnings.len(), "warning");
             let dir = survey.dir.display();
             output::line(match entries {
-                Some(1) => format!("accepted: 1 entry in {dir}, {warnings}"),
-                Some(entries) => format!("accepted: {entries} entries in {dir}, {warnings}"),
+                Some(entries) => {
+                    let entries = count(entries, "entry");
+                    format!("accepted: {entries} in {dir}, {warnings}")
+                }
                 None => {
                     let errors = count(survey.problems.len(), "error");
                     format!("not accepted: {errors}, {warnings} in {dir}")

@@ -42,14 +42,11 @@ pub(crate) fn reload(state: &Path, form: Form) -> anyhow::Result<ExitCode> {
     }
     let now = &status.catalogue;
     if form == Form::Table {
-        let entries = now.entries;
+        let entries = output::count(now.entries, "entry");
         output::line(if now.version == before.version {
-            format!("accepted: {entries} entries, as before")
+            format!("accepted: {entries}, as before")
         } else {
-            format!(
-                "accepted: {entries} entries; there were {} before",
-                before.entries
-            )
+            format!("accepted: {entries}; there were {} before", before.entries)
         });
     }
     Ok(ExitCode::SUCCESS)

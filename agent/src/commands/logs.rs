@@ -1,17 +1,24 @@
 //! `logs`: an attempt's output, as it lies in its directory; it never leaves the site.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use outpost_agent_keeper::adopt::{KeeperState, keeper_state};
 use outpost_agent_keeper::protocol::{About, Cause, Ended, ExitRecord, is_attempt_id};
-use outpost_agent_keeper::record::{read_exit_record, read_keeper_record};
+use outpost_agent_keeper::record::{CLAIM, read_exit_record, read_keeper_record};
+use outpost_proto::ids::AttemptId;
+use outpost_proto::outcome::{KillReason, Outcome};
 
 use super::words::at;
 use crate::cli::Form;
 use crate::log_tail::LogTail;
 use crate::output;
+use crate::seal::book::{self, End, Word};
+use crate::seal::{KeyArgs, SiteKeys};
 use crate::state_dir::StateDir;
 
 /// Attempts listed at most.
@@ -25,6 +32,7 @@ pub(crate) fn logs(
     state: &Path,
     attempt: Option<&str>,
     follow: bool,
+    keys: &KeyArgs,
     form: Form,
 ) -> anyhow::Result<ExitCode> {
     let state = StateDir::open(state)?;
@@ -33,7 +41,7 @@ pub(crate) fn logs(
         return Ok(ExitCode::SUCCESS);
     };
     match find(&state, given)? {
-        Found::Attempt(dir) => show(&dir, follow)?,
+        Found::Attempt(dir) => show(&state, &dir, follow, keys.load()?.map(Arc::new))?,
         Found::Run(_) if follow => {
             bail!(
                 "`{given}` begins the id of a run: name one of its attempts, which `outpost-agent logs {given}` lists"
@@ -60,6 +68,12 @@ fn known(state: &StateDir, run: &str) -> anyhow::Result<Vec<Known>> {
     }
     attempts.sort_by_key(|attempt| attempt.about.begun_us);
     Ok(attempts)
+}
+
+/// The runs that attempts here belong to.
+pub(super) fn runs_of_attempts(state: &StateDir) -> anyhow::Result<BTreeSet<String>> {
+    let runs = known(state, "")?.into_iter();
+    Ok(runs.map(|attempt| attempt.about.run).collect())
 }
 
 /// The newest of them, with when each began and how it ended.
@@ -154,7 +168,8 @@ fn find(state: &StateDir, prefix: &str) -> anyhow::Result<Found> {
             let run = known(state, prefix)?;
             if run.is_empty() {
                 bail!(
-                    "no attempt and no run here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts"
+                    "no attempt and no run here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts, and \
+                     why one could not begin at all is in `outpost-agent status` and the agent's own log"
                 );
             }
             Ok(Found::Run(run))
@@ -166,12 +181,21 @@ fn find(state: &StateDir, prefix: &str) -> anyhow::Result<Found> {
     }
 }
 
-fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
-    let mut log = LogTail::new(dir);
+fn show(
+    state: &StateDir,
+    dir: &Path,
+    follow: bool,
+    keys: Option<Arc<SiteKeys>>,
+) -> anyhow::Result<()> {
+    let mut log = LogTail::with_keys(dir, keys);
     let mut is_empty = true;
     loop {
         // Looked at before the log: what is written before the end is then surely shown.
         let end = read_exit_record(dir).ok().flatten();
+        let lives = matches!(keeper_state(dir), Ok(KeeperState::Alive(_)));
+        if end.is_some() {
+            log.is_over();
+        }
         let mut print = |bytes: &[u8]| {
             is_empty &= bytes.is_empty();
             output::bytes(bytes)
@@ -179,6 +203,17 @@ fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
         // A reader that went away wants nothing more.
         let is_read = log.more(&mut print)?;
         if !is_read || !follow || end.is_some() {
+            if is_read {
+                for verdict in log.verdict(end.as_ref(), lives)? {
+                    output::note(verdict);
+                }
+                if end.is_none() && !lives && log.is_sealed() {
+                    check_end(state, dir)?;
+                }
+                if !lives || end.is_some() {
+                    check_book(state, dir, &log)?;
+                }
+            }
             if let Some(end) = end.filter(|_| is_read && is_empty) {
                 output::note(silent(&end));
             }
@@ -186,6 +221,97 @@ fn show(dir: &Path, follow: bool) -> anyhow::Result<()> {
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// What the agent noted when the attempt began and when it was over, against what lies there now.
+fn check_book(state: &StateDir, dir: &Path, log: &LogTail) -> anyhow::Result<()> {
+    let (Some(keys), Some(attempt)) = (log.keys(), attempt_of(dir)) else {
+        return Ok(());
+    };
+    let is_recorded = || matches!(read_exit_record(dir), Ok(Some(_)));
+    match book::word(state, keys, attempt)? {
+        Word::Over(noted) => {
+            let found = book::end_of(dir)?;
+            if !noted.becomes(&found) || noted.file.is_some() && !log.is_sealed() {
+                bail!(
+                    "{}: the agent noted {}, and now there is {}: it was changed after the attempt was over, or the disk lost a part of it",
+                    dir.display(),
+                    noted_as(&noted, true),
+                    noted_as(&found, log.is_sealed() || found.file.is_none()),
+                );
+            }
+        }
+        Word::Begun if !log.is_sealed() && !book::end_of(dir)?.is_empty() => bail!(
+            "{}: the agent noted that this log is encrypted, and now there is one that is not: it was exchanged",
+            dir.display()
+        ),
+        Word::None if log.is_sealed() && !is_recorded() => output::note(
+            "the agent's own notes (`book`) have no word of this attempt: whether its log was cut together with its record cannot be said",
+        ),
+        Word::Begun | Word::None => {}
+    }
+    Ok(())
+}
+
+fn noted_as(end: &End, is_sealed: bool) -> String {
+    let form = if is_sealed {
+        "encrypted"
+    } else {
+        "not encrypted"
+    };
+    let record = if end.recorded {
+        "its attempt's end on record"
+    } else {
+        "no end of its attempt on record"
+    };
+    match end.file {
+        Some(file) => format!(
+            "a log, {form}, that ends at byte {} of log.{file}, with {record}",
+            end.bytes
+        ),
+        None => format!("no log, with {record}"),
+    }
+}
+
+fn attempt_of(dir: &Path) -> Option<AttemptId> {
+    dir.file_name()?.to_str()?.parse().ok()
+}
+
+/// A keeper that ended by itself put the end on record before it told anybody: an end that was told and is not on
+/// record was taken away, and with it what tells whether the log is whole.
+fn check_end(state: &StateDir, dir: &Path) -> anyhow::Result<()> {
+    let Some(attempt) = attempt_of(dir) else {
+        return Ok(());
+    };
+    // Whoever runs may be writing to it; what cannot be read says nothing.
+    let Ok(snapshot) = crate::journal::peek(state.path()) else {
+        return Ok(());
+    };
+    let held = snapshot.attempts.into_iter().find_map(|record| {
+        let is_it = record.assign.attempt == attempt;
+        record.memory(0).filter(|_| is_it)
+    });
+    let known = snapshot
+        .memories
+        .into_iter()
+        .find(|memory| memory.attempt == attempt);
+    let outcome = held.or(known).map(|memory| memory.report.outcome);
+    let was_recorded = outcome.is_some_and(|outcome| match outcome {
+        Outcome::Succeeded | Outcome::Failed | Outcome::TimedOut => true,
+        Outcome::Killed(why) => matches!(why, KillReason::Oom | KillReason::Lease),
+        Outcome::Cancelled
+        | Outcome::StartFailed(_)
+        | Outcome::Interrupted(_)
+        | Outcome::Refused(_) => false,
+    });
+    // It may have come to be recorded meanwhile.
+    if was_recorded && read_exit_record(dir).ok().flatten().is_none() {
+        bail!(
+            "{}: the end of the attempt is not on record, although the journal has it: it was changed after it was written, or the disk lost a part of it; how much of the log is missing cannot be said",
+            dir.join(CLAIM).display()
+        );
+    }
+    Ok(())
 }
 
 /// Why there is nothing to show of an attempt that is over.

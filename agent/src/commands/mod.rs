@@ -1,12 +1,20 @@
 //! What each command does, once it is parsed.
 
+pub(crate) mod approve;
+mod budget;
 pub(crate) mod catalogue;
 mod check;
 mod control;
+pub(crate) mod leaktest;
 mod ledger;
 mod logs;
+pub(crate) mod purge;
 mod reference;
+mod refusals;
+pub(crate) mod secrets;
+pub(crate) mod site_key;
 mod status;
+mod wire;
 mod words;
 
 use std::ffi::OsStr;
@@ -17,15 +25,19 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use outpost_agent_keeper::exec::SelfExec;
 
+use crate::audit::Audit;
 use crate::output;
 use crate::runner::{self, Options};
-use crate::state_dir::StateDir;
+use crate::sandbox::Required;
+use crate::state_dir::{StateDir, below_home};
 
+pub(crate) use budget::show as budget;
 pub(crate) use check::{Setup, check};
 pub(crate) use control::{drain, reload, told};
 pub(crate) use ledger::ledger;
 pub(crate) use logs::logs;
 pub(crate) use reference::reference;
+pub(crate) use refusals::{observed, refusals};
 pub(crate) use status::status;
 
 /// Logs go to standard error, coloured only on a terminal; `OUTPOST_LOG` filters them.
@@ -41,19 +53,26 @@ pub(crate) fn init_log() {
     let _ = log.with_target(false).try_init();
 }
 
-/// Where the catalogue is unless somebody says otherwise.
-pub(crate) fn catalogue_dir(given: Option<PathBuf>) -> PathBuf {
-    if let Some(dir) = given {
-        return dir;
-    }
+/// The given state directory, or the usual one.
+pub(crate) fn state_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    given.or_else(StateDir::default_path).context(
+        "no state directory is given and neither XDG_STATE_HOME nor HOME is set; give one with --state",
+    )
+}
+
+/// The given catalogue, or the usual one.
+pub(crate) fn catalogue_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    given.or_else(default_catalogue).context(
+        "no catalogue is given and neither XDG_CONFIG_HOME nor HOME is set; give one with --catalogue",
+    )
+}
+
+fn default_catalogue() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/etc/outpost/catalogue.d");
+        return Some(PathBuf::from("/etc/outpost/catalogue.d"));
     }
-    let base = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config");
-    base.unwrap_or_else(home).join("outpost/catalogue.d")
+    let base = below_home("XDG_CONFIG_HOME", ".config")?;
+    Some(base.join("outpost/catalogue.d"))
 }
 
 /// One slot per processor.
@@ -67,19 +86,29 @@ pub(crate) fn run(options: Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How `enrol` was told to enrol.
+pub(crate) struct Enrolment {
+    pub(crate) proxy: Option<String>,
+    /// Although there is an identity.
+    pub(crate) force: bool,
+    pub(crate) audit: Option<Audit>,
+    pub(crate) sandbox: Required,
+}
+
 pub(crate) fn enrol(
     state: &Path,
     token_file: &OsStr,
-    proxy: Option<String>,
-    force: bool,
+    how: Enrolment,
     exec: SelfExec,
 ) -> anyhow::Result<ExitCode> {
-    let token = outpost_certs::token::read_token(token_file).context("reading the join token")?;
+    let token =
+        outpost_certs::token::read_token(token_file).map_err(|error| anyhow::anyhow!("{error}"))?;
     let state = StateDir::create(state)?;
     let lock = state.lock()?;
     state.migrate(&lock)?;
+    crate::enrol::finish(&state).context("completing an enrolment that was interrupted")?;
     if let Some(identity) = state.identity()?
-        && !force
+        && !how.force
     {
         bail!(
             "{} is enrolled already, as agent `{}` of tenant `{}` at {}: use another --state directory, or --force to give that identity up",
@@ -89,7 +118,7 @@ pub(crate) fn enrol(
             identity.orchestrator,
         );
     }
-    let identity = block_on(crate::enrol::enrol(&state, &token, proxy, exec))?;
+    let identity = block_on(crate::enrol::enrol(&state, &token, how, exec))?;
     output::line(format_args!(
         "enrolled as agent {} of tenant {} at {}\nnext: outpost-agent check, then outpost-agent run",
         identity.agent, identity.tenant, identity.orchestrator

@@ -14,6 +14,7 @@ pub(crate) fn reference(what: Reference) -> String {
         Reference::Catalogue => catalogue::reference(),
         Reference::Config => config(),
         Reference::Cli => cli(),
+        Reference::Budget => super::budget::page(),
     }
 }
 
@@ -190,6 +191,9 @@ larger together than `--keep-logs-size`, or when there are more than 10,000; the
 agent still holds goes. Segments of the ledger (16 MiB each) go when they are older than `--keep-ledger` or larger
 together than `--keep-ledger-size`; those of the present session stay in any case, and `outpost-agent ledger verify`
 checks the rest as before.
+
+Nothing goes by its age before the orchestrator has said, since the agent started, what time it is, and then by the
+earlier of its clock and the site's.
 ";
 
 #[cfg(test)]

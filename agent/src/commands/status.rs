@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::words::{age, at, bytes, left};
 use crate::cli::Form;
-use crate::output;
+use crate::output::{self, count};
 use crate::runner::{Ask, Status, ask, wall_us};
 use crate::state_dir::StateDir;
 
@@ -17,6 +17,8 @@ use crate::state_dir::StateDir;
 const ATTEMPTS: usize = 10;
 /// Columns of a screen.
 const COLUMNS: usize = 80;
+/// Lines that one of the details may take.
+const LINES: usize = 3;
 /// Columns of a label.
 const INDENT: usize = 14;
 
@@ -100,12 +102,36 @@ fn words(status: &Status, now_us: u64) -> Vec<String> {
         status.agent, status.tenant, status.version, status.pid
     )];
     lines.extend(connection(status, now_us));
+    if let Some(path) = &status.audit_keylog {
+        lines.push(format!(
+            "AUDIT MODE    TLS secrets are written to {}; remove it when the audit is over",
+            path.display()
+        ));
+    }
     lines.push(format!("certificate   {}", certificate(status, now_us)));
+    lines.push(format!("sandbox       {}", status.sandbox.words()));
+    if !status.sandbox.missing.is_empty() {
+        lines.push(format!("to mend       {}", status.sandbox.fixes()));
+    }
+    lines.extend(network(status));
+    if !status.separation.is_empty() {
+        lines.push(format!("separation    {}", status.separation));
+    }
     lines.extend(catalogue(status, now_us));
     lines.extend(stopped(status));
+    lines.extend(strict(status));
     lines.extend(work(status));
     lines.extend(past(status, now_us));
     lines.iter().flat_map(|line| fit(line)).collect()
+}
+
+/// Which processes speak to the network, for whoever wants to look at them.
+fn network(status: &Status) -> Option<String> {
+    let link = status.network.link.map(|pid| format!("link is pid {pid}"));
+    let dial = status.network.dial.iter();
+    let dial = dial.map(|pid| format!("dial is pid {pid}"));
+    let all = link.into_iter().chain(dial).collect::<Vec<_>>();
+    (!all.is_empty()).then(|| format!("network       {}", all.join(", ")))
 }
 
 fn connection(status: &Status, now_us: u64) -> Vec<String> {
@@ -159,8 +185,8 @@ fn certificate(status: &Status, now_us: u64) -> String {
 fn catalogue(status: &Status, now_us: u64) -> Vec<String> {
     let read = now_us.saturating_sub(status.numbers.catalogue_read_us);
     let mut lines = vec![format!(
-        "catalogue     {} entries, version {}, read {} ago",
-        status.catalogue.entries,
+        "catalogue     {}, version {}, read {} ago",
+        count(status.catalogue.entries, "entry"),
         status.catalogue.version,
         age(read)
     )];
@@ -170,11 +196,25 @@ fn catalogue(status: &Status, now_us: u64) -> Vec<String> {
     lines
 }
 
-fn stopped(status: &Status) -> Option<String> {
-    let flags = status.view.get("flags").and_then(Value::as_object)?;
-    let on = flags.iter().filter(|(_, on)| **on == Value::Bool(true));
+fn stopped(status: &Status) -> Vec<String> {
+    let flags = status.view.get("flags").and_then(Value::as_object);
+    let on = flags.into_iter().flatten();
+    let on = on.filter(|(_, on)| **on == Value::Bool(true));
     let on = on.map(|(name, _)| name.as_str()).collect::<Vec<_>>();
-    (!on.is_empty()).then(|| format!("starts none   because: {}", on.join(", ")))
+    let mut lines = Vec::new();
+    if !on.is_empty() {
+        lines.push(format!("starts none   because: {}", on.join(", ")));
+    }
+    if on.contains(&"observe") {
+        lines.push("observes      what would have run: outpost-agent observed".to_owned());
+    }
+    lines
+}
+
+/// Said only where it is not as usual.
+fn strict(status: &Status) -> Option<String> {
+    (status.view_text("reporting")? == "strict")
+        .then(|| "reporting     strict: outcomes, and steps, every ten seconds at most".to_owned())
 }
 
 fn work(status: &Status) -> Vec<String> {
@@ -235,33 +275,50 @@ fn past(status: &Status, now_us: u64) -> Vec<String> {
         bytes(disk.ledger_limit_bytes),
         bytes(disk.journal_bytes)
     ));
+    if numbers.ledger_early > 0 {
+        lines.push(format!(
+            "ledger        {} segments went before their time: something makes this agent say much",
+            numbers.ledger_early
+        ));
+    }
     lines.push(format!(
         "logs          {} of {}, of {} attempts (counted hourly)",
         bytes(numbers.logs_bytes),
         bytes(disk.logs_limit_bytes),
         numbers.logs_attempts
     ));
+    lines.push(match status.site_keys.as_slice() {
+        [] => "at rest       logs and outputs are not encrypted".to_owned(),
+        [key] => format!("at rest       logs: encrypted with key id {key}"),
+        [key, others @ ..] => format!(
+            "at rest       logs: encrypted with key id {key}; {} more for reading",
+            others.len()
+        ),
+    });
     lines.push(format!("up            since {}", at(numbers.started_us)));
     lines
 }
 
-/// A line in as many as fit, two at most; an attempt in one. The JSON has everything whole.
+/// A line in as many as fit, three at most; an attempt in one. The JSON has everything whole.
 fn fit(line: &str) -> Vec<String> {
-    if line.chars().count() <= COLUMNS {
-        return vec![line.to_owned()];
-    }
     if line.starts_with(' ') {
         return vec![cut(line)];
     }
-    let chars = line.char_indices().take(COLUMNS + 1);
-    let space = chars.filter(|(_, c)| *c == ' ').last();
-    let at = space.map_or(0, |(at, _)| at);
-    // One long word, whose line cannot be broken behind its label.
-    if at < INDENT {
-        return vec![cut(line)];
+    let (mut lines, mut rest) = (Vec::new(), line.to_owned());
+    while rest.chars().count() > COLUMNS && lines.len() < LINES - 1 {
+        let chars = rest.char_indices().take(COLUMNS + 1);
+        let space = chars.filter(|(_, c)| *c == ' ').last();
+        let at = space.map_or(0, |(at, _)| at);
+        // One long word, whose line cannot be broken behind its label.
+        if at < INDENT {
+            break;
+        }
+        let next = format!("{:INDENT$}{}", "", rest[at..].trim_start());
+        rest.truncate(at);
+        lines.push(std::mem::replace(&mut rest, next));
     }
-    let rest = format!("{:INDENT$}{}", "", line[at..].trim_start());
-    vec![line[..at].to_owned(), cut(&rest)]
+    lines.push(cut(&rest));
+    lines
 }
 
 fn cut(line: &str) -> String {

@@ -12,6 +12,14 @@ fn everything() -> Status {
     serde_json::from_value(json!({
         "agent": "edge-7", "tenant": "acme", "orchestrator": "outpost.example:7443", "version": "0.1.0", "pid": 4711,
         "certificate_not_after_s": 1_000_000 + 3 * 86_400, "trouble": null, "now_boot_us": 9_000_000_000_u64,
+        "network": { "link": 4713, "dial": [4720] },
+        "sandbox": {
+            "level": "partial", "landlock_abi": 3, "uid": 60_917,
+            "missing": [{
+                "says": "this kernel's Landlock has no rules for TCP",
+                "fix": "use Linux 6.7 or newer (Landlock ABI 4)",
+            }],
+        },
         "catalogue": { "version": "1f2e3d4c", "entries": 12 },
         "disk": {
             "ledger_bytes": 5 << 20, "ledger_limit_bytes": 1 << 30, "journal_bytes": 12_345,
@@ -57,6 +65,8 @@ fn out_of_touch_it_says_since_when_why_and_what_is_next() {
         "session": null, "session_since_us": 8_940_000_000_u64, "retry_at_us": 9_012_000_000_u64, "slots": 4,
         "running": [], "queued": [], "unacknowledged": 0, "flags": {},
     });
+    status.sandbox.missing.clear();
+    status.network = Default::default();
     status.trouble = Some("outpost.example:7443 cannot be reached: connection refused".to_owned());
     status.certificate_not_after_s = 1;
     insta::assert_snapshot!(words(&status, 1_000_000_000_000).join("\n"));

@@ -1,5 +1,6 @@
 //! Reading a journal, and telling a torn end from damage.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
 use std::path::Path;
@@ -10,8 +11,9 @@ use super::line::Read;
 use super::{Header, JournalError, SYNCED, VERSION, io};
 use crate::torn::{self, UNSYNCED};
 
-/// Bytes of one line: a burst of 1,024 events, each with an assignment of full size, stays below.
-const LINE_BYTES: u64 = 256 * 1024 * 1024;
+/// Bytes of one line: a burst that takes as many parameters as an agent holds, each of their bytes written as six, stays
+/// below.
+const LINE_BYTES: u64 = 512 * 1024 * 1024;
 
 /// What a replay found.
 pub(super) struct Replayed {
@@ -19,6 +21,8 @@ pub(super) struct Replayed {
     pub(super) good: u64,
     /// Of the file's format.
     pub(super) version: u32,
+    /// Where the first line begins of which something may not be on the disk, even when a sync has failed.
+    pub(super) tail: u64,
 }
 
 /// Applies every good line.
@@ -27,17 +31,28 @@ pub(super) fn replay(
     file: &File,
     mirror: &mut Mirror,
 ) -> Result<Replayed, JournalError> {
+    replay_within(LINE_BYTES, path, file, mirror)
+}
+
+/// As [`replay`], where no line has so many bytes.
+pub(super) fn replay_within(
+    most: u64,
+    path: &Path,
+    file: &File,
+    mirror: &mut Mirror,
+) -> Result<Replayed, JournalError> {
     let mut reader = BufReader::new(file);
     let mut good = 0;
     let mut version = VERSION;
     let mut line = Vec::new();
+    let mut tail = Tail::default();
     loop {
         line.clear();
-        let read = std::io::Read::take(&mut reader, LINE_BYTES)
+        let read = std::io::Read::take(&mut reader, most)
             .read_until(b'\n', &mut line)
             .map_err(io("reading", path))? as u64;
         if read == 0 {
-            return Ok(Replayed { good, version });
+            return Ok(tail.of(good, version));
         }
         let damaged = || JournalError::Damaged {
             path: path.to_owned(),
@@ -48,8 +63,8 @@ pub(super) fn replay(
             reader
                 .read_to_end(&mut behind)
                 .map_err(io("reading", path))?;
-            return if is_torn(good, &line, &behind) {
-                Ok(Replayed { good, version })
+            return if read < most && is_torn(good, &line, &behind) {
+                Ok(tail.of(good, version))
             } else {
                 Err(damaged())
             };
@@ -70,7 +85,30 @@ pub(super) fn replay(
                 mirror.apply(&write);
             }
         }
+        tail.line(good, read);
         good += read;
+    }
+}
+
+/// Where the last lines begin: as many as may be unsynced together, and the one before them.
+#[derive(Debug, Default)]
+struct Tail(VecDeque<u64>);
+
+impl Tail {
+    fn line(&mut self, begins: u64, bytes: u64) {
+        self.0.push_back(begins);
+        let unsynced_from = (begins + bytes).saturating_sub(UNSYNCED);
+        while self.0.get(1).is_some_and(|next| *next <= unsynced_from) {
+            self.0.pop_front();
+        }
+    }
+
+    fn of(&self, good: u64, version: u32) -> Replayed {
+        Replayed {
+            good,
+            version,
+            tail: self.0.front().copied().unwrap_or(good),
+        }
     }
 }
 

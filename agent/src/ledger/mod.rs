@@ -5,11 +5,28 @@
 //! reordered or taken out unnoticed. The frames of one session form a second chain, which the orchestrator can compute
 //! from what it received: `head = SHA-256(head || u32 length || frame)`, from 32 zero bytes on.
 //!
-//! Written by the runner, read by `outpost-agent ledger`. No ledger, no send: a failed append ends the process.
+//! Beside the segments: `receipts.led`, what the orchestrator signed for of what it received; `trust.json`, whose signature
+//! counts; `pruned.json`, with which head the oldest segment begins that is still there, which a record of the chain says too.
+//!
+//! Written by the runner, read by `outpost-agent ledger`. No ledger, no send: a failed append ends the process. The format is
+//! described in `docs/ledger.md`.
 
+mod beside;
+mod bounds;
+mod calls;
+mod check;
+mod damage;
+mod export;
+mod held;
+mod live;
 mod prune;
+mod pruned;
 mod reader;
+mod receipts;
+mod roots;
+mod signed;
 mod tear;
+mod trust;
 mod words;
 mod writer;
 
@@ -17,9 +34,19 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+pub use calls::{IdentityCall, Method};
+pub use check::{Finding, Given, Receipts, SessionHead, Summary, check, check_with, verify};
+pub use damage::{Damage, Weight};
+pub use export::{ExportError, Exported, Manifest, check_export, export};
+pub use held::signed;
 pub use prune::{DEFAULT_KEEP, Limits};
-pub use reader::{Entry, Reader, SessionHead, Summary, verify};
-pub use words::{FrameWords, explain_entry, kinds_of_frame};
+pub use pruned::TakenAway;
+pub use reader::{Entry, Reader};
+pub use receipts::{Judged, Notice};
+pub use roots::{Roots, RootsError};
+pub use signed::{Named, Past, Signed};
+pub use trust::{Anchor, Trust, TrustError};
+pub use words::{FrameWords, explain_entry, explain_signed, kinds_of_frame};
 pub use writer::{Ledger, Written};
 
 /// A SHA-256 chain head.
@@ -45,16 +72,30 @@ pub enum Kind {
     Segment,
     /// A frame on the link's stream, as sent.
     Frame,
-    /// A request for a certificate, as sent.
+    /// A request for a certificate: an [`IdentityCall`].
     Identity,
     /// The orchestrator accepted the stream: session epoch, 8 bytes.
     Session,
-    /// The orchestrator's signature over what it received.
+    /// In `receipts.led`: the orchestrator's signature over what it received.
     Receipt,
     /// A process opened the ledger: its connections are numbered from 1 again.
     Opened,
     /// A torn end was cut off when the ledger was opened: how many bytes, 8 bytes. They were never sent.
     Cut,
+    /// Behind a segment's start: how far a session is that goes on in it.
+    Carried,
+    /// In `receipts.led`: the certificates of a server that signed what follows.
+    Server,
+    /// In `receipts.led`: a segment was begun, its number and the head that it begins with.
+    Tip,
+    /// A segment is taken away, and why: a [`TakenAway`].
+    Pruned,
+    /// In `receipts.led`: a receipt with the agent that it names, and what it was worth when it came.
+    Judged,
+    /// In `receipts.led`: the same, with the sessions before.
+    Linked,
+    /// Of a number that this version does not know: a newer one wrote it.
+    Newer,
 }
 
 impl Kind {
@@ -67,6 +108,13 @@ impl Kind {
             Self::Receipt => 4,
             Self::Cut => 5,
             Self::Opened => 6,
+            Self::Carried => 7,
+            Self::Server => 8,
+            Self::Tip => 9,
+            Self::Pruned => 10,
+            Self::Judged => 11,
+            Self::Linked => 12,
+            Self::Newer => u8::MAX,
         }
     }
 
@@ -79,6 +127,12 @@ impl Kind {
             Self::Receipt,
             Self::Cut,
             Self::Opened,
+            Self::Carried,
+            Self::Server,
+            Self::Tip,
+            Self::Pruned,
+            Self::Judged,
+            Self::Linked,
         ]
         .into_iter()
         .find(|kind| kind.code() == code)
@@ -101,15 +155,41 @@ pub enum LedgerError {
     },
     /// What is there is not what was written.
     #[error(
-        "the ledger is damaged: {what} in {path} at byte {offset}; keep the directory as evidence, and move it away to begin a new ledger"
+        "the ledger is damaged ({kind}): {what} in {path} at byte {offset}; keep the directory as evidence, and move it away to begin a new ledger"
     )]
     Damaged {
+        /// What kind of damage it is.
+        kind: Damage,
         /// What is wrong.
-        what: &'static str,
+        what: String,
         /// Which segment.
         path: PathBuf,
         /// Where.
         offset: u64,
+    },
+    /// A newer version wrote something there that this one cannot judge.
+    #[error(
+        "{path} holds a record, at byte {offset}, that this version of the agent does not know: a newer one wrote it. Run that \
+         version again; or, to go on with this one, export the ledger with the newer one, move {dir} away as evidence, and a \
+         new ledger is begun"
+    )]
+    Newer {
+        /// Which segment.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// The ledger's directory.
+        dir: PathBuf,
+    },
+    /// There is more of something than any agent writes.
+    #[error("{path} is not read: at most {limit} {what} are; no agent writes more")]
+    Beyond {
+        /// Of what.
+        what: &'static str,
+        /// How many are read.
+        limit: u64,
+        /// Where.
+        path: PathBuf,
     },
 }
 
@@ -118,18 +198,14 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> LedgerE
     move |source| LedgerError::Io { what, path, source }
 }
 
-/// Segment numbers present, in order.
+/// Segment numbers present, in order. A file of another form of name is none.
 fn segments(dir: &Path) -> Result<Vec<u64>, LedgerError> {
-    let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io("reading", dir))? {
-        let entry = entry.map_err(io("reading", dir))?;
-        let name = entry.file_name();
-        let number: Option<u64> = name
-            .to_str()
-            .and_then(|name| name.strip_suffix(".led"))
-            .and_then(|n| n.parse().ok());
-        numbers.extend(number);
-    }
+    let names = bounds::names(dir)?;
+    let number = |name: &std::ffi::OsString| {
+        let number: u64 = name.to_str()?.strip_suffix(".led")?.parse().ok()?;
+        (*name == *segment_name(number)).then_some(number)
+    };
+    let mut numbers: Vec<_> = names.iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
 }
@@ -148,8 +224,12 @@ pub fn size(dir: &Path) -> Result<u64, LedgerError> {
         .sum())
 }
 
+fn segment_name(number: u64) -> String {
+    format!("{number:06}.led")
+}
+
 fn segment_path(dir: &Path, number: u64) -> PathBuf {
-    dir.join(format!("{number:06}.led"))
+    dir.join(segment_name(number))
 }
 
 /// The next head of the chain over all records.
@@ -173,5 +253,16 @@ pub fn session_chain(head: &Head, frame: &[u8]) -> Head {
         .into()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A number of 8 bytes, or of fewer.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tampering;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,16 @@
 //! Reading and checking, in constant memory: one record at a time.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::tear::Seen;
+use super::bounds::{self, SEGMENT_MOST};
+use super::damage::{Damage, diagnose};
+use super::pruned::read_pruned;
+use super::tear::{MOST, Seen};
 use super::{
     HEAD_BYTES, HEADER_BYTES, HEADER_CRC_AT, Head, Kind, LedgerError, MAGIC, PAYLOAD_BYTES, chain,
-    io, segment_path, segments, session_chain,
+    io, segment_path, segments,
 };
 
 /// One record.
@@ -29,42 +28,6 @@ pub struct Entry {
     pub head: Head,
 }
 
-/// What was taken away for want of space: everything up to this segment, which ended with this head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct PrunedTo {
-    pub(super) segment: u64,
-    pub(super) head: Head,
-}
-
-pub(super) fn read_pruned(dir: &Path) -> Result<PrunedTo, LedgerError> {
-    let path = dir.join("pruned.json");
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| LedgerError::Damaged {
-            what: "unreadable memory of pruned segments",
-            path,
-            offset: 0,
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(PrunedTo::default()),
-        Err(error) => Err(io("reading", &path)(error)),
-    }
-}
-
-pub(super) fn write_pruned(dir: &Path, pruned: &PrunedTo) -> Result<(), LedgerError> {
-    let (path, temp) = (dir.join("pruned.json"), dir.join("pruned.json.tmp"));
-    let bytes = serde_json::to_vec(pruned).map_err(|error| io("writing", &temp)(error.into()))?;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temp)
-        .map_err(io("writing", &temp))?;
-    file.write_all(&bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(io("writing", &temp))?;
-    std::fs::rename(&temp, &path).map_err(io("writing", &path))
-}
-
 /// Walks one segment, checking every record against the chain.
 pub(super) struct Walk {
     path: PathBuf,
@@ -75,13 +38,23 @@ pub(super) struct Walk {
     torn: u64,
     /// `None` until the segment's start was read.
     head: Option<Head>,
+    /// Nobody writes to it and no crash came in between: a torn end is damage.
+    complete: bool,
 }
 
 impl Walk {
     pub(super) fn segment(dir: &Path, number: u64) -> Result<Self, LedgerError> {
-        let path = segment_path(dir, number);
-        let file = File::open(&path).map_err(io("opening", &path))?;
-        let size = file.metadata().map_err(io("reading", &path))?.len();
+        Self::file(segment_path(dir, number), number, false, SEGMENT_MOST)
+    }
+
+    /// The same of a file of any name and at most so many bytes. `complete`: it is a copy that has no torn end.
+    pub(super) fn file(
+        path: PathBuf,
+        number: u64,
+        complete: bool,
+        most: u64,
+    ) -> Result<Self, LedgerError> {
+        let (file, size) = bounds::open(&path, most)?;
         Ok(Self {
             path,
             number,
@@ -90,6 +63,7 @@ impl Walk {
             offset: 0,
             torn: 0,
             head: None,
+            complete,
         })
     }
 
@@ -108,12 +82,24 @@ impl Walk {
         self.torn
     }
 
-    fn damaged(&self, what: &'static str) -> LedgerError {
+    /// At `offset`, in a way that the caller names.
+    pub(super) fn damaged_at(&self, offset: u64, what: &str) -> LedgerError {
+        self.named(Damage::Tampered, what.to_owned(), offset)
+    }
+
+    fn named(&self, kind: Damage, what: String, offset: u64) -> LedgerError {
         LedgerError::Damaged {
+            kind,
             what,
             path: self.path.clone(),
-            offset: self.offset,
+            offset,
         }
+    }
+
+    /// At the record that was to be read next.
+    fn damaged(&self) -> LedgerError {
+        let (kind, what) = diagnose(&self.path, self.number, self.offset, self.head);
+        self.named(kind, what, self.offset)
     }
 
     /// The next record, or `None` at the end or at a torn end.
@@ -124,18 +110,18 @@ impl Walk {
         }
         let mut header = [0; HEADER_BYTES];
         if left < HEADER_BYTES as u64 {
-            return Ok(self.torn_end(left));
+            return self.torn_end(left);
         }
         self.read(&mut header)?;
         let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let checksum = crc32fast::hash(&header[..HEADER_CRC_AT]).to_be_bytes();
         if header[HEADER_CRC_AT..] != checksum || length > PAYLOAD_BYTES {
             let seen = Seen::Header(header);
-            return self.tear_or_damage(left, seen, "a record with a damaged header");
+            return self.tear_or_damage(left, seen);
         }
         let whole = (HEADER_BYTES + length + HEAD_BYTES) as u64;
         if left < whole {
-            return Ok(self.torn_end(left));
+            return self.torn_end(left);
         }
         let mut record = header.to_vec();
         record.resize(HEADER_BYTES + length, 0);
@@ -146,15 +132,18 @@ impl Walk {
         let Some(entry) = self.entry(&record, stored) else {
             record.extend_from_slice(&stored);
             let seen = Seen::Record(record);
-            return self.tear_or_damage(left, seen, "a record that does not continue the chain");
+            return self.tear_or_damage(left, seen);
         };
+        if entry.kind == Kind::Newer && self.number > 0 {
+            return Err(self.newer());
+        }
         self.offset += whole;
         self.head = Some(entry.head);
         Ok(Some(entry))
     }
 
     fn entry(&self, record: &[u8], stored: Head) -> Option<Entry> {
-        let kind = Kind::from_code(record[4])?;
+        let kind = Kind::from_code(record[4]).unwrap_or(Kind::Newer);
         let payload = &record[HEADER_BYTES..];
         let before = match self.head {
             Some(head) => head,
@@ -174,6 +163,16 @@ impl Walk {
         })
     }
 
+    /// A record that is whole and in its place, and of a kind that this version does not know.
+    fn newer(&self) -> LedgerError {
+        let dir = self.path.parent().unwrap_or(&self.path);
+        LedgerError::Newer {
+            path: self.path.clone(),
+            offset: self.offset,
+            dir: dir.to_owned(),
+        }
+    }
+
     /// The head that a segment's first record says it continues.
     fn start(&self, kind: Kind, payload: &[u8]) -> Option<Head> {
         let rest = payload.strip_prefix(MAGIC.as_slice())?;
@@ -184,27 +183,46 @@ impl Walk {
 
     /// What a crash leaves of records that were not synced ends the walk; anything else is damage. `seen`: what was read
     /// of the bad record.
-    fn tear_or_damage(
-        &mut self,
-        left: u64,
-        seen: Seen,
-        what: &'static str,
-    ) -> Result<Option<Entry>, LedgerError> {
+    fn tear_or_damage(&mut self, left: u64, seen: Seen) -> Result<Option<Entry>, LedgerError> {
+        if self.complete {
+            return Err(self.damaged());
+        }
         let mut behind = Vec::new();
-        self.file
+        (&mut self.file)
+            .take(MOST)
             .read_to_end(&mut behind)
             .map_err(io("reading", &self.path))?;
-        if seen.is_torn(self.offset, &behind) {
-            Ok(self.torn_end(left))
+        // Of what is farther behind only zeros can be what was never written.
+        if self.only_zeros_follow()? && seen.is_torn(self.offset, &behind) {
+            self.torn_end(left)
         } else {
-            Err(self.damaged(what))
+            Err(self.damaged())
         }
     }
 
-    fn torn_end(&mut self, left: u64) -> Option<Entry> {
+    fn only_zeros_follow(&mut self) -> Result<bool, LedgerError> {
+        let mut part = vec![0; PAYLOAD_BYTES];
+        loop {
+            let read = self.file.read(&mut part);
+            let read = read.map_err(io("reading", &self.path))?;
+            if read == 0 || part[..read].iter().any(|byte| *byte != 0) {
+                return Ok(read == 0);
+            }
+        }
+    }
+
+    fn torn_end(&mut self, left: u64) -> Result<Option<Entry>, LedgerError> {
+        if self.complete {
+            return Err(self.truncated(left));
+        }
         self.torn = left;
         self.size = self.offset;
-        None
+        Ok(None)
+    }
+
+    fn truncated(&self, left: u64) -> LedgerError {
+        let what = format!("the file ends in the middle of a record, with {left} bytes of it");
+        self.named(Damage::Truncated, what, self.offset)
     }
 
     fn read(&mut self, into: &mut [u8]) -> Result<(), LedgerError> {
@@ -221,6 +239,7 @@ pub struct Reader {
     walk: Option<Walk>,
     head: Head,
     segment: u64,
+    complete: bool,
     /// Bytes at the very end that are no whole record: a write in progress, or what a crash left.
     pub torn: u64,
 }
@@ -231,6 +250,18 @@ impl Reader {
     /// # Errors
     /// [`LedgerError`] when the directory cannot be read.
     pub fn open(dir: &Path) -> Result<Self, LedgerError> {
+        Self::begin(dir, false)
+    }
+
+    /// The same of a copy that nobody writes to and no crash tore: an end that is torn is damage.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn open_copy(dir: &Path) -> Result<Self, LedgerError> {
+        Self::begin(dir, true)
+    }
+
+    fn begin(dir: &Path, complete: bool) -> Result<Self, LedgerError> {
         let pruned = read_pruned(dir)?;
         let left = segments(dir)?
             .into_iter()
@@ -243,8 +274,15 @@ impl Reader {
             walk: None,
             head: pruned.head,
             segment: pruned.segment,
+            complete,
             torn: 0,
         })
+    }
+
+    /// The segment that the last entry is in, and the offset of the next one.
+    #[must_use]
+    pub fn at(&self) -> (u64, u64) {
+        (self.segment, self.walk.as_ref().map_or(0, Walk::offset))
     }
 
     /// The next record, or `None` at the end.
@@ -255,116 +293,43 @@ impl Reader {
         loop {
             if let Some(walk) = &mut self.walk {
                 if let Some(entry) = walk.next_record()? {
-                    if entry.kind == Kind::Segment && entry.payload[16..] != self.head {
-                        return Err(walk.damaged("a segment that does not continue the one before"));
+                    let begins = entry.payload.get(MAGIC.len() + 8..);
+                    if entry.kind == Kind::Segment && begins != Some(&self.head) {
+                        return Err(self.wrong_start());
                     }
                     self.head = entry.head;
                     return Ok(Some(entry));
                 }
                 self.torn = walk.torn();
                 if self.torn > 0 && self.left.len() > 0 {
-                    return Err(walk.damaged("a torn record before the end"));
+                    return Err(walk.truncated(self.torn));
                 }
             }
             let Some(number) = self.left.next() else {
                 return Ok(None);
             };
             if number != self.segment + 1 {
-                let path = segment_path(&self.dir, self.segment + 1);
                 return Err(LedgerError::Damaged {
-                    what: "a missing segment",
-                    path,
+                    kind: Damage::MissingSegment,
+                    what: format!("a missing segment: the next one here is {number}"),
+                    path: segment_path(&self.dir, self.segment + 1),
                     offset: 0,
                 });
             }
             self.segment = number;
-            self.walk = Some(Walk::segment(&self.dir, number)?);
+            let path = segment_path(&self.dir, number);
+            self.walk = Some(Walk::file(path, number, self.complete, SEGMENT_MOST)?);
         }
     }
-}
 
-/// One session as the ledger has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct SessionHead {
-    /// As the orchestrator numbered it; `None` while it had not answered.
-    pub session_epoch: Option<u64>,
-    /// Frames sent.
-    pub frames: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// SHA-256 chain head over them, in hex.
-    pub head: String,
-}
-
-/// What a whole ledger holds.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Summary {
-    /// Records of all kinds.
-    pub records: u64,
-    /// Frames sent on streams.
-    pub frames: u64,
-    /// Their bytes.
-    pub frame_bytes: u64,
-    /// Requests for certificates.
-    pub identity_requests: u64,
-    /// Bytes of those.
-    pub identity_bytes: u64,
-    /// Bytes at the end that are no whole record.
-    pub torn_bytes: u64,
-    /// Each connection that sent frames, in order.
-    pub sessions: Vec<SessionHead>,
-    /// Head of the chain over everything, in hex.
-    pub head: String,
-}
-
-/// Reads and checks everything.
-///
-/// # Errors
-/// The first damage found.
-pub fn verify(dir: &Path) -> Result<Summary, LedgerError> {
-    let mut reader = Reader::open(dir)?;
-    let mut summary = Summary::default();
-    let mut open: BTreeMap<u64, (SessionHead, Head)> = BTreeMap::new();
-    let close = |open: &mut BTreeMap<u64, (SessionHead, Head)>, summary: &mut Summary| {
-        let closed = std::mem::take(open).into_values();
-        summary.sessions.extend(closed.map(|(s, head)| SessionHead {
-            head: hex(&head),
-            ..s
-        }));
-    };
-    while let Some(entry) = reader.next_entry()? {
-        summary.records += 1;
-        summary.head = hex(&entry.head);
-        let bytes = entry.payload.len() as u64;
-        match entry.kind {
-            Kind::Frame => {
-                let (session, head) = open.entry(entry.conn).or_default();
-                *head = session_chain(head, &entry.payload);
-                session.frames += 1;
-                session.bytes += bytes;
-                summary.frames += 1;
-                summary.frame_bytes += bytes;
-            }
-            Kind::Identity => {
-                summary.identity_requests += 1;
-                summary.identity_bytes += bytes;
-            }
-            Kind::Session => {
-                let epoch = entry
-                    .payload
-                    .iter()
-                    .fold(0, |n: u64, b| n << 8 | u64::from(*b));
-                open.entry(entry.conn).or_default().0.session_epoch = Some(epoch);
-            }
-            Kind::Opened => close(&mut open, &mut summary),
-            Kind::Segment | Kind::Receipt | Kind::Cut => {}
+    fn wrong_start(&self) -> LedgerError {
+        let what = "a segment that does not begin with the head that the one before ended with: that one was cut at its \
+                    end, or one of both is another";
+        LedgerError::Damaged {
+            kind: Damage::WrongPreviousHead,
+            what: what.to_owned(),
+            path: segment_path(&self.dir, self.segment),
+            offset: 0,
         }
     }
-    summary.torn_bytes = reader.torn;
-    close(&mut open, &mut summary);
-    Ok(summary)
-}
-
-fn hex(head: &Head) -> String {
-    head.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -8,6 +8,9 @@ const LENGTH_BYTES: usize = 4;
 /// A record that says that the ledger was opened: it is empty.
 const OPENED_BYTES: usize = HEADER_BYTES + HEAD_BYTES;
 
+/// Bytes behind a bad record that are looked at: more than a power cut leaves.
+pub(super) const MOST: u64 = 2 * (UNSYNCED + (HEADER_BYTES + PAYLOAD_BYTES + HEAD_BYTES) as u64);
+
 /// What was read of the first bad record.
 pub(super) enum Seen {
     /// Its header, which is bad: how long it is is not known.

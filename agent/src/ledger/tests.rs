@@ -162,6 +162,50 @@ fn the_limit_prunes_the_oldest_segments_and_the_rest_still_verifies() {
     drop(Ledger::open(dir.path(), SEGMENT_BYTES * 2, 1).unwrap());
 }
 
+#[test]
+fn d1_where_there_is_no_room_to_say_what_goes_a_ledger_opens_all_the_same_and_it_goes_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
+    let frame = vec![7; 60_000];
+    for n in 0..700 {
+        ledger.append(Kind::Frame, 1 + n / 100, 2, &frame);
+        ledger.sync().unwrap();
+    }
+    drop(ledger);
+    let before = segments(dir.path()).unwrap();
+    assert_eq!(before[0], 1);
+    // Every write to this says that the disk is full.
+    let said = dir.path().join("pruned.tmp");
+    std::os::unix::fs::symlink("/dev/full", &said).unwrap();
+    drop(Ledger::open(dir.path(), SEGMENT_BYTES, 2).unwrap());
+    let after = segments(dir.path()).unwrap();
+    assert_eq!(after[..before.len()], before, "nothing goes unsaid");
+    std::fs::remove_file(said).unwrap();
+    drop(Ledger::open(dir.path(), SEGMENT_BYTES, 3).unwrap());
+    assert!(segments(dir.path()).unwrap()[0] > 1);
+    assert!(verify(dir.path()).unwrap().frames > 0);
+}
+
+#[test]
+fn d3_what_a_failed_sync_may_have_lost_is_written_again_when_the_ledger_is_opened() {
+    let given = || {
+        let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+        let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = filled(dir.path(), 1);
+    for _ in 0..10 {
+        ledger.append(Kind::Frame, 1, 2, &[7; 60_000]);
+    }
+    ledger.sync().unwrap();
+    drop(ledger);
+    let before = given();
+    drop(Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 3).unwrap());
+    assert!(given() - before >= crate::torn::UNSYNCED);
+    assert_eq!(verify(dir.path()).unwrap().frames, 11);
+}
+
 /// Fills whole segments with frames of one connection.
 fn fill(ledger: &mut Ledger, conn: u64, segments: usize) {
     let frame = vec![7; 200_000];
@@ -188,7 +232,7 @@ fn make_old(dir: &Path, number: u64) {
 }
 
 #[test]
-fn old_segments_go_when_the_ledger_is_opened_and_the_rest_verifies() {
+fn old_segments_go_once_the_orchestrator_says_what_time_it_is_and_the_rest_verifies() {
     let dir = tempfile::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     fill(&mut ledger, 1, 3);
@@ -197,7 +241,23 @@ fn old_segments_go_when_the_ledger_is_opened_and_the_rest_verifies() {
     assert_eq!(numbers(dir.path()), [1, 2, 3, 4]);
     make_old(dir.path(), 1);
     make_old(dir.path(), 2);
-    let ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 2).unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 2).unwrap();
+    assert_eq!(
+        numbers(dir.path()),
+        [1, 2, 3, 4],
+        "this host's clock may be wrong"
+    );
+    let now = || {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        u64::try_from(since.unwrap().as_micros()).unwrap()
+    };
+    let boot = outpost_agent_keeper::process::boot_time_us;
+    // Either clock is a year ahead of the other.
+    let year = 365 * 24 * 3600 * 1_000_000;
+    ledger.hear(now() - year, now(), boot()).unwrap();
+    ledger.hear(now(), now() - year, boot()).unwrap();
+    assert_eq!(numbers(dir.path()), [1, 2, 3, 4]);
+    ledger.hear(now() + year, now(), boot()).unwrap();
     assert_eq!(numbers(dir.path()), [3, 4]);
     let bytes: u64 = [3, 4]
         .map(|n| segment_path(dir.path(), n).metadata().unwrap().len())
@@ -208,6 +268,45 @@ fn old_segments_go_when_the_ledger_is_opened_and_the_rest_verifies() {
     drop(ledger);
     Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 3).unwrap();
     verify(dir.path()).unwrap();
+}
+
+#[test]
+fn k16_an_age_that_a_task_says_of_a_segment_takes_nothing_away_where_it_shares_the_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
+    fill(&mut ledger, 1, 2);
+    drop(ledger);
+    make_old(dir.path(), 1);
+    let limits = Limits {
+        dated: crate::dated::Dated::Changed,
+        ..Limits::default()
+    };
+    let mut ledger = Ledger::open(dir.path(), limits, 2).unwrap();
+    let boot = outpost_agent_keeper::process::boot_time_us();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = u64::try_from(since.unwrap().as_micros()).unwrap();
+    ledger.hear(now, now, boot).unwrap();
+    assert_eq!(numbers(dir.path()), [1, 2, 3]);
+}
+
+#[test]
+fn a_segment_from_before_the_clock_was_set_is_as_old_as_the_next_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
+    fill(&mut ledger, 1, 2);
+    drop(ledger);
+    let path = segment_path(dir.path(), 1);
+    let file = std::fs::File::options().write(true).open(path);
+    file.unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 2).unwrap();
+    let boot = outpost_agent_keeper::process::boot_time_us();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = u64::try_from(since.unwrap().as_micros()).unwrap();
+    ledger.hear(now, now, boot).unwrap();
+    assert_eq!(numbers(dir.path()), [1, 2, 3]);
+    make_old(dir.path(), 2);
+    ledger.hear(now, now, boot).unwrap();
+    assert_eq!(numbers(dir.path()), [3]);
 }
 
 fn ledger_head(dir: &Path) -> String {

@@ -4,9 +4,14 @@ use outpost_proto::message::{
     AttemptState, Flags, Heartbeat, Hello, InventoryPage, OnDisconnect, UpMessage,
 };
 use outpost_proto::outcome::Report;
+use outpost_proto::strict::is_step;
 use outpost_proto::wire::{self, RecoverRequest};
 
-use super::{Entry, Kind};
+use super::calls::{IdentityCall, Method};
+use super::live::Session;
+use super::pruned::TakenAway;
+use super::signed::Signed;
+use super::{Entry, Kind, hex, number};
 
 /// One message of a frame in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,38 +35,115 @@ pub fn explain_entry(entry: &Entry) -> Vec<FrameWords> {
             ),
         },
         Kind::Identity => one("identity", identity(&entry.payload)),
-        Kind::Session => {
-            let epoch = entry
-                .payload
-                .iter()
-                .fold(0, |n: u64, b| n << 8 | u64::from(*b));
-            one(
-                "session",
-                format!("(not sent) the orchestrator accepted the stream as session {epoch}"),
-            )
-        }
-        Kind::Receipt => one(
+        Kind::Session => one(
+            "session",
+            format!(
+                "(not sent) the orchestrator accepted the stream as session {}",
+                number(&entry.payload)
+            ),
+        ),
+        Kind::Pruned => one("pruned", pruned(&entry.payload)),
+        Kind::Receipt | Kind::Judged | Kind::Linked => one(
             "receipt",
             "(not sent) the orchestrator signed what it received".to_owned(),
         ),
+        Kind::Server => one(
+            "server",
+            "(not sent) the certificates of a server that signed".to_owned(),
+        ),
+        Kind::Tip => one("tip", "(not sent) a segment was begun".to_owned()),
         Kind::Segment => one(
             "segment",
             "(not sent) a new segment of the ledger begins".to_owned(),
         ),
+        Kind::Newer => one(
+            "newer",
+            "(not known) a record of a newer version of the agent".to_owned(),
+        ),
+        Kind::Carried => one("carried", carried(entry)),
         Kind::Opened => one("opened", "(not sent) the agent started".to_owned()),
-        Kind::Cut => {
-            let bytes = entry
-                .payload
-                .iter()
-                .fold(0, |n: u64, b| n << 8 | u64::from(*b));
-            one(
-                "cut",
-                format!(
-                    "(not sent) {bytes} bytes of an unfinished write were cut off after a crash"
-                ),
-            )
-        }
+        Kind::Cut => one(
+            "cut",
+            format!(
+                "(not sent) {} bytes of an unfinished write were cut off after a crash",
+                number(&entry.payload)
+            ),
+        ),
     }
+}
+
+/// What a receipt says, in words.
+#[must_use]
+pub fn explain_signed(signed: &Signed) -> FrameWords {
+    let Signed {
+        frame_count,
+        session_epoch,
+        ..
+    } = signed;
+    let whose = match &signed.named {
+        Some(named) => format!(" of agent {} of tenant {}", named.agent, named.tenant),
+        None => String::new(),
+    };
+    FrameWords {
+        kind: "receipt",
+        words: format!(
+            "(not sent) the orchestrator signed that it received the first {frame_count} frames of session {session_epoch}{whose}, \
+             which end with head {}{}",
+            hex(&signed.head),
+            before(signed)
+        ),
+    }
+}
+
+/// Which sessions it says came before.
+fn before(signed: &Signed) -> String {
+    let Some(past) = &signed.past else {
+        return String::new();
+    };
+    let ends = past.before.iter().map(|end| {
+        format!(
+            "{} frames of session {}",
+            end.frame_count, end.session_epoch.0
+        )
+    });
+    let ends: Vec<_> = ends.collect();
+    if ends.is_empty() {
+        return ", and that it knows of no session before".to_owned();
+    }
+    format!(
+        ", and before it, of all sessions since {}, {}",
+        past.since,
+        ends.join(", ")
+    )
+}
+
+fn carried(entry: &Entry) -> String {
+    match Session::from_carried(entry.conn, &entry.payload) {
+        Some(session) => format!(
+            "(not sent) session {} goes on in this segment; {} frames with {} bytes were sent in it before",
+            session.epoch.unwrap_or(0),
+            session.frames,
+            session.bytes
+        ),
+        None => "(not sent) a session goes on in this segment".to_owned(),
+    }
+}
+
+fn pruned(payload: &[u8]) -> String {
+    let Some(taken) = TakenAway::from_payload(payload) else {
+        return "(not sent) an old segment was taken away".to_owned();
+    };
+    let why = match (taken.for_size, taken.is_early()) {
+        (false, _) => "for its age",
+        (true, false) => "because there were too many, and older than it was to be kept",
+        (true, true) => "before its time, because there were too many",
+    };
+    format!(
+        "(not sent) segment {} was taken away {why}: {} s after its last record, of {} s",
+        taken.segment,
+        taken.age_s(),
+        taken.keep_s
+    )
 }
 
 /// The kinds of the messages in a frame, in order; empty when it cannot be read.
@@ -73,22 +155,31 @@ pub fn kinds_of_frame(frame: &[u8]) -> Vec<&'static str> {
 }
 
 fn identity(payload: &[u8]) -> String {
-    let bytes = payload.len();
-    match RecoverRequest::decode(payload) {
-        Ok(request) => {
-            let proof = match request.answer {
-                Some(_) => ", and the proof that its key is held",
-                None => "",
-            };
-            format!(
-                "a request for a certificate in place of one that ended, {bytes} bytes: the ended one, the session's \
-                 nonce, a public key{proof}"
-            )
+    let Some(call) = IdentityCall::decode(payload) else {
+        return "a request for a certificate that this version cannot read".to_owned();
+    };
+    let what = match call.method {
+        Method::Enrol => {
+            "a request for a first certificate: a join token (its SHA-256 is kept in its place) and a request with a public \
+             key"
         }
-        Err(_) => {
-            format!("a request for a certificate, {bytes} bytes: a token or proof and a public key")
-        }
-    }
+        Method::Renew => "a request for the next certificate: a request with a public key",
+        Method::Recover => match RecoverRequest::decode(&call.request) {
+            Ok(request) if request.answer.is_some() => {
+                "a request for a certificate in place of one that ended: that one, the session's nonce, a request with a \
+                 public key, and the proof that the ended one's key is held"
+            }
+            Ok(_) | Err(_) => {
+                "a request for a certificate in place of one that ended: that one, the session's nonce, and a request with \
+                 a public key"
+            }
+        },
+    };
+    format!(
+        "{what}; {} bytes, public key {}",
+        call.length,
+        hex(&call.public_key_sha256)
+    )
 }
 
 fn kind_of(message: &UpMessage) -> &'static str {
@@ -148,10 +239,11 @@ fn message(message: &UpMessage) -> FrameWords {
 fn hello_words(hello: &Hello) -> String {
     let (major, minor, patch) = hello.build;
     format!(
-        "version {major}.{minor}.{patch} says hello: {} slots, containment {}, sandbox {}, life {:016x}",
+        "version {major}.{minor}.{patch} says hello: {} slots, containment {}, sandbox {}, reporting {}, life {:016x}",
         hello.slots,
         word(&hello.containment),
         word(&hello.sandbox),
+        word(&hello.reporting),
         hello.incarnation.0,
     )
 }
@@ -179,7 +271,14 @@ fn state_words(state: &AttemptState) -> String {
 }
 
 fn report_words(report: &Report) -> String {
-    let mut words = format!("over: {} after {} ms", report.outcome, report.duration_ms);
+    // A step, which is all that a strict site says, is no exact time.
+    let most = if is_step(report.duration_ms) {
+        "at most "
+    } else {
+        ""
+    };
+    let (outcome, ms) = (report.outcome, report.duration_ms);
+    let mut words = format!("over: {outcome} after {most}{ms} ms");
     if !report.may_have_started {
         words.push_str(", never started");
     }

@@ -41,8 +41,10 @@ pub struct Numbers {
     pub started: u64,
     /// The newest refusals, oldest first.
     pub refusals: VecDeque<RecentRefusal>,
-    /// How often the orchestrator did what no honest one does.
+    /// How often the orchestrator did what no honest one does, or evidence was in danger.
     pub alarms: u64,
+    /// Segments of the ledger that went before their time, because there were too many.
+    pub ledger_early: u64,
     /// What went wrong last, also when it is over.
     pub last_trouble: Option<LastTrouble>,
     /// When the catalogue in force was read, in microseconds since 1970.

@@ -110,8 +110,13 @@ fn session(text: &mut Text, status: &Status) {
     );
     text.counter(
         "outpost_agent_alarms_total",
-        "How often the orchestrator did what no honest one does.",
+        "How often the orchestrator did what no honest one does, or evidence was in danger.",
         status.numbers.alarms,
+    );
+    text.counter(
+        "outpost_agent_ledger_early_segments_total",
+        "Segments of the ledger that were taken away before their time, because there were too many.",
+        status.numbers.ledger_early,
     );
     text.gauge(
         "outpost_agent_certificate_expiry_timestamp_seconds",

@@ -36,7 +36,8 @@ impl Certificate {
             return None;
         }
         self.told = Some(until);
-        let life_us = self.not_after_s.saturating_sub(self.since_s) * 1_000_000;
+        let life_s = self.not_after_s.saturating_sub(self.since_s);
+        let life_us = life_s.saturating_mul(1_000_000);
         Some(if renewed {
             Event::Renewed { life_us, until }
         } else {

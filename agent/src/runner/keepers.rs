@@ -12,8 +12,8 @@ use std::time::Duration;
 use outpost_agent_core::Found;
 use outpost_agent_core::event::{Event, KeeperSaid, NotStarted};
 use outpost_agent_keeper::adopt::{
-    Claim, KeeperClient, KeeperState, RecordError, end_tree, keeper_state, read_exit_record,
-    read_keeper_record, try_claim,
+    Claim, KeeperClient, KeeperState, RecordError, Trace, end_tree, keeper_state, read_exit_record,
+    read_keeper_record, trace, try_claim,
 };
 use outpost_agent_keeper::protocol::{Containment, ExitRecord, FromKeeper, PacketError, ToKeeper};
 use outpost_agent_keeper::record::CLAIM;
@@ -25,14 +25,18 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::tasks::{Current, Idle, Keepers};
-use super::watch::watch;
+use super::watch::{watch, watch_room};
 use super::{Happened, outcome};
-use crate::state_dir::StateDir;
+use crate::causes::with_causes;
+use crate::state_dir::{StateDir, modes};
 
 /// How long a keeper that is about to start its task is waited for before it counts as running.
 const ABOUT_TO_START: Duration = Duration::from_secs(1);
 /// Between two looks at it.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a keeper whose record is damaged may take to listen, and how often that is looked at.
+const ABOUT_TO_LISTEN: Duration = Duration::from_secs(1);
+const LISTENS_YET: Duration = Duration::from_millis(100);
 /// Waits between tries to reach a silent keeper, or to see what became of an attempt: doubling.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -45,6 +49,8 @@ const TAKES_ANOTHER: u8 = 2;
 pub(super) struct Line {
     fd: AsyncFd<KeeperClient>,
     waiting: RefCell<VecDeque<Assign>>,
+    /// What there was no room for: said in this order as soon as the keeper reads.
+    unsaid: RefCell<VecDeque<ToKeeper>>,
 }
 
 pub(super) type Connected = Rc<Line>;
@@ -55,7 +61,54 @@ impl Line {
         Ok(Rc::new(Self {
             fd: watch(keeper)?,
             waiting: RefCell::default(),
+            unsaid: RefCell::default(),
         }))
+    }
+
+    /// Says something now, or once a keeper that stands still goes on.
+    ///
+    /// # Errors
+    /// When it is gone: whoever listens finds out what became of it.
+    pub(super) fn say(self: &Rc<Self>, message: ToKeeper) -> Result<(), PacketError> {
+        let mut unsaid = self.unsaid.borrow_mut();
+        let catches_up = !unsaid.is_empty();
+        if !catches_up {
+            match self.keeper().send(message.clone()) {
+                Err(PacketError::WouldBlock) => {}
+                said => return said,
+            }
+        }
+        // That it is still in touch is said again soon, everything else only once.
+        if message != ToKeeper::StillConnected {
+            unsaid.push_back(message);
+            if !catches_up {
+                tokio::task::spawn_local(Rc::clone(self).catch_up());
+            }
+        }
+        Ok(())
+    }
+
+    async fn catch_up(self: Rc<Self>) {
+        if let Err(error) = self.say_the_rest().await {
+            tracing::debug!("a keeper does not listen: {error}");
+            self.unsaid.borrow_mut().clear();
+        }
+    }
+
+    async fn say_the_rest(&self) -> Result<(), PacketError> {
+        let io = |errno: rustix::io::Errno| PacketError::Io(errno.into());
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).map_err(io)?;
+        let fd = watch_room(fd).map_err(PacketError::Io)?;
+        loop {
+            let mut ready = fd.writable().await.map_err(PacketError::Io)?;
+            let next = self.unsaid.borrow().front().cloned();
+            let Some(next) = next else { return Ok(()) };
+            match self.keeper().send(next) {
+                Ok(()) => drop(self.unsaid.borrow_mut().pop_front()),
+                Err(PacketError::WouldBlock) => ready.clear_ready(),
+                Err(gone) => return Err(gone),
+            }
+        }
     }
 
     pub(super) fn keeper(&self) -> &KeeperClient {
@@ -337,18 +390,43 @@ fn became(looked: Looked, said: impl FnOnce(&ExitRecord) -> KeeperSaid) -> Becam
 
 /// Looks at files and processes; ends the tree of a dead keeper before it says so. Blocks for some seconds at most.
 fn look(dir: &Path) -> Result<Looked, String> {
+    modes::reopen(dir);
     if let Some(record) = exit_record(dir)? {
         return Ok(Looked::Over(record));
     }
-    if let KeeperState::Alive(_) = keeper_state(dir).map_err(|error| chain(&error))? {
-        return alive(dir);
+    match keeper_state(dir) {
+        Ok(KeeperState::Alive(_)) => return alive(dir),
+        Ok(KeeperState::Never | KeeperState::Dead(_) | KeeperState::EarlierBoot(_)) => {}
+        Err(error @ RecordError::Damaged { .. }) => return unnamed(dir, &error),
+        Err(error @ RecordError::Io { .. }) => return Err(with_causes(&error)),
     }
     if claim(dir).map_err(|error| format!("the claim in {}: {error}", dir.display()))? {
         return Ok(Looked::NeverStarted);
     }
-    end_tree(dir).map_err(|error| chain(&error))?;
+    end_tree(dir).map_err(|error| with_causes(&error))?;
     // The keeper may have left its record between the two looks.
     Ok(exit_record(dir)?.map_or_else(|| dead(dir), Looked::Over))
+}
+
+/// Who keeps it cannot be read: it is over once neither a keeper nor anything that was started is there for a while.
+fn unnamed(dir: &Path, damaged: &RecordError) -> Result<Looked, String> {
+    let give_up = std::time::Instant::now() + ABOUT_TO_LISTEN;
+    loop {
+        match trace(dir).map_err(|error| with_causes(&error))? {
+            Trace::Keeper => return Ok(Looked::Alive),
+            Trace::Processes => {
+                return Err(format!("{damaged}, and its processes are there"));
+            }
+            Trace::None if std::time::Instant::now() < give_up => {
+                std::thread::sleep(LISTENS_YET);
+            }
+            Trace::None => break,
+        }
+    }
+    tracing::error!("{damaged}: nothing is left of what it kept");
+    // Whoever has no claim yet gets none.
+    claim(dir).map_err(|error| format!("the claim in {}: {error}", dir.display()))?;
+    Ok(Looked::Dead { surely: false })
 }
 
 fn dead(dir: &Path) -> Looked {
@@ -366,7 +444,7 @@ fn dead(dir: &Path) -> Looked {
 fn alive(dir: &Path) -> Result<Looked, String> {
     let give_up = std::time::Instant::now() + ABOUT_TO_START;
     loop {
-        match keeper_state(dir).map_err(|error| chain(&error))? {
+        match keeper_state(dir).map_err(|error| with_causes(&error))? {
             KeeperState::Alive(record)
                 if record.task.is_none() && std::time::Instant::now() < give_up =>
             {
@@ -389,7 +467,7 @@ fn exit_record(dir: &Path) -> Result<Option<ExitRecord>, String> {
             tracing::error!("{error}: how the attempt ended is not known");
             Ok(None)
         }
-        Err(error @ RecordError::Io { .. }) => Err(chain(&error)),
+        Err(error @ RecordError::Io { .. }) => Err(with_causes(&error)),
     }
 }
 
@@ -408,17 +486,6 @@ fn claim(dir: &Path) -> io::Result<bool> {
         // An earlier runner won it and died before it could say so.
         Claim::Lost => std::fs::read(dir.join(CLAIM))? == b"runner",
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 /// What became of each attempt that the journal says was begun, before the core is made: all are looked at side by
@@ -476,6 +543,7 @@ fn found_as(became: Became) -> Found {
             NotStarted::Failed(failure) => over(Outcome::StartFailed(failure)),
             NotStarted::Cancelled => over(Outcome::Cancelled),
             NotStarted::LeaseOver => over(Outcome::Refused(Refusal::NoLease)),
+            NotStarted::Refused(refusal) => over(Outcome::Refused(refusal)),
         },
     }
 }

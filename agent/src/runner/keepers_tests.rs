@@ -48,15 +48,47 @@ fn a_damaged_exit_record_says_nothing_and_stops_nothing() {
     assert_eq!(look(dir.path()), Ok(Looked::Dead { surely: false }));
 }
 
+/// The ways in which it may not be known who kept an attempt.
+fn damaged() -> [(&'static str, &'static str); 3] {
+    [
+        ("keeper.json", "{"),
+        (CLAIM, "{\"keeper\": to be"),
+        // A flipped bit in what a keeper's claim begins with.
+        (CLAIM, "z\"crc32\":\"00000000\"}"),
+    ]
+}
+
 #[test]
-fn a_damaged_keeper_record_leaves_it_undecided() {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("keeper.json"), "{").unwrap();
-    let why = look(dir.path()).unwrap_err();
-    assert!(
-        why.contains("keeper.json") && why.contains("damaged"),
-        "{why}"
-    );
+fn d4_an_attempt_whose_keeper_cannot_be_read_is_over_once_nothing_of_it_is_left() {
+    for (file, text) in damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(file), text).unwrap();
+        let looked = look(dir.path());
+        assert_eq!(looked, Ok(Looked::Dead { surely: false }), "{text}");
+        assert_eq!(try_claim(dir.path()).unwrap(), Claim::Lost, "{text}");
+    }
+}
+
+#[test]
+fn d4_an_attempt_whose_keeper_cannot_be_read_lives_while_it_or_a_task_does() {
+    for (file, text) in damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(file), text).unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        let mut task = std::process::Command::new("sleep")
+            .arg("1000")
+            .env("OUTPOST_ATTEMPT", name)
+            .spawn()
+            .unwrap();
+        let why = look(dir.path());
+        task.kill().unwrap();
+        task.wait().unwrap();
+        let why = why.unwrap_err();
+        assert!(why.contains("damaged"), "{why}");
+        let keeper = listens(dir.path());
+        assert_eq!(look(dir.path()), Ok(Looked::Alive), "{text}");
+        drop(keeper);
+    }
 }
 
 #[test]
@@ -109,16 +141,23 @@ fn c3_a_tree_that_the_kernel_ended_as_a_whole_is_over_whoever_looks() {
     }
 }
 
-/// A keeper's side of a connection, to be spoken for by the test.
-fn pretended(dir: &Path) -> (KeeperClient, Packets) {
+/// Where a keeper is looked for.
+fn listens(dir: &Path) -> std::os::fd::OwnedFd {
     use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     let listener = net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
     let address = SocketAddrUnix::new(dir.join("keeper.sock")).unwrap();
     net::bind(&listener, &address).unwrap();
     net::listen(&listener, 1).unwrap();
+    listener
+}
+
+/// A keeper's side of a connection, to be spoken for by the test.
+fn pretended(dir: &Path) -> (KeeperClient, Packets) {
+    let listener = listens(dir);
     let client = KeeperClient::connect(dir).unwrap();
-    let accepted = net::accept_with(&listener, SocketFlags::CLOEXEC).unwrap();
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let accepted = rustix::net::accept_with(&listener, flags).unwrap();
     (client, Packets::from_fd(accepted))
 }
 
@@ -250,4 +289,44 @@ async fn an_end_that_is_not_of_the_attempt_at_hand_is_believed_of_none() {
     let mut said = words(&said);
     said.sort_unstable();
     assert_eq!(said, [(1, "never"), (2, "never"), (3, "never")]);
+}
+
+#[tokio::test]
+async fn what_a_keeper_that_stands_still_is_told_is_not_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (client, keeper) = pretended(dir.path());
+    let line = Line::new(client).unwrap();
+    let end = |attempt: &str| ToKeeper::End {
+        attempt: attempt.to_owned(),
+    };
+    let heard = async {
+        while line.unsaid.borrow().is_empty() {
+            line.say(ToKeeper::StillConnected).unwrap();
+            if line.keeper().send(ToKeeper::Query).is_err() {
+                line.say(end("first")).unwrap();
+            }
+        }
+        line.say(ToKeeper::StillConnected).unwrap();
+        line.say(end("second")).unwrap();
+        keeper.set_nonblocking(true).unwrap();
+        let mut ends = Vec::new();
+        while ends.len() < 2 {
+            match keeper.recv::<ToKeeper>() {
+                Ok(Some((ToKeeper::End { attempt }, _))) => ends.push(attempt),
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("its runner is gone"),
+                Err(PacketError::WouldBlock) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(ends, ["first", "second"]);
+        assert!(line.unsaid.borrow().is_empty());
+        line.say(end("third")).unwrap();
+        assert!(
+            matches!(keeper.recv(), Ok(Some((ToKeeper::End { attempt }, _))) if attempt == "third")
+        );
+        drop(keeper);
+        assert!(line.say(end("fourth")).is_err());
+    };
+    tokio::task::LocalSet::new().run_until(heard).await;
 }

@@ -68,7 +68,12 @@ pub(super) struct LinkHandle {
 
 impl LinkHandle {
     /// Starts the supervision of link. Its events go to `inbox`.
-    pub(super) fn start(setup: LinkSetup, inbox: mpsc::Sender<Happened>) -> Self {
+    /// `first`: a link that lives already.
+    pub(super) fn start(
+        setup: LinkSetup,
+        first: Option<LinkProcess>,
+        inbox: mpsc::Sender<Happened>,
+    ) -> Self {
         let (jobs, receive) = mpsc::channel(QUEUE);
         let supervisor = Supervisor {
             setup: Rc::new(setup),
@@ -80,7 +85,7 @@ impl LinkHandle {
             recovers: None,
             refusal: None,
         };
-        tokio::task::spawn_local(supervisor.run());
+        tokio::task::spawn_local(supervisor.run(first));
         Self { jobs }
     }
 
@@ -117,7 +122,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn run(mut self) {
+    async fn run(mut self, mut living: Option<LinkProcess>) {
         let delays = || {
             let builder = backon::ExponentialBuilder::default()
                 .with_jitter()
@@ -131,7 +136,11 @@ impl Supervisor {
         let mut first = None;
         loop {
             let began = Instant::now();
-            match self.setup.start() {
+            let started = match living.take() {
+                Some(link) => Ok(link),
+                None => self.setup.start().await,
+            };
+            match started {
                 Ok(link) => {
                     let why = self.serve(link, first).await;
                     if self.jobs.is_closed() {
@@ -160,6 +169,7 @@ impl Supervisor {
     async fn serve(&mut self, link: LinkProcess, first: Option<Conn>) -> String {
         let LinkProcess {
             socket,
+            confinement: _,
             mut child,
             dial_end,
         } = link;
@@ -177,6 +187,7 @@ impl Supervisor {
         };
         let why = self.talk(life, first).await;
         receiver.abort();
+        self.setup.living.link(None);
         // Its socket is gone, so it ends by itself; a link that does not is ended.
         if tokio::time::timeout(Duration::from_secs(2), child.wait())
             .await
@@ -334,6 +345,17 @@ impl Supervisor {
     async fn said(&mut self, said: FromLink) -> Option<ToLink> {
         let mut then = None;
         let happened = match said {
+            // Said once, before anything was heard; whoever says it again is not believed.
+            FromLink::Confined(_) => return None,
+            // Of a connection that was not asked for nothing is believed, and nothing is kept.
+            FromLink::Opened { conn }
+            | FromLink::Frame { conn, .. }
+            | FromLink::Server { conn, .. }
+            | FromLink::Ends { conn, .. }
+                if !self.open.contains(&conn) =>
+            {
+                return None;
+            }
             FromLink::Opened { conn } => Happened::Core(Event::Opened { conn: Conn(conn) }),
             FromLink::Frame { conn, .. } if self.closing.contains_key(&conn) => return None,
             FromLink::Frame { conn, bytes } => match wire::decode_down(&bytes) {
@@ -376,6 +398,10 @@ impl Supervisor {
                     why: down(reason),
                 })
             }
+            FromLink::Server { conn, chain } => Happened::Server {
+                conn: Conn(conn),
+                chain,
+            },
             FromLink::Ends { conn, at_s } => Happened::Ends {
                 conn: Conn(conn),
                 at_s,

@@ -1,10 +1,14 @@
 //! The site's own door to the runner: a unix socket in the state directory, for the agent's account and root only.
 //!
-//! One line of JSON in, one line out. There is nothing here that starts a task or says anything upstream.
+//! One line of JSON and one with the token in, one line out. The token lies in the state directory, where it is new with
+//! each runner: who shows it can read there, which tasks of the agent's own account cannot. There is nothing here that
+//! starts a task or says anything upstream.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,13 +18,20 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Happened;
+use super::link_process::Network;
+use super::{Happened, purge};
 use crate::catalogue::Catalogue;
+use crate::files;
 use crate::metrics::Numbers;
+use crate::sandbox::Reached;
 use crate::state_dir::{Identity, StateDir};
 
-/// Bytes of a question.
-const ASK_BYTES: u64 = 256;
+/// Bytes of a question and a token.
+const ASK_BYTES: u64 = 512;
+/// Hex digits of a token.
+const TOKEN_DIGITS: usize = 64;
+/// Its file.
+const TOKEN: &str = "agent.token";
 /// Bytes of an answer: every attempt an agent can hold, with names.
 const ANSWER_BYTES: u64 = 4 << 20;
 /// How long a caller may take to ask, and the runner to answer.
@@ -59,6 +70,21 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since 1970 when the certificate ends; 0 without one.
     pub certificate_not_after_s: u64,
+    /// Audit mode: where the secrets of connections go.
+    #[serde(default)]
+    pub audit_keylog: Option<std::path::PathBuf>,
+    /// How link is confined.
+    #[serde(default)]
+    pub sandbox: Reached,
+    /// The network processes.
+    #[serde(default)]
+    pub network: Network,
+    /// What keeps tasks apart from the agent and from each other, in words.
+    #[serde(default)]
+    pub separation: String,
+    /// The site keys that logs and outputs are encrypted with, the one in use first; none: they are not.
+    #[serde(default)]
+    pub site_keys: Vec<String>,
     /// Why the orchestrator was last out of reach, while it is.
     pub trouble: Option<String>,
     /// Microseconds since boot, as of this answer: times in `view` are on this clock.
@@ -131,6 +157,10 @@ impl Status {
 pub(super) struct About<'a> {
     pub(super) identity: &'a Identity,
     pub(super) certificate_not_after_s: u64,
+    pub(super) audit: Option<&'a Path>,
+    pub(super) sandbox: &'a Reached,
+    pub(super) network: Network,
+    pub(super) site_keys: &'a [String],
     pub(super) trouble: Option<String>,
     pub(super) catalogue: &'a Catalogue,
     pub(super) disk: Disk,
@@ -146,6 +176,11 @@ pub(super) fn status(core: &Agent, about: &About<'_>) -> Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         certificate_not_after_s: about.certificate_not_after_s,
+        audit_keylog: about.audit.map(Path::to_owned),
+        sandbox: about.sandbox.clone(),
+        network: about.network.clone(),
+        separation: super::walls::here().1,
+        site_keys: about.site_keys.to_vec(),
         // A former stream that ended when its successor stood is none.
         trouble: about
             .trouble
@@ -164,6 +199,7 @@ pub(super) fn status(core: &Agent, about: &About<'_>) -> Status {
 
 /// Listens on the state directory's socket, replacing one that a dead runner left: the caller holds the lock.
 pub(super) fn serve(state: &StateDir, inbox: mpsc::Sender<Happened>) -> anyhow::Result<()> {
+    let token = Token::new(state)?;
     let path = state.socket();
     if path.exists() {
         std::fs::remove_file(&path)
@@ -178,20 +214,65 @@ pub(super) fn serve(state: &StateDir, inbox: mpsc::Sender<Happened>) -> anyhow::
     let listener =
         UnixListener::bind(&short).with_context(|| format!("listening on {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    tokio::task::spawn_local(accept(listener, inbox));
+    tokio::task::spawn_local(accept(listener, state.clone(), token, inbox));
     Ok(())
 }
 
-async fn accept(listener: UnixListener, inbox: mpsc::Sender<Happened>) {
-    let own = rustix::process::geteuid().as_raw();
+/// What a caller shows that can read the state directory.
+#[derive(Debug, Clone)]
+struct Token(Rc<str>);
+
+impl Token {
+    /// A new one, in the place of an earlier runner's; that one where the disk is full.
+    fn new(state: &StateDir) -> anyhow::Result<Self> {
+        let path = state.path().join(TOKEN);
+        let mut bytes = [0; TOKEN_DIGITS / 2];
+        getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+        let text = bytes.iter().map(|byte| format!("{byte:02x}"));
+        let text = text.collect::<String>();
+        match files::replace(&path, text.as_bytes()) {
+            Ok(()) => Ok(Self(text.into())),
+            Err(error) => {
+                let earlier = Self::of(state.path()).ok();
+                let earlier = earlier.filter(|text| text.len() == TOKEN_DIGITS);
+                let written = || format!("writing {}", path.display());
+                let earlier = earlier.ok_or(error).with_context(written)?;
+                Ok(Self(earlier.into()))
+            }
+        }
+    }
+
+    /// Takes as long wherever they differ.
+    fn is(&self, shown: &str) -> bool {
+        let (own, shown) = (self.0.as_bytes(), shown.trim_end().as_bytes());
+        let pairs = own.iter().zip(shown);
+        own.len() == shown.len() && pairs.fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
+    }
+
+    /// The running one's; none of an agent that asks for none.
+    fn of(state: &Path) -> anyhow::Result<String> {
+        let path = state.join(TOKEN);
+        let limit = u64::try_from(TOKEN_DIGITS).unwrap_or(u64::MAX);
+        match files::read_plain(&path, limit) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            read => read.with_context(|| format!("reading {}", path.display())),
+        }
+    }
+}
+
+async fn accept(
+    listener: UnixListener,
+    state: StateDir,
+    token: Token,
+    inbox: mpsc::Sender<Happened>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let allowed = stream
-                    .peer_cred()
-                    .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
-                if allowed {
-                    tokio::task::spawn_local(answer(stream, inbox.clone()));
+                // A task under the agent's own account is not the site's.
+                if outpost_agent_keeper::peer_may_speak(stream.as_fd()) {
+                    let (state, token) = (state.clone(), token.clone());
+                    tokio::task::spawn_local(answer(stream, state, token, inbox.clone()));
                 }
             }
             Err(error) => {
@@ -202,20 +283,27 @@ async fn accept(listener: UnixListener, inbox: mpsc::Sender<Happened>) {
     }
 }
 
-async fn answer(stream: UnixStream, inbox: mpsc::Sender<Happened>) {
+async fn answer(stream: UnixStream, state: StateDir, token: Token, inbox: mpsc::Sender<Happened>) {
     let conversation = async {
         let (read, mut write) = stream.into_split();
-        let mut line = String::new();
-        tokio::io::BufReader::new(read.take(ASK_BYTES))
-            .read_line(&mut line)
-            .await
-            .ok()?;
-        let ask = serde_json::from_str(&line).ok()?;
-        let (reply, replied) = oneshot::channel();
-        inbox.send(Happened::Local(ask, reply)).await.ok()?;
-        let mut status = serde_json::to_vec(&replied.await.ok()?).ok()?;
-        status.push(b'\n');
-        write.write_all(&status).await.ok()
+        let (mut line, mut shown) = (String::new(), String::new());
+        let mut lines = tokio::io::BufReader::new(read.take(ASK_BYTES));
+        lines.read_line(&mut line).await.ok()?;
+        lines.read_line(&mut shown).await.ok()?;
+        token.is(&shown).then_some(())?;
+        let mut answer = match serde_json::from_str(&line) {
+            Ok(ask) => {
+                let (reply, replied) = oneshot::channel();
+                inbox.send(Happened::Local(ask, reply)).await.ok()?;
+                serde_json::to_vec(&replied.await.ok()?).ok()?
+            }
+            Err(_) => {
+                let question = serde_json::from_str(&line).ok()?;
+                serde_json::to_vec(&purge::serve(&question, state, &inbox).await?).ok()?
+            }
+        };
+        answer.push(b'\n');
+        write.write_all(&answer).await.ok()
     };
     // Whoever asks nonsense, or stops asking, is left without an answer.
     let _ = tokio::time::timeout(TIMEOUT, conversation).await;
@@ -226,12 +314,31 @@ async fn answer(stream: UnixStream, inbox: mpsc::Sender<Happened>) {
 /// # Errors
 /// When none is running there, or it does not answer in time.
 pub fn ask(state: &Path, ask: Ask) -> anyhow::Result<Status> {
+    serde_json::from_str(&exchange(state, &ask)?)
+        .context("the agent's answer cannot be read; is it of another version?")
+}
+
+/// Puts one question to the runner of a state directory; its answer as it came, empty if it knows no such question.
+pub(super) fn exchange(state: &Path, question: &impl Serialize) -> anyhow::Result<String> {
+    let mut stream = connect(state)?;
+    let question = serde_json::to_string(question)?;
+    let lines = format!("{question}\n{}\n", Token::of(state)?);
+    stream.write_all(lines.as_bytes())?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(ANSWER_BYTES))
+        .read_line(&mut answer)
+        .context("the agent does not answer")?;
+    Ok(answer)
+}
+
+/// A connection to the runner of a state directory.
+fn connect(state: &Path) -> anyhow::Result<std::os::unix::net::UnixStream> {
     let dir = std::fs::File::open(state).with_context(|| format!("opening {}", state.display()))?;
     let short = format!(
         "/proc/self/fd/{}/agent.sock",
         std::os::fd::AsRawFd::as_raw_fd(&dir)
     );
-    let mut stream = std::os::unix::net::UnixStream::connect(short).with_context(|| {
+    let stream = std::os::unix::net::UnixStream::connect(short).with_context(|| {
         format!(
             "no agent is running on {}: start it with `outpost-agent run`",
             state.display()
@@ -239,15 +346,7 @@ pub fn ask(state: &Path, ask: Ask) -> anyhow::Result<Status> {
     })?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let mut line = serde_json::to_vec(&ask)?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(ANSWER_BYTES))
-        .read_line(&mut answer)
-        .context("the agent does not answer")?;
-    serde_json::from_str(&answer)
-        .context("the agent's answer cannot be read; is it of another version?")
+    Ok(stream)
 }
 
 #[cfg(test)]

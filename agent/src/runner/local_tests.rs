@@ -10,6 +10,11 @@ fn answer_of(ask: Ask) -> Status {
         tenant: "t".to_owned(),
         orchestrator: "o:1".to_owned(),
         certificate_not_after_s: 0,
+        audit_keylog: None,
+        network: Default::default(),
+        sandbox: crate::sandbox::Reached::default(),
+        separation: String::new(),
+        site_keys: Vec::new(),
         trouble: None,
         now_boot_us: 1,
         version: String::new(),
@@ -87,6 +92,39 @@ fn nonsense_reaches_nobody_and_the_next_question_is_answered() {
     });
     drop(left_open);
     assert_eq!(asked, 1);
+}
+
+#[test]
+fn k14_who_cannot_show_the_token_of_the_state_directory_reaches_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    std::fs::write(state.path().join(TOKEN), "of an earlier runner").unwrap();
+    let (answers, asked) = served(&state, |path| {
+        let token = Token::of(&path).unwrap();
+        let shows = |shown: &str| {
+            let mut stream = connect(&path).unwrap();
+            stream
+                .write_all(format!("\"status\"\n{shown}").as_bytes())
+                .unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            let _ = stream.read_to_string(&mut answer);
+            !answer.is_empty()
+        };
+        let almost = token.replacen(|_: char| true, "x", 1);
+        [
+            shows(&format!("{token}\n")),
+            shows(""),
+            shows("\n"),
+            shows(&format!("{almost}\n")),
+            shows(&token[..TOKEN_DIGITS - 1]),
+            shows(&format!("{token}0\n")),
+        ]
+    });
+    assert_eq!(answers, [true, false, false, false, false, false]);
+    assert_eq!(asked, 1, "who shows nothing asks nothing");
+    let mode = state.path().join(TOKEN).metadata().unwrap().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]

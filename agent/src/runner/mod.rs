@@ -2,20 +2,29 @@
 //! the agent that knows what is said to the orchestrator, and the only one that writes journal and ledger.
 
 mod begin;
+mod beneath;
 mod certificate;
 mod durable;
+mod gate;
+mod hour;
 mod keepers;
 mod link;
 pub(crate) mod link_process;
 mod local;
+mod measure;
+mod observe;
 mod outcome;
 mod outgoing;
+mod purge;
 mod recovery;
+mod resting;
 mod retention;
+mod secrets;
 mod steady;
 mod store;
 mod tasks;
 pub(crate) mod trial;
+mod walls;
 mod watch;
 mod workspace;
 
@@ -34,27 +43,34 @@ use outpost_agent_keeper::memory;
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{Core as _, Micros, Turn, turn};
 use outpost_proto::ids::Conn;
-use outpost_proto::message::Health;
+use outpost_proto::message::{Health, Reporting};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::ahead;
+use crate::audit::Audit;
 use crate::catalogue::{self, Catalogue};
 use crate::health::Sampler;
 use crate::life::{self, Life};
 use crate::metrics::Shared;
+use crate::refusals::Refusals;
+use crate::sandbox::{Reached, Required};
+use crate::seal::SiteKeys;
 use crate::state_dir::{Identity, StateDir};
 use certificate::Certificate;
 use durable::Synced;
 use link::LinkJob;
 use outgoing::Outgoing;
 use retention::Held;
+use secrets::Granted;
 use steady::Steady;
 pub(crate) use store::wall_us;
 use store::{AgentStore, Encoded};
 use tasks::{Current, Tasks};
+pub(crate) use walls::here as separation;
 
 pub use begin::run;
 pub use local::{Ask, Status, ask};
+pub(crate) use purge::{Purged, ask as ask_to_purge, attempts_of};
 pub use retention::Keep;
 
 /// Events that wait for the runner's loop; senders wait when it is full.
@@ -77,10 +93,20 @@ pub struct Options {
     pub proxy: Option<String>,
     /// Connect and record, run nothing.
     pub observe: bool,
+    /// How much is said upstream.
+    pub reporting: Reporting,
     /// Where metrics are served, if they are; a loopback address.
     pub metrics: Option<std::net::SocketAddr>,
     /// What stays on disk of what is over.
     pub keep: Keep,
+    /// Audit mode: where the secrets of connections go.
+    pub audit: Option<Audit>,
+    /// The least that the sandbox of the network processes may be.
+    pub sandbox: Required,
+    /// With what logs and outputs are encrypted, if they are, and how long after a run's last task.
+    pub site_keys: Option<Arc<SiteKeys>>,
+    /// How long a run rests before its files are encrypted.
+    pub seal_runs_after: Duration,
     /// How sub-processes are started.
     pub exec: SelfExec,
     /// In `dev` and `demo`: its end ends everything.
@@ -102,10 +128,23 @@ pub(crate) enum Happened {
         /// Whether link has just stored it.
         renewed: bool,
     },
+    /// What the server of a stream presented, DER, leaf first: as link says, to be judged here.
+    Server { conn: Conn, chain: Vec<Vec<u8>> },
     /// Until when the certificates of a stream hold, in seconds since 1970.
     Ends { conn: Conn, at_s: u64 },
     /// Why the orchestrator cannot be reached, for `status`.
     Trouble(String),
+    /// The files of an attempt's run are open: it can start.
+    Opened {
+        assign: Box<outpost_proto::message::Assign>,
+        lease_until_boot_us: u64,
+    },
+    /// A person wants everything of a run to go.
+    Purge(purge::Wanted),
+    /// The secrets of an attempt that is to start were fetched, or cannot be had.
+    Granted(Box<Granted>),
+    /// What an observed instruction would have found of its secrets.
+    Observed(Box<observe::Observed>),
     /// Retention asks what must stay.
     Held(oneshot::Sender<Held>),
     /// Retention has counted what there is.
@@ -130,6 +169,7 @@ struct Runner {
     /// How much of what may be kept of logs is kept.
     log_percent: Rc<Cell<u8>>,
     catalogue_dir: PathBuf,
+    audit: Option<Audit>,
     certificate: Certificate,
     trouble: Option<String>,
     /// The same, and when it was told, until it is known whether a session was lost by it.
@@ -143,8 +183,15 @@ struct Runner {
     room: bool,
     /// Remembers that this process did not last, until it has.
     steady: Steady,
+    /// How link is confined.
+    sandbox: Reached,
+    living: link_process::Living,
+    /// The names of the site's keys, the one that encrypts first.
+    site_keys: Vec<String>,
     /// The present life, until the state directory remembers it.
     life: Option<(StateDir, Life)>,
+    /// What was refused, for this site's people.
+    refusals: Refusals,
     /// Who asked in this turn: they are told what is so after it.
     asked: Vec<oneshot::Sender<Status>>,
 }
@@ -204,8 +251,13 @@ impl Runner {
                 count = happened.recv_many(&mut burst, BURST), if self.outgoing.has_room() => {
                     anyhow::ensure!(count > 0, "the runner's inbox is closed");
                 }
-                // Last the core's own timers: whatever happened may have moved them.
+                // Then the core's own timers: whatever happened may have moved them.
                 () = sleep_until(deadline) => {}
+                // Last what is made ready for what is to come.
+                () = at(self.tasks.may_prepare()) => {
+                    self.tasks.prepare();
+                    continue;
+                }
             }
             for happened in burst.drain(..) {
                 self.happened(happened, &mut events);
@@ -274,6 +326,9 @@ impl Runner {
                         .iter()
                         .for_each(|message| self.store.note(conn.0, message));
                 }
+                if let Event::Keeper { attempt, said } = &event {
+                    self.tasks.said(*attempt, *said);
+                }
                 if let Event::Opened { .. } = &event {
                     self.trouble = None;
                     self.numbers.borrow_mut().connected(wall_us());
@@ -302,6 +357,7 @@ impl Runner {
                 events.extend(event);
                 events.push(Event::Health(self.health()));
             }
+            Happened::Server { conn, chain } => self.store.server(conn.0, chain),
             Happened::Ends { conn, at_s } => {
                 let at = certificate::on_boot_clock(at_s, boot_time_us(), wall_us());
                 events.push(Event::Ends { conn, at });
@@ -314,6 +370,13 @@ impl Runner {
                 let mut numbers = self.numbers.borrow_mut();
                 (numbers.logs_bytes, numbers.logs_attempts) = (bytes, attempts);
             }
+            Happened::Opened {
+                assign,
+                lease_until_boot_us,
+            } => events.extend(self.opened(&assign, lease_until_boot_us)),
+            Happened::Purge(wanted) => wanted.answer(&self.core, &self.tasks, &mut self.refusals),
+            Happened::Granted(granted) => events.extend(self.granted(*granted)),
+            Happened::Observed(observed) => self.note_observed(&observed),
             // Whoever asked and went away needs no answer.
             Happened::Held(ask) => drop(ask.send(Held::by(&self.core))),
             Happened::Local(ask, answer) => {
@@ -332,6 +395,7 @@ impl Runner {
     /// One turn of the driver; answers whether the process may end.
     async fn turn(&mut self, events: &[Event]) -> anyhow::Result<bool> {
         let mut speech = Vec::new();
+        self.store.alone(self.tasks.runs_nothing());
         let turn = turn(&mut self.core, &mut self.store, now(), events, |said| {
             speech.push(said)
         })
@@ -410,12 +474,7 @@ impl Runner {
                 assign,
                 lease_until,
                 behind,
-            } => {
-                let attempt = assign.attempt;
-                if let Err(said) = self.tasks.start(&assign, lease_until.0, behind) {
-                    self.pending.push(Event::Keeper { attempt, said });
-                }
-            }
+            } => self.start(&assign, lease_until, behind),
             Speech::TakeBack { attempt } => self.tasks.take_back(attempt),
             Speech::Cancel { attempt } => self.tasks.cancel(attempt),
             Speech::InTouch => self.tasks.in_touch(),
@@ -424,14 +483,11 @@ impl Runner {
                 self.tasks.discard(attempt);
             }
             Speech::Refused {
-                attempt,
-                entry,
+                attempt: _,
+                refusal,
+                assign,
                 why,
-            } => {
-                tracing::warn!(%attempt, %entry, "refused: {why}");
-                let mut numbers = self.numbers.borrow_mut();
-                numbers.refused(wall_us(), attempt, &entry, &why);
-            }
+            } => self.refused(&assign, refusal, &why),
             Speech::Alarm(alarm) => {
                 tracing::error!(?alarm, "the orchestrator did what no honest one does");
                 self.numbers.borrow_mut().alarms += 1;
@@ -462,6 +518,7 @@ impl Runner {
                 let catalogue: Arc<Catalogue> = Arc::new(catalogue);
                 tracing::info!(entries = catalogue.entries().count(), version = %catalogue.version(), "catalogue reloaded");
                 self.current.replace(Arc::clone(&catalogue));
+                self.tasks.reloaded();
                 events.push(Event::Catalogue(catalogue));
                 let mut numbers = self.numbers.borrow_mut();
                 numbers.catalogue_read_us = wall_us();
@@ -485,6 +542,10 @@ impl Runner {
         let about = local::About {
             identity: &self.identity,
             certificate_not_after_s: self.certificate.not_after_s,
+            audit: self.audit.as_ref().map(Audit::path),
+            sandbox: &self.sandbox,
+            network: self.living.now(),
+            site_keys: &self.site_keys,
             trouble: self.trouble.clone(),
             catalogue: &self.current.borrow(),
             disk,
@@ -518,6 +579,13 @@ async fn over(leash: Option<&tokio::io::unix::AsyncFd<Leash>>) {
             return;
         }
         ready.clear_ready();
+    }
+}
+
+async fn at(when: Option<std::time::Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -88,12 +88,9 @@ pub(super) fn outputs(path: &Path) -> std::collections::BTreeMap<String, String>
 /// link to another's file, and neither may cost the runner more than this look.
 fn text_of(path: &Path) -> Option<String> {
     use std::io::Read;
-    use std::os::unix::fs::OpenOptionsExt;
-    let file = std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
-        .ok()?;
+    let flags =
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let file = std::fs::File::from(super::beneath::open(path, flags).ok()?);
     if !file.metadata().ok()?.is_file() {
         return None;
     }

@@ -1,24 +1,28 @@
 //! What stays of attempts that are over, and for how long: directories and logs of attempts that are no longer held,
 //! and directories of runs without a held attempt, go when they are old or when there are too many.
 //!
-//! Whatever goes is first renamed into `trash/`, on the runner's own thread and in small steps, so that no start can
+//! By age something goes only by a time that the orchestrator has confirmed: a clock that is wrong, as one may be when a
+//! host starts, takes nothing away. Whatever goes is first renamed into `trash/`, on the runner's own thread and in small steps, so that no start can
 //! come in between; one removal at a time then takes it away beside the loop. Nothing here touches what is held.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use outpost_agent_core::Agent;
+use outpost_agent_keeper::record::SPARE;
 use outpost_proto::ids::{AttemptId, RunId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
-use super::Happened;
+use super::{Happened, measure, workspace};
+use crate::dated::Dated;
+use crate::seal::Rest;
 use crate::state_dir::StateDir;
 
 /// What stays on disk of what is over.
@@ -29,16 +33,26 @@ pub struct Keep {
     pub logs: Duration,
     /// Bytes of logs that stay; beyond it the oldest attempts go.
     pub logs_bytes: u64,
+    /// Bytes of runs' files, outputs among them, that stay; beyond it the oldest runs go.
+    pub runs_bytes: u64,
     /// How long a segment of the ledger stays after its last record.
     pub ledger: Duration,
     /// Bytes of the ledger that stay.
     pub ledger_bytes: u64,
+    /// By which of their times.
+    pub dated: Dated,
 }
 
 /// Attempts, and runs, that stay at most; the newest do.
 const KEPT_COUNT: usize = 10_000;
 /// Between two sweeps.
 const EVERY: Duration = Duration::from_secs(3600);
+/// Between two looks whether the orchestrator has said what time it is.
+const UNTIMED: Duration = Duration::from_secs(60);
+/// What was used so shortly before it was asked what is held may have begun after the answer, and stays.
+const UNSETTLED: Duration = Duration::from_secs(60);
+/// Nothing of an agent is older (November 2023): who says so was made before the clock was set.
+const EARLIEST: Duration = Duration::from_secs(1_700_000_000);
 /// Directories taken away between two turns of the runner's loop.
 const STEP: usize = 64;
 /// Between two steps: a full sweep of everything takes a minute, and nobody notices.
@@ -49,12 +63,23 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(50);
 pub(crate) struct Held {
     attempts: BTreeSet<AttemptId>,
     runs: BTreeSet<RunId>,
+    /// The time that has surely come; `None` before the orchestrator was heard.
+    surely: Option<SystemTime>,
 }
 
 impl Held {
+    /// Whether an attempt of this run is held.
+    pub(super) fn holds(&self, run: RunId) -> bool {
+        self.runs.contains(&run)
+    }
+
     /// What the core holds now.
     pub(super) fn by(core: &Agent) -> Self {
-        let mut held = Self::default();
+        let surely_s = core.surely_s(super::now());
+        let mut held = Self {
+            surely: (surely_s > 0).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(surely_s)),
+            ..Self::default()
+        };
         for record in core.durable().attempts {
             held.attempts.insert(record.assign.attempt);
             held.runs.insert(record.assign.run);
@@ -93,8 +118,8 @@ impl Trash {
 
     /// Takes a directory away; one that is not there is gone already.
     pub(super) fn throw(&self, path: &Path) {
-        match self.try_throw(path) {
-            Ok(()) => self.thrown.notify_one(),
+        match try_throw(&self.state, path) {
+            Ok(_) => self.thrown.notify_one(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 tracing::warn!("{} could not be taken away: {error}", path.display());
@@ -102,27 +127,36 @@ impl Trash {
         }
     }
 
-    fn try_throw(&self, path: &Path) -> io::Result<()> {
-        let trash = self.state.trash();
-        let kind = path.parent().and_then(Path::file_name).unwrap_or_default();
-        let mut name = kind.to_owned();
-        name.push("-");
-        name.push(path.file_name().unwrap_or_default());
-        let to = trash.join(name);
-        // Most working directories are gone by then: a keeper gave them to another attempt.
-        path.symlink_metadata()?;
-        let renamed = match std::fs::rename(path, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => rename_into(&trash, path, &to),
-            renamed => renamed,
-        };
-        match renamed {
-            // A directory that its owner made unwritable cannot be moved, only by root.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
-                std::fs::rename(path, &to)
-            }
-            renamed => renamed,
+    /// What says which files of a run are encrypted goes with the run's directory.
+    fn throw_list_of(&self, run: &Path) {
+        if run.parent() == Some(&self.state.runs())
+            && let Some(run) = id_of::<RunId>(run)
+        {
+            let rest = Rest::of(&self.state, run);
+            self.throw(&rest.beside());
+            self.throw(&rest.list);
         }
+    }
+
+    /// Lists of runs that have no directory any more, and those that were on their way when the agent ended.
+    fn throw_lists(&self) -> io::Result<()> {
+        let entries = match std::fs::read_dir(self.state.lists()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = entry?.path();
+            let is_needed = id_of::<RunId>(&path).is_some_and(|run| self.state.run(run).exists());
+            if !is_needed {
+                self.throw(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was thrown by others is removed too.
+    pub(super) fn thrown(&self) {
+        self.thrown.notify_one();
     }
 
     /// Working directories that a crash kept from being thrown: those of attempts that are not held.
@@ -135,6 +169,51 @@ impl Trash {
         }
         Ok(())
     }
+
+    /// Directories that were made for what was to come: of a killed keeper, and of an earlier runner. A living keeper
+    /// makes another.
+    pub(super) fn throw_spares(&self) -> io::Result<()> {
+        self.throw_lists()?;
+        self.throw(&self.state.runs().join(workspace::SPARE));
+        for parent in [self.state.attempts(), self.state.works()] {
+            for entry in std::fs::read_dir(parent)? {
+                let entry = entry?;
+                let name = entry.file_name();
+                if name.as_encoded_bytes().starts_with(SPARE.as_bytes()) {
+                    self.throw(&entry.path());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renames something of the state directory into its trash; answers where it is then.
+///
+/// # Errors
+/// `NotFound` when it is not there; otherwise it is where it was.
+pub(super) fn try_throw(state: &StateDir, path: &Path) -> io::Result<PathBuf> {
+    let trash = state.trash();
+    let kind = path.parent().and_then(Path::file_name).unwrap_or_default();
+    let mut name = kind.to_owned();
+    name.push("-");
+    name.push(path.file_name().unwrap_or_default());
+    let to = trash.join(name);
+    // Most working directories are gone by then: a keeper gave them to another attempt.
+    path.symlink_metadata()?;
+    let renamed = match std::fs::rename(path, &to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => rename_into(&trash, path, &to),
+        renamed => renamed,
+    };
+    match renamed {
+        // A directory that its owner made unwritable cannot be moved, only by root.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
+            std::fs::rename(path, &to)?;
+        }
+        renamed => renamed?,
+    }
+    Ok(to)
 }
 
 /// Renames into a trash that may not be there; when it is, the directory itself has gone meanwhile.
@@ -162,30 +241,14 @@ fn empty(trash: &Path) -> io::Result<()> {
     stays
 }
 
-/// Removes a tree, also one in which a task of this account took its own permissions away.
+/// Removes a file, or a tree whatever a task made of it. One that went meanwhile is gone.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    if !path.symlink_metadata()?.is_dir() {
-        return std::fs::remove_file(path);
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(meta) if meta.is_dir() => super::beneath::raze(path),
+        Ok(_) => std::fs::remove_file(path),
     }
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            std::fs::remove_dir_all(path)
-        }
-        removed => removed,
-    }
-}
-
-/// Only ever does something for an ordinary account, and then to files of its own: root is not refused.
-fn open_up(dir: &Path) -> io::Result<()> {
-    std::fs::set_permissions(dir, Permissions::from_mode(0o700))?;
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            open_up(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// Sweeps at once and then every hour. `percent`: how much of what may be kept is kept, for heartbeats.
@@ -197,16 +260,20 @@ pub(super) async fn keep(
     percent: Rc<Cell<u8>>,
 ) {
     loop {
-        let (ask, told) = oneshot::channel();
-        if inbox.send(Happened::Held(ask)).await.is_err() {
+        let asked = SystemTime::now();
+        let Some(held) = what_is_held(&inbox).await else {
             return;
-        }
-        let Ok(held) = told.await else { return };
+        };
+        let timed = held.surely.is_some();
+        let bounds = Bounds::of(&held, keep, asked);
         let (attempts, runs) = (state.attempts(), state.runs());
         let listed = spawn_blocking(move || {
             let is_held = |id: AttemptId| held.attempts.contains(&id);
-            let attempts = list(&attempts, keep.logs, Some(keep.logs_bytes), is_held)?;
-            let runs = list(&runs, keep.logs, None, |id: RunId| held.runs.contains(&id))?;
+            let logs: Most = (keep.logs_bytes, log_bytes);
+            let attempts = list(&attempts, bounds, Some(logs), is_held)?;
+            let files: Most = (keep.runs_bytes, measure::of_run);
+            let is_held = |id: RunId| held.runs.contains(&id);
+            let runs = list(&runs, bounds, Some(files), is_held)?;
             io::Result::Ok((attempts, runs))
         });
         match listed.await {
@@ -220,12 +287,35 @@ pub(super) async fn keep(
                     return;
                 }
                 let over = attempts.over.into_iter().chain(runs.over);
-                throw_in_steps(&trash, over.collect()).await;
+                throw_in_steps(&trash, over.collect(), keep.dated).await;
             }
             Ok(Err(error)) => tracing::warn!("what is old cannot be listed: {error}"),
             Err(error) => tracing::warn!("what is old cannot be listed: {error}"),
         }
-        tokio::time::sleep(EVERY).await;
+        wait(&inbox, timed).await;
+    }
+}
+
+pub(super) async fn what_is_held(inbox: &mpsc::Sender<Happened>) -> Option<Held> {
+    let (ask, told) = oneshot::channel();
+    inbox.send(Happened::Held(ask)).await.ok()?;
+    told.await.ok()
+}
+
+/// Until the next sweep: an hour, or less when the time was not known to be right and is now.
+async fn wait(inbox: &mpsc::Sender<Happened>, timed: bool) {
+    let ends = tokio::time::Instant::now() + EVERY;
+    if timed {
+        return tokio::time::sleep_until(ends).await;
+    }
+    while tokio::time::Instant::now() < ends {
+        tokio::time::sleep(UNTIMED).await;
+        if what_is_held(inbox)
+            .await
+            .is_none_or(|held| held.surely.is_some())
+        {
+            return;
+        }
     }
 }
 
@@ -236,15 +326,16 @@ fn share(attempts: &Listed, keep: Keep) -> u8 {
     u8::try_from(of_count.max(of_bytes).min(100)).unwrap_or(100)
 }
 
-async fn throw_in_steps(trash: &Trash, over: Vec<Aged>) {
+async fn throw_in_steps(trash: &Trash, over: Vec<Aged>, dated: Dated) {
     if !over.is_empty() {
         tracing::info!(directories = over.len(), "taking away what is old");
     }
     for step in over.chunks(STEP) {
         for aged in step {
             // One that was used since it was listed stays: a start touches its run.
-            if last_change(&aged.path).is_ok_and(|changed| changed == aged.changed) {
+            if last_change(&aged.path, dated).is_ok_and(|changed| changed == aged.changed) {
                 trash.throw(&aged.path);
+                trash.throw_list_of(&aged.path);
             }
         }
         tokio::time::sleep(BETWEEN_STEPS).await;
@@ -260,6 +351,35 @@ struct Aged {
     bytes: u64,
 }
 
+/// By when something was used last.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// What was used later may be held by now.
+    settled: SystemTime,
+    /// What was used before this is old; `None` while nothing is.
+    old: Option<SystemTime>,
+    dated: Dated,
+}
+
+impl Bounds {
+    /// `asked`: when it was asked what is held.
+    fn of(held: &Held, keep: Keep, asked: SystemTime) -> Self {
+        Self {
+            settled: asked - UNSETTLED,
+            old: held.surely.and_then(|now| now.checked_sub(keep.logs)),
+            dated: keep.dated,
+        }
+    }
+
+    fn is_settled(&self, changed: SystemTime) -> bool {
+        changed <= self.settled
+    }
+
+    fn is_old(&self, changed: SystemTime) -> bool {
+        changed >= SystemTime::UNIX_EPOCH + EARLIEST && self.old.is_some_and(|old| changed < old)
+    }
+}
+
 #[derive(Debug)]
 struct Listed {
     kept: usize,
@@ -268,25 +388,28 @@ struct Listed {
     over: Vec<Aged>,
 }
 
+/// How many bytes stay at most, and how those of one directory are counted.
+type Most = (u64, fn(&Path) -> u64);
+
 fn id_of<T: std::str::FromStr>(path: &Path) -> Option<T> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
-/// The directories in `parent` that are named by an id, not held, and too old, too many or, where `most_bytes` says so,
+/// The directories in `parent` that are named by an id, surely not held, and too old, too many or, where `most` says so,
 /// too large together.
 fn list<T: std::str::FromStr>(
     parent: &Path,
-    keep: Duration,
-    most_bytes: Option<u64>,
+    bounds: Bounds,
+    most: Option<Most>,
     held: impl Fn(T) -> bool,
 ) -> io::Result<Listed> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(parent)? {
         let path = entry?.path();
         if let Some(id) = id_of::<T>(&path)
-            && let Ok(changed) = last_change(&path)
+            && let Ok(changed) = last_change(&path, bounds.dated)
         {
-            let bytes = most_bytes.map_or(0, |_| log_bytes(&path));
+            let bytes = most.map_or(0, |(_, bytes_of)| bytes_of(&path));
             let aged = Aged {
                 path,
                 changed,
@@ -297,15 +420,15 @@ fn list<T: std::str::FromStr>(
     }
     // Held ones first, then the newest: what comes after the limit goes.
     all.sort_by_key(|(held, aged)| std::cmp::Reverse((*held, aged.changed)));
-    let oldest = SystemTime::now() - keep;
     let mut listed = Listed {
         kept: 0,
         bytes: 0,
         over: Vec::new(),
     };
     for (at, (held, aged)) in all.into_iter().enumerate() {
-        let too_large = most_bytes.is_some_and(|most| listed.bytes + aged.bytes > most);
-        if !held && (at >= KEPT_COUNT || aged.changed < oldest || too_large) {
+        let too_large = most.is_some_and(|(most, _)| listed.bytes + aged.bytes > most);
+        let goes = at >= KEPT_COUNT || bounds.is_old(aged.changed) || too_large;
+        if !held && bounds.is_settled(aged.changed) && goes {
             listed.over.push(aged);
         } else {
             listed.kept += 1;
@@ -329,10 +452,8 @@ fn log_bytes(dir: &Path) -> u64 {
 }
 
 /// When something was last added to a directory, or removed from it. Never looks through a link.
-fn last_change(dir: &Path) -> io::Result<SystemTime> {
-    let meta = dir.symlink_metadata()?;
-    let since = Duration::from_secs(u64::try_from(meta.mtime()).unwrap_or(0));
-    Ok(SystemTime::UNIX_EPOCH + since)
+fn last_change(dir: &Path, dated: Dated) -> io::Result<SystemTime> {
+    Ok(dated.of(&dir.symlink_metadata()?))
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const KEEP: Keep = Keep {
     logs: Duration::from_secs(14 * 24 * 3600),
     logs_bytes: 1 << 30,
+    runs_bytes: 1 << 30,
     ledger: Duration::from_secs(90 * 24 * 3600),
     ledger_bytes: 1 << 30,
+    dated: Dated::Modified,
 };
 
 fn state() -> (tempfile::TempDir, StateDir) {
@@ -21,6 +23,18 @@ fn make(path: &Path, age: Duration) {
     std::fs::write(path.join("log.0"), "x").unwrap();
     let dir = std::fs::File::open(path).unwrap();
     dir.set_modified(SystemTime::now() - age).unwrap();
+}
+
+/// What is known when nothing is held and the orchestrator was heard.
+fn timed() -> Held {
+    Held {
+        surely: Some(SystemTime::now()),
+        ..Held::default()
+    }
+}
+
+fn bounds() -> Bounds {
+    Bounds::of(&timed(), KEEP, SystemTime::now())
 }
 
 /// Runs a sweep as the runner does, until the trash is empty.
@@ -70,6 +84,7 @@ fn what_is_old_goes_and_what_is_held_or_new_stays() {
         let kept = Held {
             attempts: [held].into(),
             runs: [RunId(3)].into(),
+            ..timed()
         };
         sweep(&state, kept).await;
         let there = |path: PathBuf| path.exists();
@@ -80,20 +95,34 @@ fn what_is_old_goes_and_what_is_held_or_new_stays() {
 }
 
 #[test]
+fn k16_an_age_that_a_task_says_of_a_directory_takes_nothing_away_where_it_shares_the_account() {
+    let dir = tempfile::tempdir().unwrap();
+    make(&dir.path().join(AttemptId(1).to_string()), 400 * DAY);
+    let over = |dated: Dated| {
+        let keep = Keep { dated, ..KEEP };
+        let bounds = Bounds::of(&timed(), keep, SystemTime::now() + DAY);
+        let listed = list(dir.path(), bounds, None, |_: AttemptId| false);
+        listed.unwrap().over.len()
+    };
+    assert_eq!(over(Dated::Modified), 1);
+    assert_eq!(over(Dated::Changed), 0);
+}
+
+#[test]
 fn of_too_many_the_newest_stay_and_held_ones_count_first() {
     let dir = tempfile::tempdir().unwrap();
     let extra = 3;
     for n in 0..KEPT_COUNT + extra {
         let path = dir.path().join(AttemptId(n as u128).to_string());
         std::fs::create_dir(&path).unwrap();
-        let age = Duration::from_secs(n as u64 * 10);
+        let age = Duration::from_secs(120 + n as u64 * 10);
         std::fs::File::open(&path)
             .unwrap()
             .set_modified(SystemTime::now() - age)
             .unwrap();
     }
     let oldest = AttemptId((KEPT_COUNT + extra - 1) as u128);
-    let listed = list(dir.path(), KEEP.logs, None, |id: AttemptId| id == oldest).unwrap();
+    let listed = list(dir.path(), bounds(), None, |id: AttemptId| id == oldest).unwrap();
     assert_eq!(listed.kept, KEPT_COUNT);
     let over = listed
         .over
@@ -111,12 +140,18 @@ fn of_too_many_bytes_the_newest_logs_stay_and_held_ones_in_any_case() {
         let path = dir.path().join(AttemptId(n).to_string());
         make(&path, Duration::ZERO);
         std::fs::write(path.join("log.0"), [b'x'; 1000]).unwrap();
-        let age = Duration::from_secs(u64::try_from(n).unwrap() * 60);
+        let age = Duration::from_secs(u64::try_from(n).unwrap() * 60 + 120);
         let opened = std::fs::File::open(&path).unwrap();
         opened.set_modified(SystemTime::now() - age).unwrap();
     }
     let oldest_is_held = |id: AttemptId| id == AttemptId(4);
-    let listed = list(dir.path(), KEEP.logs, Some(3500), oldest_is_held).unwrap();
+    let listed = list(
+        dir.path(),
+        bounds(),
+        Some((3500, log_bytes)),
+        oldest_is_held,
+    )
+    .unwrap();
     assert_eq!((listed.kept, listed.bytes), (3, 3000));
     let over = listed.over.iter().map(|aged| id_of(&aged.path).unwrap());
     assert_eq!(
@@ -126,17 +161,83 @@ fn of_too_many_bytes_the_newest_logs_stay_and_held_ones_in_any_case() {
 }
 
 #[test]
+fn of_too_many_bytes_of_runs_the_newest_stay_however_deep_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    for n in 0..4_u8 {
+        let path = dir.path().join(RunId(n.into()).to_string());
+        make(&path, Duration::ZERO);
+        std::fs::create_dir_all(path.join("deep/er")).unwrap();
+        std::fs::write(path.join("deep/er/file"), vec![b'x'; 100_000]).unwrap();
+        std::os::unix::fs::symlink("/usr", path.join("link")).unwrap();
+        let opened = std::fs::File::open(&path).unwrap();
+        let age = Duration::from_secs(u64::from(n) * 60 + 120);
+        opened.set_modified(SystemTime::now() - age).unwrap();
+    }
+    let most: Most = (250_000, measure::of_run);
+    let oldest_is_held = |id: RunId| id == RunId(3);
+    let listed = list(dir.path(), bounds(), Some(most), oldest_is_held).unwrap();
+    let over = listed.over.iter().map(|aged| id_of(&aged.path).unwrap());
+    assert_eq!(over.collect::<Vec<RunId>>(), [RunId(1), RunId(2)]);
+}
+
+#[test]
+fn d4_without_the_orchestrators_time_nothing_is_old_whatever_the_clock_says() {
+    local(async {
+        let (_dir, state) = state();
+        make(&state.attempt(AttemptId(1)), 400 * DAY);
+        make(&state.run(RunId(1)), 400 * DAY);
+        sweep(&state, Held::default()).await;
+        assert!(state.attempt(AttemptId(1)).exists() && state.run(RunId(1)).exists());
+        // The clock of this host is a year ahead, or something was made before it was set.
+        make(&state.attempt(AttemptId(2)), Duration::ZERO);
+        let before_it_was_set = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        make(&state.attempt(AttemptId(3)), before_it_was_set.unwrap());
+        let a_year_ago = Held {
+            surely: Some(SystemTime::now() - 395 * DAY),
+            ..Held::default()
+        };
+        sweep(&state, a_year_ago).await;
+        assert!(
+            [1, 2, 3]
+                .iter()
+                .all(|n| state.attempt(AttemptId(*n)).exists())
+        );
+        sweep(&state, timed()).await;
+        let stay = [1, 2, 3].map(|n| state.attempt(AttemptId(n)).exists());
+        assert_eq!(stay, [false, true, true]);
+    });
+}
+
+#[test]
+fn what_was_used_shortly_before_it_was_asked_what_is_held_stays_however_much_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    for (n, age) in [(1, 0), (2, 50), (3, 90)] {
+        let path = dir.path().join(AttemptId(n).to_string());
+        make(&path, Duration::from_secs(age));
+    }
+    let listed = list(
+        dir.path(),
+        bounds(),
+        Some((0, log_bytes)),
+        |_: AttemptId| false,
+    )
+    .unwrap();
+    let over = listed.over.iter().map(|aged| id_of(&aged.path));
+    assert_eq!(over.collect::<Vec<_>>(), [Some(AttemptId(3))]);
+}
+
+#[test]
 fn one_that_was_used_since_it_was_listed_stays() {
     local(async {
         let (_dir, state) = state();
         let path = state.run(RunId(1));
         make(&path, 15 * DAY);
-        let listed = list(&state.runs(), KEEP.logs, None, |_: RunId| false).unwrap();
+        let listed = list(&state.runs(), bounds(), None, |_: RunId| false).unwrap();
         std::fs::File::open(&path)
             .unwrap()
             .set_modified(SystemTime::now())
             .unwrap();
-        throw_in_steps(&Trash::start(&state), listed.over).await;
+        throw_in_steps(&Trash::start(&state), listed.over, KEEP.dated).await;
         assert!(path.exists());
     });
 }
@@ -161,6 +262,25 @@ fn k11_a_tree_with_its_permissions_taken_away_goes_and_links_are_not_followed() 
 }
 
 #[test]
+fn what_was_made_for_what_never_came_goes() {
+    local(async {
+        let (_dir, state) = state();
+        let spare = state.attempts().join(format!("{SPARE}12.34"));
+        let work = state.works().join(format!("{SPARE}12.34"));
+        let of_a_run = state.runs().join(workspace::SPARE);
+        make(&spare, Duration::ZERO);
+        make(&work, Duration::ZERO);
+        make(&of_a_run, Duration::ZERO);
+        make(&state.attempt(AttemptId(1)), Duration::ZERO);
+        make(&state.run(RunId(1)), Duration::ZERO);
+        Trash::start(&state).throw_spares().unwrap();
+        assert!(!spare.exists() && !work.exists() && !of_a_run.exists());
+        assert!(state.attempt(AttemptId(1)).exists() && state.run(RunId(1)).exists());
+        sweep(&state, Held::default()).await;
+    });
+}
+
+#[test]
 fn what_went_while_it_was_thrown_is_gone_and_no_failure() {
     let dir = tempfile::tempdir().unwrap();
     let (trash, path) = (dir.path().join("trash"), dir.path().join("work"));
@@ -172,4 +292,62 @@ fn what_went_while_it_was_thrown_is_gone_and_no_failure() {
     std::fs::create_dir(&path).unwrap();
     rename_into(&trash, &path, &to).unwrap();
     assert!(to.exists() && !path.exists());
+}
+
+#[tokio::test]
+async fn lists_of_encrypted_files_go_with_their_runs_and_what_was_on_its_way_at_the_start() {
+    let set = tokio::task::LocalSet::new();
+    let test = set.run_until(async {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::create(&dir.path().join("state")).unwrap();
+        std::fs::create_dir(state.lists()).unwrap();
+        let rest = |run| Rest::of(&state, RunId(run));
+        std::fs::create_dir(rest(1).dir).unwrap();
+        for path in [rest(1).list, rest(1).beside(), rest(2).list] {
+            std::fs::write(path, "some\n").unwrap();
+        }
+        let trash = Trash::start(&state);
+        trash.throw_spares().unwrap();
+        assert!(rest(1).list.exists(), "its run is there");
+        assert!(!rest(1).beside().exists() && !rest(2).list.exists());
+        std::fs::write(rest(1).beside(), "half").unwrap();
+        trash.throw(&rest(1).dir);
+        trash.throw_list_of(&rest(1).dir);
+        assert!(!rest(1).beside().exists() && !rest(1).list.exists());
+    });
+    test.await;
+}
+
+#[test]
+fn a_list_goes_with_its_run_and_a_working_directory_not_before_its_attempt() {
+    local(async {
+        let (_dir, state) = state();
+        let trash = Trash::start(&state);
+        make(&state.run(RunId(1)), 15 * DAY);
+        std::fs::create_dir(state.lists()).unwrap();
+        let rest = Rest::of(&state, RunId(1));
+        for list in [rest.list.clone(), rest.beside()] {
+            std::fs::write(list, "some\n").unwrap();
+        }
+        let listed = list(&state.runs(), bounds(), None, |_: RunId| false).unwrap();
+        throw_in_steps(&trash, listed.over, KEEP.dated).await;
+        assert!(!rest.dir.exists() && !rest.list.exists() && !rest.beside().exists());
+
+        let (held, other) = (AttemptId(1), AttemptId(2));
+        make(&state.work(held), Duration::ZERO);
+        make(&state.work(other), Duration::ZERO);
+        trash.throw_work(&[held].into()).unwrap();
+        assert!(state.work(held).exists() && !state.work(other).exists());
+        let mode = state.trash().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+    });
+}
+
+#[test]
+fn only_logs_are_counted_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in [("log.0", 10), ("log.7", 5), ("claim", 4096)] {
+        std::fs::write(dir.path().join(name), vec![b'x'; bytes]).unwrap();
+    }
+    assert_eq!(log_bytes(dir.path()), 15);
 }

@@ -11,14 +11,19 @@ use outpost_agent_core::Agent;
 use outpost_agent_core::event::Speech;
 use outpost_agent_core::record::{Snapshot, Write};
 use outpost_agent_keeper::failpoint;
+use outpost_agent_keeper::process::boot_time_us;
 use outpost_driver::{CommitError, Effects, LoadError, Store};
 use outpost_proto::message::{DownMessage, Receipt};
 use outpost_proto::wire;
 
 use super::durable::{Mark, Syncs};
+use crate::causes::with_causes;
 use crate::journal::{self, Journal};
-use crate::ledger::{self, Kind, Ledger};
+use crate::ledger::{self, IdentityCall, Judged, Kind, Ledger, Notice};
 use crate::metrics::Shared;
+
+/// Receipts that do not hold, or of which nothing can be said, that the log tells of one by one.
+const DOUBTFUL_TOLD: u64 = 64;
 
 /// Frames that are in the ledger and wait to be handed to link, in the order of the speech that named them.
 pub(super) type Encoded = Rc<RefCell<VecDeque<Bytes>>>;
@@ -32,7 +37,11 @@ pub(super) struct AgentStore {
     mark: Mark,
     /// What was given to be synced, and how far it was written then.
     given: VecDeque<Given>,
+    /// Nothing runs here: nobody is kept waiting by a sync.
+    alone: bool,
     numbers: Shared,
+    /// Receipts that did not hold, or of which nothing could be said.
+    doubtful: u64,
 }
 
 /// Journal and ledger as they were given to be synced, each if it was.
@@ -51,13 +60,20 @@ impl AgentStore {
             syncs,
             mark: Mark::default(),
             given: VecDeque::new(),
+            alone: false,
             numbers,
+            doubtful: 0,
         }
     }
 
     /// Everything committed so far is durable once this mark is.
     pub(super) fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Whether anything runs here besides what is committed next.
+    pub(super) fn alone(&mut self, alone: bool) {
+        self.alone = alone;
     }
 
     /// Everything up to this mark is on the disk now.
@@ -106,16 +122,69 @@ impl AgentStore {
             DownMessage::Welcome(welcome) => {
                 let epoch = welcome.session_epoch.0.to_be_bytes();
                 self.ledger.append(Kind::Session, conn, wall_us(), &epoch);
+                let (wall, boot) = (wall_us(), boot_time_us());
+                if let Err(error) = self.ledger.hear(welcome.server_time_us, wall, boot) {
+                    tracing::warn!(
+                        "what is old of the ledger stays for now: {}",
+                        with_causes(&error)
+                    );
+                }
             }
             DownMessage::Directive {
                 directive: Directive::Receipt(receipt),
                 ..
-            } => {
-                self.ledger
-                    .append(Kind::Receipt, conn, wall_us(), &receipt_bytes(receipt));
-            }
+            } => self.receipt(conn, receipt),
             DownMessage::Assign(_) | DownMessage::Directive { .. } | DownMessage::Granted(_) => {}
         }
+        self.tell();
+    }
+
+    /// What this site's people must hear of the evidence itself.
+    fn tell(&mut self) {
+        for notice in self.ledger.notices() {
+            let mut numbers = self.numbers.borrow_mut();
+            numbers.alarms += 1;
+            match notice {
+                Notice::Receipts(what) => tracing::error!("receipts: {what}"),
+                Notice::Early(what) => {
+                    numbers.ledger_early += 1;
+                    numbers.trouble(wall_us(), &what);
+                    tracing::error!("{what}");
+                }
+            }
+        }
+    }
+
+    /// What the server of a connection presented, as link says.
+    pub(super) fn server(&mut self, conn: u64, chain: Vec<Vec<u8>>) {
+        self.ledger.server(conn, chain);
+    }
+
+    /// A receipt that does not hold is an alarm for this site, and changes nothing else: it may be that somebody upstream
+    /// lies about what was received, or that the ledger was touched while the agent ran.
+    fn receipt(&mut self, conn: u64, receipt: &Receipt) {
+        match self.ledger.receipt(conn, wall_us(), receipt) {
+            Judged::Holds { frames } => {
+                tracing::debug!(conn, frames, "the orchestrator signed what it received");
+            }
+            Judged::Unknown(why) => {
+                if self.is_worth_a_line() {
+                    tracing::warn!(conn, "a receipt of which nothing can be said: {why}");
+                }
+            }
+            Judged::Alarm(kind, why) => {
+                self.numbers.borrow_mut().alarms += 1;
+                if self.is_worth_a_line() {
+                    tracing::error!(conn, %kind, "a receipt that does not hold: {why}");
+                }
+            }
+        }
+    }
+
+    /// Whoever sends very many of them fills no log with it: all are counted, and ever fewer are said.
+    fn is_worth_a_line(&mut self) -> bool {
+        self.doubtful += 1;
+        self.doubtful <= DOUBTFUL_TOLD || self.doubtful.is_power_of_two()
     }
 
     fn append(&mut self, speech: &[Speech]) -> Result<(), CommitError> {
@@ -124,18 +193,20 @@ impl AgentStore {
             let refused = |error: wire::EncodeError| {
                 CommitError::Fatal(format!("a frame that must not be sent: {error}"))
             };
-            let (kind, conn, bytes) = match said {
+            let (conn, bytes, call) = match said {
                 Speech::Send { conn, messages } => {
-                    let frame = wire::encode_up(messages).map_err(refused)?;
-                    (Kind::Frame, conn, frame)
+                    (conn, wire::encode_up(messages).map_err(refused)?, None)
                 }
                 Speech::Renew { conn, csr } => {
-                    let csr = csr.clone();
-                    let request = wire::RenewRequest { csr }.encode().map_err(refused)?;
-                    (Kind::Identity, conn, request)
+                    let request = wire::RenewRequest { csr: csr.clone() };
+                    let bytes = request.encode().map_err(refused)?;
+                    let call = IdentityCall::renew(csr, &bytes);
+                    (conn, bytes, Some(call))
                 }
                 Speech::Recover { conn, request } => {
-                    (Kind::Identity, conn, request.encode().map_err(refused)?)
+                    let bytes = request.encode().map_err(refused)?;
+                    let call = IdentityCall::recover(&request.csr, &bytes);
+                    (conn, bytes, Some(call))
                 }
                 Speech::Dial { .. }
                 | Speech::Hangup { .. }
@@ -150,7 +221,14 @@ impl AgentStore {
                 | Speech::Alarm(_)
                 | Speech::Done => continue,
             };
-            self.ledger.append(kind, conn.0, wall_us(), &bytes);
+            match call {
+                Some(call) => {
+                    let record = call.encode();
+                    self.ledger
+                        .append(Kind::Identity, conn.0, wall_us(), &record);
+                }
+                None => self.ledger.append(Kind::Frame, conn.0, wall_us(), &bytes),
+            }
             self.encoded.borrow_mut().push_back(bytes.into());
         }
         Ok(())
@@ -164,7 +242,7 @@ impl AgentStore {
 /// a power cut the boot id already answers that it may have. What leaves this host waits for [`AgentStore::mark`].
 impl Store<Agent> for AgentStore {
     async fn commit(&mut self, effects: &Effects<Write, Speech>) -> Result<(), CommitError> {
-        let fatal = |error: &dyn std::error::Error| CommitError::Fatal(chain(error));
+        let fatal = |error: &dyn std::error::Error| CommitError::Fatal(with_causes(error));
         failpoint::reach("runner-decided");
         self.append(&effects.speech)?;
         let mut files = Vec::new();
@@ -192,6 +270,12 @@ impl Store<Agent> for AgentStore {
             ledger = Some(self.ledger.written());
         }
         failpoint::reach("runner-recorded");
+        // Where nobody is kept waiting, the loop's own thread syncs one of two: the other's answer finds it awake.
+        let shares = self.alone && journal.is_some() && ledger.is_some();
+        if shares {
+            files.remove(0);
+            journal = None;
+        }
         if !files.is_empty() {
             self.mark = self.syncs.sync(files).map_err(|error| fatal(&error))?;
             self.given.push_back(Given {
@@ -200,7 +284,11 @@ impl Store<Agent> for AgentStore {
                 ledger,
             });
         }
+        if shares {
+            self.journal.sync().map_err(|error| fatal(&error))?;
+        }
         self.numbers.borrow_mut().committed(&effects.writes);
+        self.tell();
         Ok(())
     }
 
@@ -209,29 +297,10 @@ impl Store<Agent> for AgentStore {
     }
 }
 
-fn receipt_bytes(receipt: &Receipt) -> Vec<u8> {
-    let mut bytes = receipt.session_epoch.0.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&receipt.frame_count.to_be_bytes());
-    bytes.extend_from_slice(&receipt.head);
-    bytes.extend_from_slice(&receipt.signature);
-    bytes
-}
-
 /// Microseconds since 1970 by the site's clock: for people who read the ledger.
 pub(crate) fn wall_us() -> u64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

@@ -7,23 +7,31 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use outpost_agent_core::Found;
 use outpost_agent_core::event::KeeperSaid;
 use outpost_agent_keeper::adopt::{KeeperClient, SpawnerClient};
 use outpost_agent_keeper::exec::{Leash, SelfExec};
 use outpost_agent_keeper::failpoint;
+use outpost_agent_keeper::process::boot_time_us;
 use outpost_agent_keeper::protocol::{FromSpawner, StartSpec, ToKeeper};
-use outpost_proto::ids::AttemptId;
+use outpost_agent_keeper::secrets::Secrets;
+use outpost_proto::ids::{AttemptId, RunId};
 use outpost_proto::message::Assign;
 use outpost_proto::outcome::StartFailure;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::keepers::{Connected, Line, Listener, next};
+use super::observe::Observed;
+use super::resting::Resting;
 use super::retention::Trash;
+use super::secrets::{Granted, Granting};
+use super::walls::{self, Walls};
 use super::watch::watch;
 use super::workspace::Runs;
-use super::{Happened, outcome};
-use crate::catalogue::Catalogue;
+use super::{Happened, gate, outcome};
+use crate::catalogue::{Catalogue, Entry};
+use crate::metrics::Shared;
 use crate::state_dir::StateDir;
 
 /// How long a spawner may take to make room for a start: it forks one keeper after the other, some milliseconds each.
@@ -49,6 +57,10 @@ pub(super) struct Tasks {
     idle: Idle,
     runs: Runs,
     trash: Trash,
+    resting: Resting,
+    granting: Granting,
+    walls: Walls,
+    numbers: Shared,
     /// Whether something was begun since this was asked last.
     busy: bool,
 }
@@ -87,8 +99,16 @@ impl Tasks {
         catalogue: Current,
         inbox: mpsc::Sender<Happened>,
         trash: Trash,
+        resting: Resting,
     ) -> Self {
+        let mut walls = Walls::new(&state);
+        // A key of the same account that tasks of this account could read would be none.
+        let keys = resting.keys().into_iter().flat_map(|keys| keys.files());
+        keys.for_each(|path| walls.close(path));
         Self {
+            numbers: Shared::default(),
+            granting: Granting::new(inbox.clone()),
+            walls,
             state,
             exec,
             leash,
@@ -99,8 +119,34 @@ impl Tasks {
             idle: Idle::default(),
             runs: Runs::default(),
             trash,
+            resting,
             busy: false,
         }
+    }
+
+    /// Where it is told what could not be started.
+    pub(super) fn tell_in(&mut self, numbers: Shared) {
+        self.numbers = numbers;
+    }
+
+    /// Keeps tasks of the agent's own account out of this too.
+    pub(super) fn close(&mut self, path: &std::path::Path) {
+        self.walls.close(path);
+    }
+
+    /// Where everything is.
+    pub(super) fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// Whether the files of a run are on their way from one form to the other.
+    pub(super) fn is_changing(&self, run: RunId) -> bool {
+        self.resting.is_busy(run)
+    }
+
+    /// Something was thrown into the trash.
+    pub(super) fn thrown(&self) {
+        self.trash.thrown();
     }
 
     /// Starts an attempt, or hands it to the keeper of the one `behind` which it waits; answers why nothing of it will
@@ -111,14 +157,90 @@ impl Tasks {
         lease_until_boot_us: u64,
         behind: Option<AttemptId>,
     ) -> Result<(), KeeperSaid> {
-        let attempt = assign.attempt;
         self.busy = true;
+        if self.resting.needs_opening(assign.run) {
+            if behind.is_some() {
+                return Err(KeeperSaid::GivenBack);
+            }
+            let inbox = self.inbox.clone();
+            self.resting
+                .open_for(assign.clone(), lease_until_boot_us, inbox);
+            return Ok(());
+        }
+        self.resting.started(assign.run);
         let line = behind.map(|first| self.line_behind(first)).transpose()?;
         let catalogue = self.catalogue.borrow().clone();
-        let failed = |failure: StartFailure, why: String| {
-            tracing::error!(%attempt, entry = %assign.entry, "cannot be started: {why}");
-            outcome::failed(failure)
-        };
+        let has_secrets = |entry: &Entry| !entry.secrets.is_empty();
+        if catalogue.entry(&assign.entry).is_some_and(has_secrets) {
+            // Fetched when it starts: who knows for how long it would wait there with them.
+            if line.is_some() {
+                return Err(KeeperSaid::GivenBack);
+            }
+            let state = self.state.path();
+            let asked = self
+                .granting
+                .ask(state, assign, lease_until_boot_us, catalogue);
+            let numbers = &self.numbers;
+            return asked.map_err(|why| failed(numbers, assign, StartFailure::Secret, &why));
+        }
+        self.launch(assign, lease_until_boot_us, line, &catalogue, None)
+    }
+
+    /// Looks for the secrets of an instruction that was only observed; see [`Granting::look`].
+    pub(super) fn look(
+        &self,
+        observed: Box<Observed>,
+        catalogue: &Catalogue,
+    ) -> Result<(), Box<Observed>> {
+        self.granting.look(observed, catalogue)
+    }
+
+    /// Whether something is to be fetched or opened before this attempt's program can be started.
+    pub(super) fn makes_ready(&self, assign: &Assign) -> bool {
+        let catalogue = self.catalogue.borrow();
+        let entry = catalogue.entry(&assign.entry);
+        entry.is_some_and(|entry| !entry.secrets.is_empty())
+            || self.resting.needs_opening(assign.run)
+    }
+
+    /// Whether an attempt whose secrets were fetched is still wanted. One that was cancelled meanwhile is told of
+    /// already.
+    pub(super) fn awaits(&mut self, attempt: AttemptId) -> bool {
+        self.granting.arrived(attempt)
+    }
+
+    /// Goes on with an attempt whose secrets were fetched; as [`Self::start`] otherwise.
+    pub(super) fn granted(&mut self, granted: Granted) -> Result<(), KeeperSaid> {
+        let assign = &granted.assign;
+        let secrets = granted.secrets;
+        let numbers = &self.numbers;
+        let secrets = secrets.map_err(|why| failed(numbers, assign, StartFailure::Secret, &why))?;
+        let lease = granted.lease_until_boot_us;
+        self.launch(assign, lease, None, &granted.catalogue, Some(secrets))
+    }
+
+    /// Goes on with an attempt whose run's files were opened; as [`Self::start`] otherwise.
+    pub(super) fn opened(
+        &mut self,
+        assign: &Assign,
+        lease_until_boot_us: u64,
+    ) -> Result<(), KeeperSaid> {
+        // Closed to other accounts while it rested.
+        self.runs.forget(assign.run);
+        self.start(assign, lease_until_boot_us, None)
+    }
+
+    fn launch(
+        &mut self,
+        assign: &Assign,
+        lease_until_boot_us: u64,
+        line: Option<Connected>,
+        catalogue: &Catalogue,
+        secrets: Option<Secrets>,
+    ) -> Result<(), KeeperSaid> {
+        let attempt = assign.attempt;
+        let numbers = Rc::clone(&self.numbers);
+        let failed = |failure: StartFailure, why: String| failed(&numbers, assign, failure, &why);
         // Judged already; a catalogue that was reloaded in between may say otherwise now.
         let plan = catalogue
             .plan(assign)
@@ -126,18 +248,34 @@ impl Tasks {
         let entry = catalogue
             .entry(&assign.entry)
             .ok_or_else(|| failed(StartFailure::Other, "no entry".to_owned()))?;
+        catalogue
+            .verify(entry, &plan)
+            .map_err(|why| failed(StartFailure::Permission, why))?;
         let begun = super::store::wall_us();
-        let spec = self
+        let until = gate::until(entry, lease_until_boot_us, boot_time_us());
+        let mut spec = self
             .runs
-            .prepare(&self.state, assign, entry, plan, lease_until_boot_us, begun)
+            .prepare(&self.state, assign, entry, plan, until, begun)
             .map_err(|error| {
                 failed(
                     failure_of(&error),
                     format!("its directories cannot be made: {error}"),
                 )
             })?;
+        if let Some(seal) = self.resting.for_attempt(attempt) {
+            spec.seal = Some(seal.map_err(|e| failed(StartFailure::Resources, e.to_string()))?);
+        }
+        spec.secrets = secrets;
+        self.walls
+            .put(&mut spec, &self.state, assign.run, catalogue);
+        self.granting.enclose(&mut spec, catalogue);
+        walls::open_declared(&mut spec, entry)
+            .map_err(|why| failed(StartFailure::Permission, why))?;
         failpoint::reach("runner-prepared");
         if let Some(line) = line {
+            if spec.seal.is_some() && !line.keeper().seals() {
+                return Err(KeeperSaid::GivenBack);
+            }
             line.keeper().next(&spec).map_err(|error| {
                 tracing::debug!(%attempt, "a keeper does not take it: {error}");
                 KeeperSaid::GivenBack
@@ -148,15 +286,27 @@ impl Tasks {
             return Ok(());
         }
         let keeper = match self.give(&spec) {
-            Some(keeper) => keeper,
+            Some(keeper) => Ok(keeper),
             None => self
                 .ask(spec)
-                .and_then(|keeper| Line::new(keeper).map_err(|error| error.to_string()))
+                .map(Line::new)
                 .map_err(|why| failed(StartFailure::Resources, why))?,
         };
         failpoint::reach("runner-asked");
-        self.listen(keeper, assign.clone());
+        self.asked(keeper, assign);
         Ok(())
+    }
+
+    /// A keeper has it, or will. One that cannot be listened to may start it all the same: files and processes say then
+    /// whether it does, unless the claim can still be made in its place.
+    fn asked(&self, keeper: io::Result<Connected>, assign: &Assign) {
+        match keeper {
+            Ok(keeper) => self.listen(keeper, assign.clone()),
+            Err(error) => {
+                tracing::error!(attempt = %assign.attempt, "its keeper cannot be listened to: {error}");
+                self.adopt(assign.clone());
+            }
+        }
     }
 
     /// The keeper of an attempt that is not over, if others may wait there.
@@ -170,7 +320,13 @@ impl Tasks {
 
     /// Gives the attempt to a keeper that waits for one. One that is gone took nothing.
     fn give(&self, spec: &StartSpec) -> Option<Connected> {
-        std::iter::from_fn(|| self.idle.take()).find(|line| line.keeper().next(spec).is_ok())
+        let may = |line: &Connected| {
+            let keeper = line.keeper();
+            (spec.secrets.is_none() || keeper.hands_secrets())
+                && (spec.seal.is_none() || keeper.seals())
+        };
+        std::iter::from_fn(|| self.idle.take())
+            .find(|line| may(line) && line.keeper().next(spec).is_ok())
     }
 
     /// Asks the spawner for a keeper.
@@ -183,6 +339,19 @@ impl Tasks {
         if !is_ready(&spawner, rustix::event::PollFlags::OUT, ROOM) {
             self.spawner = None;
             return Err(format!("the spawner took nothing for {} s", ROOM.as_secs()));
+        }
+        if spec.secrets.is_some() && !hands_secrets(&spawner) {
+            return Err(
+                "the spawner is of an older agent that hands over no secrets: it ends by itself once its tasks have"
+                    .to_owned(),
+            );
+        }
+        // Waits for the spawner's first word, as for secrets.
+        if spec.seal.is_some() && !(hands_secrets(&spawner) && spawner.get_ref().seals()) {
+            return Err(
+                "the spawner is of an older agent that does not encrypt logs: it ends by itself some minutes after its tasks have"
+                    .to_owned(),
+            );
         }
         spawner.get_ref().start(Box::new(spec)).map_err(|error| {
             self.spawner = None;
@@ -235,7 +404,10 @@ impl Tasks {
     }
 
     /// Ends an attempt, or has it given back if it has not begun: by name, because its keeper may have gone on.
-    pub(super) fn cancel(&self, attempt: AttemptId) {
+    pub(super) fn cancel(&mut self, attempt: AttemptId) {
+        if self.granting.cancel(attempt) || self.resting.cancelled(attempt) {
+            return;
+        }
         let ahead = self
             .keepers
             .borrow()
@@ -250,6 +422,32 @@ impl Tasks {
         self.tell(attempt, message);
     }
 
+    /// A keeper's word was heard: after a last one nothing of the attempt's secrets stays, and where its
+    /// log ends is noted.
+    pub(super) fn said(&self, attempt: AttemptId, said: KeeperSaid) {
+        match said {
+            KeeperSaid::Running | KeeperSaid::GivenBack => {}
+            KeeperSaid::NotStarted(_) | KeeperSaid::Finished(_) | KeeperSaid::Gone { .. } => {
+                self.granting.over(attempt);
+                self.resting.over(attempt);
+            }
+        }
+    }
+
+    /// Takes away what earlier attempts left of their secrets. `found`: what became of those that were begun.
+    pub(super) fn sweep(&mut self, found: &BTreeMap<AttemptId, Found>) {
+        let running = found.iter().filter(|(_, found)| **found == Found::Running);
+        let running = running.map(|(attempt, _)| attempt.to_string()).collect();
+        let catalogue = self.catalogue.borrow().clone();
+        self.granting.sweep(self.state.path(), &catalogue, &running);
+    }
+
+    /// Another catalogue is in force.
+    pub(super) fn reloaded(&mut self) {
+        let catalogue = self.catalogue.borrow().clone();
+        self.granting.reloaded(self.state.path(), &catalogue);
+    }
+
     /// Has an attempt given back that waits at a keeper.
     pub(super) fn take_back(&self, attempt: AttemptId) {
         let name = attempt.to_string();
@@ -259,6 +457,21 @@ impl Tasks {
     /// Lets keepers go that have waited long enough for another attempt, in touch or not.
     pub(super) fn let_go(&self) {
         self.idle.let_go();
+    }
+
+    /// When something can be made ready for what is to come.
+    pub(super) fn may_prepare(&self) -> Option<Instant> {
+        self.runs.may_prepare()
+    }
+
+    /// Makes it ready.
+    pub(super) fn prepare(&mut self) {
+        self.runs.prepare_next(&self.state);
+    }
+
+    /// Whether no keeper has anything to do.
+    pub(super) fn runs_nothing(&self) -> bool {
+        self.keepers.borrow().is_empty()
     }
 
     /// Whether nothing runs, and nothing was begun since this was asked last.
@@ -289,8 +502,27 @@ impl Tasks {
     }
 }
 
+/// There is no keeper yet, and so no log: the reason is in the agent's own, and in `status`.
+fn failed(numbers: &Shared, assign: &Assign, failure: StartFailure, why: &str) -> KeeperSaid {
+    tracing::error!(attempt = %assign.attempt, entry = %assign.entry, "cannot be started: {why}");
+    let what = format!("entry `{}` cannot be started: {why}", assign.entry);
+    numbers.borrow_mut().trouble(super::store::wall_us(), &what);
+    outcome::failed(failure)
+}
+
+/// Whether the spawner is of a version that does; one that has not said so yet is waited for.
+fn hands_secrets(spawner: &AsyncFd<SpawnerClient>) -> bool {
+    let client = spawner.get_ref();
+    if !client.hands_secrets() && is_ready(spawner, rustix::event::PollFlags::IN, ROOM) {
+        while let Ok(Some(answer)) = client.recv() {
+            answered(answer);
+        }
+    }
+    client.hands_secrets()
+}
+
 fn tell(attempt: AttemptId, line: &Connected, message: ToKeeper) {
-    if let Err(error) = line.keeper().send(message) {
+    if let Err(error) = line.say(message) {
         // Its listener sees the end and finds out what became of it.
         tracing::debug!(%attempt, "its keeper does not listen: {error}");
     }
@@ -345,3 +577,7 @@ fn answered(answer: FromSpawner) {
         FromSpawner::Started { .. } | FromSpawner::Status { .. } => {}
     }
 }
+
+#[cfg(test)]
+#[path = "tasks_tests.rs"]
+mod tests;

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use outpost_agent_keeper::protocol::{About, StartSpec, UserIds, Want};
 use outpost_proto::ids::RunId;
 use outpost_proto::message::Assign;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
+use super::beneath;
 use crate::catalogue::{Entry, Plan, RunAs};
 use crate::state_dir::StateDir;
 
@@ -19,8 +22,14 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin
 const LOG_FILES: u32 = 4;
 /// How long a run's directories count as ready: far below what retention needs to see that a run is in use.
 const READY_FOR: Duration = Duration::from_secs(60);
+/// How long after a run began the directories of the next one are made: its task's keeper has the processor first.
+const NEXT_AFTER: Duration = Duration::from_millis(1);
 /// How many runs' directories are known at a time.
 const RUNS_KNOWN: usize = 64;
+
+/// The name of a run's directory, beside those of runs, before its run is known. Nobody but this account can look into
+/// it until then.
+pub(super) const SPARE: &str = ".spare";
 
 /// Makes what an attempt finds around it and says how to start it. The keeper makes the attempt's own directories.
 ///
@@ -43,11 +52,74 @@ pub(super) fn prepare(
     Ok(spec)
 }
 
-/// The runs whose directories were made, or looked at, a short while ago: most tasks of a run find them ready.
+/// The runs whose directories were made, or looked at, a short while ago: most tasks of a run find them ready. And the
+/// directories of a run to come, made while there was nothing else to do.
 #[derive(Debug, Default)]
-pub(super) struct Runs(VecDeque<(RunId, bool, Instant)>);
+pub(super) struct Runs {
+    known: VecDeque<(RunId, bool, Instant)>,
+    spare: Spare,
+}
+
+/// What there is of a run to come.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Spare {
+    /// Nothing, and nobody has asked for it.
+    #[default]
+    Not,
+    /// Nothing; the last run was of this kind and began then, and the next one may well be.
+    Wanted { shared: bool, since: Instant },
+    /// Its directories, made then.
+    Made { shared: bool, at: Instant },
+}
 
 impl Runs {
+    /// When there is something to be made for a run to come: not while the task for which it was missed starts.
+    pub(super) fn may_prepare(&self) -> Option<Instant> {
+        match self.spare {
+            Spare::Wanted { since, .. } => Some(since + NEXT_AFTER),
+            Spare::Not | Spare::Made { .. } => None,
+        }
+    }
+
+    /// Makes the directories of a run to come; without them they are made when they are needed.
+    pub(super) fn prepare_next(&mut self, state: &StateDir) {
+        if let Spare::Wanted { shared, .. } = self.spare {
+            let spare = state.runs().join(SPARE);
+            let made = make(&spare, 0o700).and_then(|()| make(&spare.join("out"), mode(shared)));
+            let at = Instant::now();
+            self.spare = made.map_or(Spare::Not, |()| Spare::Made { shared, at });
+        }
+    }
+
+    /// The directories of a run are not as they were made: they are made right again before its next task.
+    pub(super) fn forget(&mut self, run: RunId) {
+        self.known.retain(|(known, ..)| *known != run);
+    }
+
+    /// Makes a run's directories, or takes those that were made for a run to come.
+    fn begin(&mut self, state: &StateDir, assign: &Assign, entry: &Entry) -> io::Result<()> {
+        let shared = entry.user.is_some();
+        let run = state.run(assign.run);
+        let since = Instant::now();
+        match self.spare {
+            Spare::Made { shared: of, at } if of == shared => {
+                match name(&state.runs().join(SPARE), &run, shared, at) {
+                    Ok(()) => {
+                        self.spare = Spare::Wanted { shared, since };
+                        return Ok(());
+                    }
+                    // The run began earlier: the next one may not have.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(_) => self.spare = Spare::Wanted { shared, since },
+                }
+            }
+            // The next run may be of its kind again.
+            Spare::Made { .. } => {}
+            Spare::Not | Spare::Wanted { .. } => self.spare = Spare::Wanted { shared, since },
+        }
+        begin_run(state, assign, entry)
+    }
+
     /// The same as [`prepare`], but for what was done already.
     ///
     /// # Errors
@@ -63,15 +135,15 @@ impl Runs {
     ) -> io::Result<StartSpec> {
         let key = (assign.run, entry.user.is_some());
         let is_made = self
-            .0
+            .known
             .iter()
             .any(|(run, shared, at)| (*run, *shared) == key && at.elapsed() < READY_FOR);
         if !is_made {
-            begin_run(state, assign, entry)?;
-            self.0.retain(|(run, shared, _)| (*run, *shared) != key);
-            self.0.push_back((key.0, key.1, Instant::now()));
-            if self.0.len() > RUNS_KNOWN {
-                self.0.pop_front();
+            self.begin(state, assign, entry)?;
+            self.known.retain(|(run, shared, _)| (*run, *shared) != key);
+            self.known.push_back((key.0, key.1, Instant::now()));
+            if self.known.len() > RUNS_KNOWN {
+                self.known.pop_front();
             }
         }
         let outputs = outputs(&state.run(assign.run), assign);
@@ -99,11 +171,33 @@ fn begin_run(state: &StateDir, assign: &Assign, entry: &Entry) -> io::Result<()>
     let run = state.run(assign.run);
     // The tasks of one run share this directory, each under its own entry's account: as in /tmp, nobody can remove
     // another's files. Its name is random and its parent cannot be listed.
-    let shared = if entry.user.is_some() { 0o1777 } else { 0o700 };
-    make(&run, shared)?;
-    make(&run.join("out"), shared)?;
-    // Retention goes by it.
-    File::open(&run)?.set_modified(std::time::SystemTime::now())
+    let mode = mode(entry.user.is_some());
+    make(&run, mode)?;
+    make(&run.join("out"), mode)?;
+    touch(&run)
+}
+
+/// Of a run's directories: `shared` by tasks of several accounts, or not.
+fn mode(shared: bool) -> u32 {
+    if shared { 0o1777 } else { 0o700 }
+}
+
+/// Retention goes by it.
+fn touch(run: &Path) -> io::Result<()> {
+    File::open(run)?.set_modified(std::time::SystemTime::now())
+}
+
+/// Gives the directories of a run to come to a run that has none.
+fn name(spare: &Path, run: &Path, shared: bool, made: Instant) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags};
+    rustix::fs::renameat_with(CWD, spare, CWD, run, RenameFlags::NOREPLACE)?;
+    if shared {
+        std::fs::set_permissions(run, Permissions::from_mode(mode(shared)))?;
+    }
+    if made.elapsed() < READY_FOR {
+        return Ok(());
+    }
+    touch(run)
 }
 
 fn spec(
@@ -154,9 +248,12 @@ fn spec(
         lease_until_boot_us,
         log_max_bytes: entry.log_max_bytes,
         log_files: LOG_FILES,
+        seal: None,
         containment: Want::Auto,
         umask: if entry.user.is_some() { 0o022 } else { 0o077 },
         no_new_privs: true,
+        wall: None,
+        secrets: None,
     }
 }
 
@@ -203,42 +300,29 @@ fn environment(
 /// not be the one who owns it, or point it elsewhere. Where all tasks are of one account there is no such other: then
 /// nothing is there until the task writes it, because files that stay empty are most of what a short task costs.
 fn begin_outputs(path: &Path, owner: Option<&RunAs>) -> io::Result<()> {
+    // Tasks of the run can write beside it, and may have put a link in its directory's place.
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let dir = beneath::open_dir(dir)?;
+    match rustix::fs::unlinkat(&dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
     if owner.is_none() && !rustix::process::geteuid().is_root() {
-        return clear(path);
+        return Ok(());
     }
     let mode = if owner.is_some() { 0o644 } else { 0o600 };
-    let create = || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)
-    };
-    let file = match create() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            std::fs::remove_file(path)?;
-            create()?
-        }
-        created => created?,
-    };
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(mode))?;
     match owner {
         Some(user) => {
+            let file = File::from(file);
             // Whatever this process's own mask is.
             file.set_permissions(Permissions::from_mode(mode))?;
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))
         }
         None => Ok(()),
-    }
-}
-
-/// Takes away what lies there, if anything does; the directory must be there.
-fn clear(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let dir = path.parent().ok_or(error)?;
-            dir.symlink_metadata().map(drop)
-        }
-        removed => removed,
     }
 }
 

@@ -167,7 +167,45 @@ fn the_directories_of_a_run_are_made_once_and_again_when_they_are_gone() {
     prepare(3).unwrap();
     assert_eq!(written(&out), "");
     assert!(site.run().join("out").is_dir());
-    assert_eq!(runs.0.len(), 1);
+    assert_eq!(runs.known.len(), 1);
+}
+
+#[test]
+fn directories_that_were_made_before_their_run_was_known_are_as_others() {
+    let site = site();
+    let spare = site.state.runs().join(SPARE);
+    let mut runs = Runs::default();
+    let begin = |runs: &mut Runs, run| {
+        let mut assign = site.assign(1);
+        assign.run = RunId(run);
+        let entry = site.catalogue.entry(&assign.entry).unwrap();
+        let plan = site.catalogue.plan(&assign).unwrap();
+        runs.prepare(&site.state, &assign, entry, plan, 1, 1)
+            .unwrap();
+        site.state.run(assign.run)
+    };
+    assert_eq!(runs.may_prepare(), None, "nobody has run anything yet");
+    begin(&mut runs, 1);
+    assert!(runs.may_prepare().is_some());
+    runs.prepare_next(&site.state);
+    assert_eq!(runs.may_prepare(), None);
+    assert_eq!(mode(&spare), 0o700, "nobody else reaches it");
+    let made = spare.symlink_metadata().unwrap().ino();
+    let run = begin(&mut runs, 2);
+    assert_eq!(run.symlink_metadata().unwrap().ino(), made);
+    let shared = if is_root() { 0o1777 } else { 0o700 };
+    assert_eq!((mode(&run), mode(&run.join("out"))), (shared, shared));
+    assert!(!spare.exists() && runs.may_prepare().is_some());
+    // A run that has them already keeps them, and the ones that were made wait for another.
+    runs.prepare_next(&site.state);
+    std::fs::create_dir(site.state.run(RunId(3))).unwrap();
+    let run = begin(&mut runs, 3);
+    assert_eq!(mode(&run), shared);
+    assert!(run.join("out").is_dir() && spare.exists() && runs.may_prepare().is_none());
+    // Whoever takes them away costs nobody a run.
+    std::fs::remove_dir_all(&spare).unwrap();
+    assert!(begin(&mut runs, 4).join("out").is_dir());
+    assert!(runs.may_prepare().is_some());
 }
 
 #[test]

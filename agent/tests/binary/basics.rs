@@ -1,6 +1,6 @@
 //! What it says, how it ends, and that a refusal has no effect.
 
-use crate::support::{Home, entry, mode};
+use crate::support::{Done, Home, entry, mode};
 
 #[test]
 fn help_shows_the_commands_with_examples_and_exit_statuses() {
@@ -15,6 +15,24 @@ fn help_shows_the_commands_with_examples_and_exit_statuses() {
 #[test]
 fn an_unknown_command_is_wrong_usage() {
     Home::new().agent(&["rnu"]).fails(2, "unrecognized");
+}
+
+#[test]
+fn without_a_home_nothing_is_guessed() {
+    if rustix::process::geteuid().is_root() {
+        // Root's files are in one place, whatever the environment says.
+        return;
+    }
+    let below = tempfile::tempdir().unwrap();
+    let agent = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_outpost-agent"));
+        command.args(args).env_clear().current_dir(below.path());
+        Done::of(command.output().unwrap())
+    };
+    agent(&["status"]).fails(1, "give one with --state");
+    agent(&["catalogue", "list"]).fails(1, "give one with --catalogue");
+    agent(&["schema"]).ok();
+    assert_eq!(std::fs::read_dir(below.path()).unwrap().count(), 0);
 }
 
 #[test]
@@ -81,6 +99,33 @@ fn a_catalogue_that_is_not_there_or_cannot_be_understood_is_told_with_file_and_l
     std::fs::remove_file(home.file()).unwrap();
     std::os::unix::fs::symlink("/nowhere", home.file()).unwrap();
     home.agent(&["catalogue", "list"]).fails(1, "site.toml");
+}
+
+#[test]
+fn a_list_of_the_catalogue_says_what_each_start_depends_on() {
+    let gates = "needs_approval = true\nwindows = [\"sat\", \"01:00-02:00\"]\nmax_per_hour = 1\nmax_parallel = 2\n";
+    let home = Home::new().with_catalogue(&format!("{}{gates}", entry()));
+    let list = home.agent(&["catalogue", "list"]).ok();
+    let said: Vec<_> = list.lines().skip(1).map(str::trim).collect();
+    assert_eq!(
+        said,
+        [
+            "each start needs an approval here",
+            "starts within sat; 01:00-02:00 only",
+            "1 start in an hour at most",
+            "2 at a time at most",
+        ],
+        "{list}"
+    );
+    assert!(!list.lines().next().unwrap().ends_with(": "), "{list}");
+    let list = home
+        .agent(&["catalogue", "list", "--output", "json"])
+        .json();
+    assert_eq!(
+        list[0]["windows"],
+        serde_json::json!(["sat", "01:00-02:00"])
+    );
+    assert_eq!(list[0]["needs_approval"], true);
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn an_entry_of_an_account_that_is_not_there() {
 #[test]
 fn a_program_that_is_not_there_and_one_without_its_interpreter() {
     let home = Home::new().with_state("2").with_catalogue(&format!(
-        "[entry.a]\nargv = [\"/opt/no/such\"]\n{0}\n[entry.b]\nargv = [\"{{catalogue}}/b.py\"]\n{0}\n",
+        "[entry.a]\nargv = [\"/opt/no/such\"]\n{0}\n[entry.b]\nargv = [\"{{catalogue}}/b.py\"]\ndangerous = true\n{0}\n",
         user()
     ));
     let script = home.catalogue().join("b.py");
@@ -510,7 +510,10 @@ fn a_proc_that_hides_processes() {
     mode(home.0.path(), 0o711);
     // As an ordinary account: root sees everything anyway.
     let agent = home.0.path().join("outpost-agent");
-    std::fs::copy(env!("CARGO_BIN_EXE_outpost-agent"), &agent).unwrap();
+    // By a process of its own: what another test forks meanwhile would keep a copy of ours busy.
+    let mut cp = std::process::Command::new("cp");
+    let copied = cp.arg(env!("CARGO_BIN_EXE_outpost-agent")).arg(&agent);
+    assert!(copied.status().unwrap().success());
     std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
     let script = format!(
         "mount -t proc -o hidepid=2 proc /proc && setpriv --reuid 65534 --regid 65534 --clear-groups {} check; exit $?",

@@ -195,7 +195,7 @@ fn status_is_one_screen_and_the_same_as_json() {
         "not connected",
         "certificate   ends in",
         "0 of 3 slots",
-        "1 entries",
+        "1 entry",
         "ledger ",
     ] {
         assert!(
@@ -281,12 +281,12 @@ fn a_reload_that_is_refused_says_why_and_leaves_the_catalogue_in_force() {
         .fails(1, "site.toml:2: entry `quick`: argv: `true` must be");
     let status = agent.home.agent(&["status"]).ok();
     assert!(
-        status.contains("1 entries") && status.contains("the newest reload was refused"),
+        status.contains("1 entry") && status.contains("the newest reload was refused"),
         "{status}"
     );
     std::fs::write(agent.home.file(), good).unwrap();
     let told = agent.home.agent(&["reload"]).ok();
-    assert!(told.contains("entries, as before"), "{told}");
+    assert!(told.contains("1 entry, as before"), "{told}");
     let mut more = std::fs::read_to_string(agent.home.file()).unwrap();
     let quick = more
         .lines()

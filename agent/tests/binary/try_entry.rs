@@ -1,7 +1,6 @@
 //! `catalogue try`: the same path as an instruction's, on a person's terminal.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -16,8 +15,14 @@ fn script(home: &Home, name: &str, text: &str) {
 /// A home whose directories tasks of other accounts can pass, with one entry per script.
 fn home(scripts: &[(&str, &str, &str)]) -> Home {
     let text = scripts.iter().map(|(name, _, keys)| {
+        // A script as the program itself is one of the things that an entry must mean.
+        let front = if keys.contains("dangerous") {
+            ""
+        } else {
+            "\"/bin/sh\", "
+        };
         format!(
-            "[entry.{name}]\nargv = [\"{{catalogue}}/{name}.sh\"]\n{}\n{keys}\n",
+            "[entry.{name}]\nargv = [{front}\"{{catalogue}}/{name}.sh\"]\n{}\n{keys}\n",
             user()
         )
     });
@@ -112,7 +117,7 @@ fn the_exit_status_tells_how_it_ended() {
         ("fails", "echo no; exit 3", ""),
         ("slow", "sleep 600", "timeout = \"300ms\"\ngrace = \"1s\""),
         ("killed", "kill -9 $$", ""),
-        ("gone", "true", ""),
+        ("gone", "true", "dangerous = true"),
     ]);
     let done = tried(&home, &["fails"]);
     assert_eq!(done.code, Some(4), "{done:#?}");
@@ -228,7 +233,7 @@ fn sleeping(home: &Home) -> (std::process::Child, String) {
         .process_group(0)
         .spawn()
         .unwrap();
-    let pid = home.catalogue().join("pid");
+    let pid = pid_file(home);
     wait_for("the task runs", || pid.exists());
     let mut text = String::new();
     wait_for("the task says its id", || {
@@ -240,18 +245,19 @@ fn sleeping(home: &Home) -> (std::process::Child, String) {
 
 fn sleeper() -> Home {
     let home = home(&[("sleeps", "", "grace = \"2s\"")]);
-    let pid = home.catalogue().join("pid");
+    let pid = pid_file(&home);
+    std::fs::create_dir(pid.parent().unwrap()).unwrap();
     script(
         &home,
         "sleeps.sh",
-        &format!("echo $$ > {}; exec sleep 600", writable(&pid)),
+        &format!("echo $$ > {}; exec sleep 600", pid.display()),
     );
     home
 }
 
-/// The task writes its id where the test looks.
-fn writable(path: &Path) -> String {
-    path.display().to_string()
+/// The task writes its id where the test looks: beside the catalogue, which it cannot change.
+fn pid_file(home: &Home) -> std::path::PathBuf {
+    home.catalogue().with_file_name("marks").join("pid")
 }
 
 #[test]
@@ -269,7 +275,7 @@ fn ctrl_c_ends_the_task_as_a_cancel_would_and_a_kill_leaves_nothing_running() {
     assert!(done.err.contains("sleeps: cancelled"), "{done:#?}");
     assert!(!lives(&task));
 
-    std::fs::remove_file(home.catalogue().join("pid")).unwrap();
+    std::fs::remove_file(pid_file(&home)).unwrap();
     let (mut child, task) = sleeping(&home);
     child.kill().unwrap();
     child.wait().unwrap();

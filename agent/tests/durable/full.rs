@@ -181,3 +181,27 @@ fn d1_a_ledger_goes_on_in_its_segment_while_there_is_no_room_for_the_next() {
     drop(ledger);
     assert_eq!(verify(&dir).unwrap().frames, frames);
 }
+
+#[test]
+#[ignore = "needs: root"]
+fn d1_a_ledger_that_is_over_its_limit_opens_on_a_full_disk_and_gives_way_later() {
+    let small = Small::of(64);
+    let dir = small.path().join("ledger");
+    let mut ledger = Ledger::open(&dir, DEFAULT_LIMIT_BYTES, 1).unwrap();
+    let frame = vec![7; 32 << 10];
+    while !dir.join("000003.led").exists() {
+        ledger.append(Kind::Frame, 1, 1, &frame);
+        ledger.sync().unwrap();
+    }
+    drop(ledger);
+    let filled = small.fill();
+    drop(Ledger::open(&dir, 1, 2).unwrap());
+    assert!(
+        dir.join("000001.led").exists(),
+        "no room to say that it went"
+    );
+    std::fs::remove_file(filled).unwrap();
+    drop(Ledger::open(&dir, 1, 3).unwrap());
+    assert!(!dir.join("000001.led").exists());
+    let _ = verify(&dir).unwrap();
+}

@@ -47,6 +47,20 @@ impl Proc {
         Self::of(self.pid).is_some_and(|now| now.start == self.start)
     }
 
+    /// Whether a signal has stopped all of its threads: until then, what they began may go on.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return false;
+        };
+        let stopped = |thread: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+            state.is_some_and(|state| state.starts_with('T'))
+        };
+        threads.flatten().all(stopped)
+    }
+
     /// Sends SIGKILL, if it still is this process.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
@@ -152,13 +166,17 @@ pub fn keeper_and_task(attempt_dir: &Path) -> (Option<Proc>, Option<Proc>) {
     (process("keeper"), process("task"))
 }
 
-/// The directories of all attempts below a state directory.
+/// The directories of all attempts below a state directory; not those that keepers made for attempts to come.
 #[must_use]
 pub fn attempts(state: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(state.join("attempts"));
     let mut dirs = entries
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_else(|_| Vec::new());
+    dirs.retain(|dir| {
+        !dir.file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    });
     dirs.sort();
     dirs
 }

@@ -29,8 +29,12 @@ Examples:
   outpost agents invite site-1 --ttl 1h";
 
 const REMOVE: &str = "\
+What it holds may still run there and is given up: a task is tried elsewhere if its entry is retry_safe, and waits for \
+a person otherwise. Asks first on a terminal; elsewhere --yes is needed.
+
 Examples:
-  outpost agents remove site-1";
+  outpost agents remove site-1
+  outpost agents remove site-1 --yes";
 
 const LABEL: &str = "\
 Tasks choose agents by labels (`selector` in a workflow). KEY=VALUE sets one, KEY- takes one away; the others stay.
@@ -108,6 +112,9 @@ pub(crate) enum AgentsCommand {
     Remove {
         /// The agent's name.
         agent: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
     },
     /// Set or take away an agent's labels, by which tasks choose agents.
     #[command(after_help = LABEL)]

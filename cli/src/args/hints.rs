@@ -6,12 +6,18 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands of other schedulers, and the words to write here.
-const ELSEWHERE: [(&str, &str); 18] = [
+const ELSEWHERE: [(&str, &str); 27] = [
+    ("alloc", "outpost run RUN`, `outpost logs RUN`"),
+    (
+        "auth",
+        "outpost context add NAME --server URL --token-file FILE`",
+    ),
     (
         "backfill",
         "outpost trigger WORKFLOW --param NAME=VALUE` once for each value",
     ),
     ("clear", "outpost rerun RUN`"),
+    ("config", "outpost context show`, `outpost context list`"),
     ("dag", "outpost workflows`, `outpost runs`"),
     ("dags", "outpost workflows`, `outpost runs`"),
     ("describe", "outpost run RUN`, `outpost agents show AGENT`"),
@@ -19,15 +25,24 @@ const ELSEWHERE: [(&str, &str); 18] = [
         "get",
         "outpost workflows`, `outpost runs`, `outpost agents`",
     ),
+    ("job", "outpost workflows`, `outpost runs`"),
     ("jobs", "outpost workflows`, `outpost runs`"),
     ("kill", "outpost cancel RUN`"),
     (
         "list",
         "outpost workflows`, `outpost runs`, `outpost agents`",
     ),
+    (
+        "login",
+        "outpost context add NAME --server URL --token-file FILE`",
+    ),
     ("ls", "outpost workflows`, `outpost runs`, `outpost agents`"),
+    ("node", "outpost agents`"),
+    ("nodes", "outpost agents`"),
+    ("plan", "outpost diff FILE`, `outpost apply --dry-run FILE`"),
     ("ps", "outpost runs --state running`"),
     ("retry", "outpost rerun RUN`"),
+    ("server", "outpost-orchestrator serve`"),
     ("show", "outpost run RUN`, `outpost agents show AGENT`"),
     ("start", "outpost trigger WORKFLOW`"),
     (
@@ -126,6 +141,8 @@ mod tests {
                 "`--param day=2026-01-31`",
             ),
             ("outpost trigger nightly --conf {}", "`--param NAME=VALUE`"),
+            ("outpost login", "`outpost context add NAME"),
+            ("outpost node status", "here it is `outpost agents`"),
         ] {
             let told = told(line);
             assert!(told.contains(tip), "{told}");

@@ -51,7 +51,7 @@ Examples:
   outpost validate flows/                         find mistakes, no server
   outpost apply -f flows/
   outpost trigger host-report --param top=25 --wait
-  outpost explain 4f1d                            why it waits (ids may be cut)";
+  outpost explain 01a204c8d4c2                    why it waits (ids may be cut)";
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -49,13 +49,7 @@ pub(super) async fn run(client: &Client, command: AgentsCommand, out: Out) -> Re
             &ask(client, &agent, &Ask::get(&["agents", &agent])).await?,
             out,
         ),
-        AgentsCommand::Remove { agent } => {
-            ask(client, &agent, &Ask::delete(&["agents", &agent])).await?;
-            out.either(&json!({ "agent": agent, "presence": "removed" }), |out| {
-                out.line(&format!("{agent} is removed"))
-            });
-            Ok(())
-        }
+        AgentsCommand::Remove { agent, yes } => remove(client, &agent, yes, out).await,
         AgentsCommand::Invite(args) => show_invite(client, &args, out).await,
         AgentsCommand::Label { agent, labels } => label(client, &agent, &labels, out).await,
         AgentsCommand::Queues { agent, queues } => {
@@ -67,7 +61,10 @@ pub(super) async fn run(client: &Client, command: AgentsCommand, out: Out) -> Re
             let change = json!({ "slots": slots.0 });
             let words = slots.0.map_or_else(
                 || "gets as many tasks as it has slots".to_owned(),
-                |slots| format!("gets at most {slots} tasks at once"),
+                |slots| match slots {
+                    1 => "gets at most 1 task at once".to_owned(),
+                    _ => format!("gets at most {slots} tasks at once"),
+                },
             );
             configure(client, &agent, &change, out, |_| words).await
         }
@@ -96,8 +93,41 @@ async fn ask(client: &Client, agent: &str, ask: &Ask<'_>) -> Result<Value, Failu
     let Ok(known) = client.get::<Items<AgentItem>>(&Ask::get(&["agents"])).await else {
         return Err(failure);
     };
-    let names = known.items.iter().map(|item| item.agent.as_str());
-    Err(failure.advised(suggest::sentence(agent, names)))
+    let there = known.items.iter().filter(|item| item.presence != "removed");
+    let names = there.map(|item| item.agent.as_str());
+    let help = suggest::sentence(agent, names).unwrap_or_else(|| {
+        let help = if known.items.is_empty() {
+            "there are no agents yet; `outpost agents invite NAME` makes a token for one"
+        } else {
+            "`outpost agents` lists those that are there"
+        };
+        help.to_owned()
+    });
+    Err(failure.advised(Some(help)))
+}
+
+/// `outpost agents remove NAME`
+async fn remove(client: &Client, agent: &str, yes: bool, out: Out) -> Result<(), Failure> {
+    if !yes {
+        // Whoever mistyped the name learns it before being asked.
+        let known = ask(client, agent, &Ask::get(&["agents", agent])).await?;
+        let known = parse::<AgentItem>(known)?;
+        let held = match known.attempts {
+            0 => String::new(),
+            1 => " It holds 1 attempt, which is given up.".to_owned(),
+            more => format!(" It holds {more} attempts, which are given up."),
+        };
+        let server = client.server();
+        out.confirm(
+            &format!("Remove the agent `{agent}` at {server}?{held}"),
+            "--yes",
+        )?;
+    }
+    ask(client, agent, &Ask::delete(&["agents", agent])).await?;
+    out.either(&json!({ "agent": agent, "presence": "removed" }), |out| {
+        out.line(&format!("{} is removed", clean(agent)));
+    });
+    Ok(())
 }
 
 /// Says above the list what endangers the work as a whole, if some agent is not as it should be.

@@ -181,6 +181,8 @@ pub(crate) struct Reason {
 pub(crate) struct AgentItem {
     pub(crate) agent: String,
     pub(crate) presence: String,
+    /// Whether it has a session; older servers do not say.
+    pub(crate) connected: Option<bool>,
     pub(crate) last_heard: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) slots: Option<u32>,
@@ -188,6 +190,8 @@ pub(crate) struct AgentItem {
     pub(crate) running: Option<u32>,
     #[serde(default)]
     pub(crate) flags: Vec<String>,
+    /// `normal` or `strict`; older servers do not say.
+    pub(crate) reporting: Option<String>,
     pub(crate) cpu_percent: Option<u32>,
     pub(crate) memory_percent: Option<u32>,
     pub(crate) disk_percent: Option<u32>,

@@ -93,14 +93,10 @@ fn agents_table(items: Vec<AgentItem>) -> Table {
         "no agents; `outpost agents invite NAME` makes a token for one",
     );
     for item in items {
-        let percent =
-            |value: Option<u32>| value.map(|value| format!("{value} %")).unwrap_or_default();
+        let strict = is_strict(&item);
+        let percent = |value: Option<u32>| share(value, strict);
         let count = |value: Option<u32>| value.map(|value| value.to_string()).unwrap_or_default();
-        let free = match (item.slots_free, item.slots) {
-            (Some(free), Some(all)) => format!("{free}/{all}"),
-            (free, None) => count(free),
-            (None, Some(_)) => String::new(),
-        };
+        let free = slots_left(&item);
         let (flags, left) = (flags(&item), certificate_left(&item, Timestamp::now()));
         let queues = item.queues.join(",");
         let labels = labels(&item.labels);
@@ -126,6 +122,19 @@ fn agents_table(items: Vec<AgentItem>) -> Table {
     table
 }
 
+/// Free slots of those that it gets work for: a limit that is set here counts like fewer slots.
+fn slots_left(item: &AgentItem) -> String {
+    let Some(free) = item.slots_free else {
+        return String::new();
+    };
+    let Some(slots) = item.slots else {
+        return free.to_string();
+    };
+    let all = item.slots_limit.map_or(slots, |limit| limit.min(slots));
+    let free = free.min(all.saturating_sub(item.running.unwrap_or(0)));
+    format!("{free}/{all}")
+}
+
 /// How long its certificate still lives, in the unit that fits: `6 d`, `5 h`, `40 min`, `30 s`. An agent's life is in
 /// days in one place and in minutes in another.
 fn certificate_left(item: &AgentItem, now: Timestamp) -> Option<String> {
@@ -143,13 +152,29 @@ fn certificate_left(item: &AgentItem, now: Timestamp) -> Option<String> {
     })
 }
 
+/// Whether the numbers that it tells are steps.
+fn is_strict(item: &AgentItem) -> bool {
+    item.reporting.as_deref() == Some("strict")
+}
+
+/// `34 %`; a step stands for everything above the one below it.
+fn share(percent: Option<u32>, strict: bool) -> String {
+    let most = if strict { "≤" } else { "" };
+    let words = percent.map(|percent| format!("{most}{percent} %"));
+    words.unwrap_or_default()
+}
+
 /// What the agent says of itself, and what was decided about it here.
 fn flags(item: &AgentItem) -> String {
+    // Within the presence timeout only this tells an agent that was stopped in order from one that works.
+    let left = item.presence == "live" && item.connected == Some(false);
     let decided = [
+        (left, "no session"),
         (item.cordoned, "cordoned"),
         (item.draining, "draining"),
         (!item.holders.is_empty(), "quarantined"),
         (item.held_back, "hold"),
+        (is_strict(item), "strict"),
     ];
     let decided = decided
         .iter()
@@ -174,6 +199,7 @@ pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
     let item: AgentItem = parse(value.clone())?;
     let shown = flags(&item);
     let left = certificate_left(&item, Timestamp::now());
+    let strict = is_strict(&item);
     out.either(value, |out| {
         let line = |name: &str, text: String| {
             if !text.is_empty() {
@@ -181,7 +207,7 @@ pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
             }
         };
         let number = |value: Option<u32>| value.map(|n| n.to_string()).unwrap_or_default();
-        let percent = |value: Option<u32>| value.map(|n| format!("{n} %")).unwrap_or_default();
+        let percent = |value: Option<u32>| share(value, strict);
         line("agent", item.agent);
         line("presence", item.presence);
         let heard = item.last_heard.as_deref().map(day_and_clock);
@@ -194,6 +220,12 @@ pub(crate) fn agent(value: &Value, out: Out) -> Result<(), Failure> {
         line("queues", item.queues.join(", "));
         line("labels", labels(&item.labels));
         line("flags", shown);
+        if strict {
+            line(
+                "reporting",
+                "strict: in steps, every ten seconds at most".to_owned(),
+            );
+        }
         line("cpu", percent(item.cpu_percent));
         line("memory", percent(item.memory_percent));
         line("disk", percent(item.disk_percent));
@@ -284,6 +316,30 @@ mod tests {
 
     fn at_widths(table: &Table) -> String {
         [60, 80, 120].map(|width| shown(table, width)).join("\n")
+    }
+
+    #[test]
+    fn what_a_strict_agent_tells_is_shown_as_the_steps_that_it_is() {
+        let item = r#"{"agent":"a","presence":"live","connected":true,"reporting":"strict","cpu_percent":80}"#;
+        let item: AgentItem = serde_json::from_str(item).unwrap();
+        assert_eq!(flags(&item), "strict");
+        assert_eq!(share(item.cpu_percent, is_strict(&item)), "≤80 %");
+        let exact = r#"{"agent":"a","presence":"live","connected":true,"reporting":"normal","cpu_percent":80}"#;
+        let exact: AgentItem = serde_json::from_str(exact).unwrap();
+        assert_eq!(flags(&exact), "");
+        assert_eq!(share(exact.cpu_percent, is_strict(&exact)), "80 %");
+    }
+
+    #[test]
+    fn an_agent_that_was_stopped_a_moment_ago_is_told_from_one_that_works() {
+        let shown = |presence: &str, connected: &str| {
+            let item = format!(r#"{{"agent":"a","presence":"{presence}"{connected}}}"#);
+            flags(&serde_json::from_str(&item).unwrap())
+        };
+        assert_eq!(shown("live", r#","connected":false"#), "no session");
+        assert_eq!(shown("live", r#","connected":true"#), "");
+        assert_eq!(shown("live", ""), "", "an older server does not say");
+        assert_eq!(shown("stale", r#","connected":false"#), "");
     }
 
     #[test]

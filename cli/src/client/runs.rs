@@ -205,9 +205,12 @@ fn where_to_look(tree: &RunTree) -> String {
     };
     let site = attempt.agent.as_ref().or(tree.agent.as_ref());
     let site = site.map_or_else(|| "its site".to_owned(), |agent| clean(agent));
-    // What was refused never ran, so it has no log.
+    // What was refused never ran, so it has no log; what could not be started has one if it came so far.
     let look = if attempt.ending().starts_with("refused") {
         format!("the reason, at {site}: outpost-agent status")
+    } else if attempt.ending().starts_with("start_failed") {
+        let id = short(&attempt.attempt);
+        format!("the reason, at {site}: outpost-agent logs {id}, or outpost-agent status")
     } else {
         let task = clean(&task.task);
         let id = short(&attempt.attempt);
@@ -264,15 +267,13 @@ pub(super) async fn cancel(client: &Client, args: &CancelArgs, out: Out) -> Resu
             .to_owned();
         let pending = answer.get("pending").and_then(Value::as_u64).unwrap_or(0);
         out.either(&answer, |out| match pending {
-            0 => out.line(&clean(&state)),
-            1 => out.line(&format!(
-                "{}: 1 attempt ends at its agent's next contact",
-                clean(&state)
-            )),
-            n => out.line(&format!(
-                "{}: {n} attempts end at their agents' next contact",
-                clean(&state)
-            )),
+            0 => out.line(&clean(&format!("run {run}: {state}"))),
+            1 => out.line(&clean(&format!(
+                "run {run}: {state}; 1 attempt ends at its agent's next contact"
+            ))),
+            n => out.line(&clean(&format!(
+                "run {run}: {state}; {n} attempts end at their agents' next contact"
+            ))),
         });
         return Ok(());
     }

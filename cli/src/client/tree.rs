@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use outpost_proto::strict::is_step;
 use serde_json::Value;
 
 use super::api::{AttemptNode, RunTree, TaskNode};
@@ -232,7 +233,7 @@ fn task_lines(lines: &mut Vec<String>, pen: Pen, branch: &Branch<'_>, widest: us
     let below = if branch.bears { pipe } else { blank };
     for (at, attempt) in task.attempts.iter().enumerate() {
         let number = attempt.number.map_or(at + 1, |number| number as usize);
-        let took = attempt_ms(attempt, pen.now).map(took).unwrap_or_default();
+        let took = attempt_took(attempt, pen.now).unwrap_or_default();
         let (ending, id) = (clean(&attempt.ending()), clean(&attempt.attempt));
         let text = format!("{indent}{beside}{below}attempt {number}: {ending}  {took}  {id}");
         lines.push(Tone::Faint.paint(&text));
@@ -256,8 +257,8 @@ fn words(task: &TaskNode, pen: Pen) -> String {
         words =
             format!("{words}: {}", clean(&attempt.ending())).replace("failed: failed", "failed");
     }
-    if let Some(ms) = last.and_then(|attempt| attempt_ms(attempt, pen.now)) {
-        words.push_str(&format!("  {}", took(ms)));
+    if let Some(time) = last.and_then(|attempt| attempt_took(attempt, pen.now)) {
+        words.push_str(&format!("  {time}"));
     }
     if task.attempts.len() > 1 {
         words.push_str(&format!("  {} attempts", task.attempts.len()));
@@ -265,11 +266,25 @@ fn words(task: &TaskNode, pen: Pen) -> String {
     words
 }
 
-fn attempt_ms(attempt: &AttemptNode, now: Timestamp) -> Option<u64> {
+fn attempt_took(attempt: &AttemptNode, now: Timestamp) -> Option<String> {
     if attempt.is_over() {
-        return attempt.duration_ms;
+        return attempt.duration_ms.map(reported);
     }
-    since(attempt.started_at.as_deref()?, now)
+    since(attempt.started_at.as_deref()?, now).map(took)
+}
+
+/// As [`took`], of what an agent said. A step, which is all that a strict one says, is no exact time: `at most 2.1 s`.
+pub(crate) fn reported(ms: u64) -> String {
+    if !is_step(ms) {
+        return took(ms);
+    }
+    // Rounded up, so that it is true.
+    let unit = match ms {
+        0..60_000 => 100,
+        60_000..3_600_000 => 1000,
+        _ => 60_000,
+    };
+    format!("at most {}", took(ms.div_ceil(unit) * unit))
 }
 
 fn since(from: &str, now: Timestamp) -> Option<u64> {
@@ -313,6 +328,19 @@ fn local(time: &str, format: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_is_not_told_as_an_exact_time() {
+        let told = [900, 1024, 1025, 65_536, 4_194_304].map(reported);
+        let expected = [
+            "900 ms",
+            "at most 1.1 s",
+            "1.0 s",
+            "at most 1 min 6 s",
+            "at most 1 h 10 min",
+        ];
+        assert_eq!(told, expected);
+    }
 
     const TREE: &str = r#"{"run":"0123456789abcdef0123456789abcdef","workflow":"host-report","version":1,"state":"failed",
       "agent":"site-1","params":{"top":25,"title":"audit"},"created_at":"2026-01-02T03:04:05.000000Z","finished_at":null,"duration_ms":6100,"tasks":[

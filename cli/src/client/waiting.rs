@@ -112,13 +112,14 @@ fn held_up(task: &TaskNode) -> bool {
     };
     match task.state.as_str() {
         "queued" | "backoff" => true,
-        "active" => !started(task),
+        "active" | "assigned" | "starting" => !started(task),
         _ => false,
     }
 }
 
 fn waits(reason: &Reason) -> bool {
-    matches!(reason.state.as_str(), "queued" | "backoff" | "active") && reason.code != "running"
+    let could = ["queued", "backoff", "active", "assigned", "starting"];
+    could.contains(&reason.state.as_str()) && reason.code != "running"
 }
 
 /// Up to the first full stop that another sentence follows.
@@ -160,10 +161,10 @@ mod tests {
         waiting.saw(&tree("running", queued), later);
         assert_eq!(waiting.due(), Some(start + SILENCE));
         let sent =
-            r#"{"task":"a","state":"active","attempts":[{"attempt":"x","state":"assigned"}]}"#;
+            r#"{"task":"a","state":"assigned","attempts":[{"attempt":"x","state":"assigned"}]}"#;
         waiting.saw(&tree("running", sent), later);
         assert_eq!(waiting.due(), Some(later + SILENCE));
-        let runs = r#"{"task":"a","state":"active","attempts":[{"attempt":"x","state":"running","started_at":"t"}]}"#;
+        let runs = r#"{"task":"a","state":"running","attempts":[{"attempt":"x","state":"running","started_at":"t"}]}"#;
         waiting.saw(&tree("running", runs), later);
         assert_eq!(waiting.due(), None);
         waiting.saw(&tree("cancelled", queued), later);
@@ -180,7 +181,7 @@ mod tests {
             reason("c", "waiting", "needs", "It needs `a` to succeed first."),
             reason(
                 "d",
-                "active",
+                "running",
                 "running",
                 "It has run on agent `bank` for 9 s.",
             ),
@@ -194,6 +195,15 @@ mod tests {
             ]
         );
         assert!(waiting.news("4f1d9c02aaaabbbb", &reasons).is_empty());
+        let held = "Agent `bank` holds it and starts nothing: its site has paused it. Only the site can resume it.";
+        reasons[3] = reason("d", "assigned", "paused", held);
+        assert_eq!(
+            waiting.news("4f1d9c02aaaabbbb", &reasons),
+            [
+                "waiting: Agent `bank` holds it and starts nothing: its site has paused it. (outpost explain 4f1d9c02aaaa d)"
+            ]
+        );
+        reasons.truncate(3);
         reasons[1] = reason(
             "b",
             "queued",

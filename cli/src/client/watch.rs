@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::api::{AttemptNode, RunTree, TaskNode};
 use super::http::{Ask, Client};
 use super::sse::{Following, Signal};
-use super::tree::{self, Pen, clock, took};
+use super::tree::{self, Pen, clock, reported, took};
 use super::waiting::Waiting;
 use crate::failure::Failure;
 use crate::output::{Live, Out, Tone, clean};
@@ -303,7 +303,7 @@ impl Said {
 fn ended(task: &TaskNode, attempt: &AttemptNode, at: usize, again: &str) -> String {
     let took = attempt
         .duration_ms
-        .map(|ms| format!("  {}", took(ms)))
+        .map(|ms| format!("  {}", reported(ms)))
         .unwrap_or_default();
     let retried =
         at + 1 < task.attempts.len() || matches!(task.state.as_str(), "backoff" | "queued");

@@ -75,9 +75,15 @@ pub(super) async fn meant(client: &Client, workflow: &str, failure: Failure) -> 
         return failure;
     };
     let names = known.items.iter().map(|item| item.name.as_str());
-    let help = suggest::sentence(workflow, names)
-        .or_else(|| Some("there are no workflows yet; `outpost apply FILE` makes one".to_owned()));
-    failure.advised(help)
+    let help = suggest::sentence(workflow, names).unwrap_or_else(|| {
+        let help = if known.items.is_empty() {
+            "there are no workflows yet; `outpost apply FILE` makes one"
+        } else {
+            "`outpost workflows` lists those that are there"
+        };
+        help.to_owned()
+    });
+    failure.advised(Some(help))
 }
 
 /// Asks about one workflow.

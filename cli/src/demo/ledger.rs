@@ -12,6 +12,10 @@ use crate::failure::Failure;
 /// What left the site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Left {
+    /// Records of all kinds.
+    pub(crate) records: u64,
+    /// Receipts of the orchestrator that hold.
+    pub(crate) receipts: u64,
     /// Frames on the link's streams.
     pub(crate) frames: u64,
     /// Their bytes.
@@ -44,22 +48,22 @@ pub(crate) fn examine(ledger: &Path, report: &Path) -> Result<Left, Failure> {
     let mut reader = Reader::open(ledger).map_err(damaged)?;
     let (mut messages, mut examples, mut sent) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     while let Some(entry) = reader.next_entry().map_err(damaged)? {
-        match entry.kind {
-            Kind::Frame => {
-                for kind in kinds_of_frame(&entry.payload) {
-                    *messages.entry(kind.to_owned()).or_default() += 1;
-                }
-                for said in explain_entry(&entry) {
-                    examples.insert(said.kind.to_owned(), said.words);
-                }
-                sent.extend(entry.payload);
+        if entry.kind == Kind::Frame {
+            for kind in kinds_of_frame(&entry.payload) {
+                *messages.entry(kind.to_owned()).or_default() += 1;
             }
-            Kind::Identity => sent.extend(entry.payload),
-            // Not sent.
-            Kind::Segment | Kind::Session | Kind::Receipt | Kind::Opened | Kind::Cut => {}
+            for said in explain_entry(&entry) {
+                examples.insert(said.kind.to_owned(), said.words);
+            }
+        }
+        // Everything else in it was not sent.
+        if matches!(entry.kind, Kind::Frame | Kind::Identity) {
+            sent.extend(entry.payload);
         }
     }
     Ok(Left {
+        records: summary.records,
+        receipts: summary.receipts.hold,
         frames: summary.frames,
         frame_bytes: summary.frame_bytes,
         messages,

@@ -4,6 +4,7 @@
 //! that the ledger is read with the agent's own reader.
 
 mod chaos;
+mod checks;
 pub(crate) mod example;
 mod ledger;
 mod search;
@@ -13,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use outpost_agent::leaktest::Report;
 use outpost_faults::proxy::Proxy;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -41,6 +43,8 @@ struct Done {
     tree: RunTree,
     value: Value,
     disturbed: Option<Disturbed>,
+    /// The leak test, of a run that nothing disturbed.
+    leaktest: Option<Report>,
     /// What the agent's connections pass through, if anything.
     _proxy: Option<Proxy>,
 }
@@ -101,6 +105,7 @@ async fn all(
         Some(proxy.map_err(|error| Failure::Internal(format!("no proxy: {error}")))?)
     } else {
         example::install(&place.catalogue(), user)?;
+        checks::prepare(place, user)?;
         None
     };
     good(out, &format!("directory     {}", place.root().display()));
@@ -141,6 +146,7 @@ async fn all(
             tree: disturbed.tree.clone(),
             value: disturbed.value.clone(),
             disturbed: Some(disturbed),
+            leaktest: None,
             _proxy: Some(proxy),
         });
     }
@@ -154,11 +160,13 @@ async fn all(
     );
     let tree = client::watch(&server.client, &run, out).await?;
     let value = server.client.ask(&Ask::get(&["runs", &run])).await?;
+    let leaktest = Some(checks::run(place, &server).await?);
     Ok(Done {
         server,
         tree,
         value,
         disturbed: None,
+        leaktest,
         _proxy: None,
     })
 }
@@ -194,11 +202,15 @@ fn tell(done: &Done, place: &Place, restarts: u32, out: Out) -> Result<(), Failu
         if let Some(disturbed) = &done.disturbed {
             told["chaos"] = disturbed.json();
         }
+        if let Some(leaktest) = &done.leaktest {
+            told["leaktest"] = json!(leaktest);
+        }
         out.json(&told);
     } else {
         summary::run(&done.tree, &at, out);
         if let Some(Ok(left)) = &examined {
             summary::left(left, &at, out);
+            summary::checked(left, done.leaktest.as_ref(), out);
         }
         if let Some(disturbed) = &done.disturbed {
             disturbed.tell(out);
@@ -211,6 +223,7 @@ fn tell(done: &Done, place: &Place, restarts: u32, out: Out) -> Result<(), Failu
         }
     }
     done.disturbed.as_ref().map_or(Ok(()), Disturbed::verdict)?;
+    done.leaktest.as_ref().map_or(Ok(()), checks::verdict)?;
     verdict(&done.tree, examined)
 }
 

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use outpost_agent::leaktest::Report;
+
 use super::ledger::Left;
 use crate::client::api::RunTree;
 use crate::client::tree::{self, Pen};
@@ -111,6 +113,56 @@ pub(crate) fn left(left: &Left, at: &Whereabouts, out: Out) {
             pair("", &crate::output::clean(text), out);
         }
     }
+}
+
+/// What was checked at last, and with which command anybody at the site can do the same.
+pub(crate) fn checked(left: &Left, leaktest: Option<&Report>, out: Out) {
+    out.line("");
+    title("Checked, as anybody at the site can", out);
+    let words = format!(
+        "outpost-agent ledger verify: {} in place, {} signed by the orchestrator",
+        count(left.records, "record"),
+        count(left.receipts, "receipt")
+    );
+    check(Some(true), &words, out);
+    let Some(report) = leaktest else {
+        return;
+    };
+    let logs = report.canaries.iter().map(|canary| &canary.log);
+    let words = format!(
+        "outpost-agent leaktest: {} left a mark wherever a task can, {} times in their own logs, in {} forms",
+        count(report.canaries.len(), "canary task"),
+        logs.map(|log| log.hits).sum::<usize>(),
+        report.forms.len()
+    );
+    check(Some(report.unseen.is_empty()), &words, out);
+    for place in &report.places {
+        let name = &place.place;
+        match &place.looked {
+            Some(looked) if looked.hits == 0 => {
+                let words = format!("not in the {name}, {} bytes", looked.bytes);
+                check(Some(true), &words, out);
+            }
+            Some(looked) => {
+                let words = format!("{} in the {name}", count(looked.hits, "time"));
+                check(Some(false), &words, out);
+            }
+            None => {
+                let why = place.not_looked.as_deref().unwrap_or_default();
+                check(None, &format!("{name} not looked at: {why}"), out);
+            }
+        }
+    }
+}
+
+fn check(is_good: Option<bool>, words: &str, out: Out) {
+    let (sign, tone) = match (is_good, out.is_unicode()) {
+        (Some(true), true) => ("✔", Tone::Good),
+        (Some(true), false) => ("+", Tone::Good),
+        (Some(false), _) => ("!", Tone::Bad),
+        (None, _) => ("-", Tone::Faint),
+    };
+    out.line(&format!("  {} {words}", tone.paint(sign)));
 }
 
 /// Everything, for programs.

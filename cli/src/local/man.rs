@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Command;
+use clap::builder::{Resettable, StyledStr};
 use serde_json::json;
 
 use crate::args;
@@ -37,9 +38,17 @@ fn pages(
     write: &mut impl FnMut(&str, Vec<u8>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone())
+    // Below the options the writer of pages would fill the lines of examples like a paragraph.
+    let without = command
+        .clone()
+        .after_help(Resettable::<StyledStr>::Reset)
+        .after_long_help(Resettable::<StyledStr>::Reset);
+    clap_mangen::Man::new(without)
         .render(&mut page)
         .map_err(|error| Failure::Internal(format!("no manual page of {name}: {error}")))?;
+    let after = command.get_after_long_help().or(command.get_after_help());
+    let after = after.map(|text| sections(&text.to_string()));
+    page.extend(after.unwrap_or_default().into_bytes());
     write(name, page)?;
     for below in command
         .get_subcommands()
@@ -48,6 +57,41 @@ fn pages(
         pages(below, &format!("{name}-{}", below.get_name()), write)?;
     }
     Ok(())
+}
+
+/// Lines that begin a section of their own.
+const TITLES: [&str; 2] = ["Examples", "Exit status"];
+
+/// What follows a command's options in its help, as sections whose lines stay as they are.
+fn sections(text: &str) -> String {
+    let mut page = String::new();
+    let mut open = false;
+    for line in text.lines() {
+        let title = line
+            .strip_suffix(':')
+            .filter(|title| TITLES.contains(title));
+        match title {
+            Some(title) => page.push_str(&format!(
+                "{}.SH {}\n.nf\n",
+                close(open),
+                title.to_uppercase()
+            )),
+            None if !open => page.push_str(".SH NOTES\n.nf\n"),
+            None => {}
+        }
+        if title.is_none() {
+            // No line is read as a request, and no hyphen is broken at or made a dash.
+            let line = line.replace('\\', "\\e").replace('-', "\\-");
+            page.push_str(&format!("\\&{line}\n"));
+        }
+        open = true;
+    }
+    page.push_str(close(open));
+    page
+}
+
+fn close(open: bool) -> &'static str {
+    if open { ".fi\n" } else { "" }
 }
 
 #[cfg(test)]
@@ -69,8 +113,14 @@ mod tests {
             "outpost-agents-drain",
             "outpost-context-add",
         ] {
-            assert!(all[name].contains("Examples"), "{name}: {:?}", all.keys());
+            assert!(
+                all[name].contains(".SH EXAMPLES\n.nf\n\\&  outpost"),
+                "{name}: {}",
+                all[name]
+            );
         }
+        assert!(all["outpost"].contains(".SH EXIT STATUS\n.nf\n\\&  0   done"));
+        assert!(all["outpost-apply"].contains("\\&  outpost apply \\-f"));
         assert!(
             !all.keys()
                 .any(|name| name.contains("-main") || name.contains("reference"))

@@ -153,7 +153,7 @@ fn every_command_that_asks_prints_the_same_each_time() {
         ("agents", &["agents"]),
         ("agents_show", &["agents", "show", "site-1"]),
         ("agents_invite", &["agents", "invite", "site-2"]),
-        ("agents_remove", &["agents", "remove", "site-1"]),
+        ("agents_remove", &["agents", "remove", "site-1", "--yes"]),
         (
             "agents_label",
             &["agents", "label", "site-1", "rack=7", "disk-"],

@@ -250,7 +250,7 @@ fn fail_and_mend(dev: &Dev) {
     refused(
         &mut dev.outpost(&["rerun", short]),
         5,
-        &["error[run_live]", "--task"],
+        &["error[cannot_rerun]", "--task"],
     );
     refused(
         &mut dev.outpost(&["rerun", short, "--task", "secnod"]),

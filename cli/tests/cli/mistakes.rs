@@ -154,6 +154,23 @@ fn what_is_not_there_is_told_with_where_to_look() {
         5,
         &["did you mean `nightly`?"],
     );
+    let many: Vec<String> = (0..9)
+        .map(|n| {
+            format!(
+                r#"{{"name":"w-{n}","version":1,"tasks":1,"applied_at":"2026-01-01T00:00:00Z"}}"#
+            )
+        })
+        .collect();
+    let many = format!(r#"{{"items":[{}],"next":null}}"#, many.join(","));
+    let server_of_many = Fake::new()
+        .on("GET", "/api/v1/runs", 200, none)
+        .on("GET", "/api/v1/workflows/nihgtly", 404, gone)
+        .on("GET", "/api/v1/workflows", 200, &many);
+    refused(
+        &mut server_of_many.outpost(&["runs", "--workflow", "nihgtly"]),
+        5,
+        &["help: `outpost workflows` lists those that are there"],
+    );
     for id in ["7c2e91d0", "7c2e91d06b7f4a13a8a3f0d94c55e1b2"] {
         refused(
             &mut server.outpost(&["logs", id]),

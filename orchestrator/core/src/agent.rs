@@ -14,6 +14,7 @@ use crate::event::AgentView;
 use crate::limits::Settings;
 use crate::record::{AgentRecord, AttemptRecord, NoticeKind, Phase, Presence};
 use crate::session::{Opening, Session, Stage};
+use crate::shown::Open;
 use crate::state::Observed;
 use crate::tenant::{Ctx, Due, Tenant};
 
@@ -50,6 +51,8 @@ pub(crate) struct Live {
     pub(crate) last_heard: Option<Micros>,
     /// Assigned attempts that surely did not reach it: to be sent as soon as it takes work.
     pub(crate) unsent: BTreeSet<AttemptId>,
+    /// What it was shown, because it only observes, and has not answered.
+    pub(crate) shown: BTreeMap<AttemptId, Open>,
     pub(crate) pace: Pace,
 }
 

@@ -89,9 +89,10 @@ impl Tenant {
         params: &BTreeMap<ParamName, ParamValue>,
         key: Option<&str>,
     ) -> Result<Answer, Denied> {
-        let request = request(workflow, params);
+        let given = params;
         if let Some(known) = key.and_then(|key| self.keys.get(key)) {
-            let same = known.request.as_ref().is_none_or(|known| *known == request);
+            let same = |known: &String| *known == request(workflow, given);
+            let same = known.request.as_ref().is_none_or(same);
             if known.workflow != *workflow || !same {
                 return Err(Denied::KeyReused);
             }
@@ -115,7 +116,7 @@ impl Tenant {
         }
         let run = self.make_run(ctx, current, params, None);
         if let Some(key) = key {
-            self.keep_key(ctx, key, workflow, request, run);
+            self.keep_key(ctx, key, workflow, request(workflow, given), run);
         }
         Ok(Answer::Triggered { run, created: true })
     }
@@ -131,7 +132,7 @@ impl Tenant {
         }
         if self.keys.len() >= KEYS {
             return Err(Denied::Limit(format!(
-                "this tenant used {KEYS} idempotency keys within a day, which is the limit"
+                "this tenant used {KEYS} idempotency keys within two days, which is the limit"
             )));
         }
         Ok(())

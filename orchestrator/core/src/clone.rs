@@ -1,12 +1,12 @@
 //! Two holders of one identity: a machine was copied, or put back to an earlier snapshot.
 //!
-//! The chain of nonces tells: whoever presents one that the agent has left behind holds a copy of its state. Both keep
-//! their sessions, so that nothing flaps and people can see both; neither gets new work or may start any. The known
+//! The chain of nonces tells, and so do the keys: whoever presents one that the agent has left behind holds a copy of its
+//! state. So does what it holds: of one agent nothing that began is ever not begun again. Both keep their sessions, so that nothing flaps and people can see both; neither gets new work or may start any. The known
 //! one's words still count. The second one's are heard and change nothing: it keeps what it has to tell until a person
 //! decides that it stays.
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{Conn, EventSeq};
+use outpost_proto::ids::{Conn, EventSeq, Incarnation};
 use outpost_proto::limits::{HELD_ATTEMPTS, REMEMBERED};
 use outpost_proto::message::{
     Directive, DownMessage, Granted, Heartbeat, Hello, InventoryPage, UpMessage,
@@ -85,13 +85,13 @@ impl Tenant {
         record.session_epoch.0 += 1;
         let next = ctx.chance.nonce();
         let appeared = record.standing.quarantine.is_none();
-        let quarantine = record.standing.quarantine.get_or_insert(Quarantine {
-            since: ctx.now.0,
-            nonces: Vec::new(),
-            incarnation: hello.incarnation,
-            recovers: None,
-        });
-        quarantine.incarnation = hello.incarnation;
+        let other_key = !record.accepts(&opening.key_hash);
+        let quarantine = &mut record.standing.quarantine;
+        let quarantine =
+            quarantine.get_or_insert_with(|| Quarantine::new(ctx.now.0, hello.incarnation));
+        quarantine.lives_as(hello.incarnation);
+        quarantine.met = ctx.recovery.counter;
+        quarantine.key = other_key.then(|| opening.key_hash.clone());
         hand_out(&mut quarantine.nonces, hello.session_nonce, next);
         // Nothing is acknowledged by this, and a smaller number would look like a database that went back.
         let welcome = welcome(ctx, record.session_epoch, next, record.event_seq);
@@ -112,11 +112,52 @@ impl Tenant {
         }
     }
 
+    /// Who was taken for the agent is the second of two holders, and came before the one that is known: it holds as not
+    /// begun what that one told to be running, under this incarnation. Its session goes on as the second one's.
+    pub(crate) fn came_first(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        name: &AgentName,
+        began: Incarnation,
+        listed: usize,
+        reply: &mut Reply,
+    ) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        let Some(session) = agent.live.session.take() else {
+            return;
+        };
+        agent.record.came_first(began, ctx.life(), ctx.now.0);
+        agent.live.hello = None;
+        // Of the known one nothing was heard.
+        agent.live.last_heard = None;
+        if session.heartbeat.is_some() {
+            reply.messages.push(hears());
+        }
+        agent.live.rival = Some(Rival {
+            conn: session.conn,
+            heard: Some(ctx.now),
+            heartbeat: agent.live.heartbeat.take(),
+            listed: (listed, true),
+        });
+        self.places.changed.insert(name.clone());
+        self.set_aside(ctx, name);
+    }
+
     /// Tells that there are two holders from now on.
     pub(crate) fn set_aside(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
         if let Some(agent) = self.agents.get_mut(name) {
-            // What was told of a life that may be the other's is not believed any more.
-            agent.record.standing.doubt = None;
+            // What was told of a life that may be the other's is not believed before a person decided.
+            let standing = &mut agent.record.standing;
+            let doubt = standing.doubt.take();
+            if let (Some(doubt), Some(quarantine)) = (doubt, &mut standing.quarantine) {
+                for (id, end) in doubt.told {
+                    if let Some(report) = end {
+                        quarantine.told.insert(id, report);
+                    }
+                }
+            }
         }
         ctx.say(Speech::Alarm {
             tenant: self.record.tenant.clone(),
@@ -125,6 +166,19 @@ impl Tenant {
         });
         self.tell_safety(ctx, Safety::Quarantined, name, None);
         self.refresh(ctx, name);
+    }
+
+    /// While two are set aside, yet another one was turned away: what it may run is not known either.
+    pub(crate) fn turned_away(&mut self, name: &AgentName, hello: &Hello) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        let standing = &mut agent.record.standing;
+        let decided = standing.rejected.contains(&hello.session_nonce);
+        let quarantine = standing.quarantine.as_mut().filter(|_| !decided);
+        if quarantine.is_some_and(|quarantine| quarantine.has_third(hello.incarnation)) {
+            self.places.changed.insert(name.clone());
+        }
     }
 
     /// What the second holder says on its session.
@@ -153,11 +207,7 @@ impl Tenant {
             }
             UpMessage::Heartbeat(heartbeat) => {
                 rival.heartbeat = Some(*heartbeat);
-                // So that it knows that it is heard: neither a lease nor an acknowledgement.
-                reply.messages.push(DownMessage::Granted(Granted {
-                    highest_event_seq: EventSeq(0),
-                    lease: None,
-                }));
+                reply.messages.push(hears());
                 Ok(())
             }
             UpMessage::Catalogue(_) => Ok(()),
@@ -193,20 +243,7 @@ impl Tenant {
         let Some(quarantine) = record.standing.quarantine.take() else {
             return Err(Denied::NotQuarantined(name.clone()));
         };
-        let other = match keep {
-            Keep::This => quarantine.incarnation,
-            Keep::That => record.incarnation,
-        };
-        record.standing.decided_against(other, ctx.now.0);
-        record.standing.rekey = true;
-        let gone = match keep {
-            Keep::This => quarantine.nonces,
-            Keep::That => std::mem::replace(&mut record.nonces, quarantine.nonces),
-        };
-        if let Some(recovers) = quarantine.recovers {
-            record.decide_recovery(keep, recovers);
-        }
-        record.reject(gone);
+        record.decide(keep, &quarantine, ctx.now.0);
         let this = agent.live.session.as_ref().map(|session| session.conn);
         let that = agent.live.rival.as_ref().map(|rival| rival.conn);
         let (what, stays, goes) = match keep {
@@ -215,6 +252,11 @@ impl Tenant {
         };
         self.places.changed.insert(name.clone());
         self.tell_safety(ctx, what, name, Some(by));
+        match keep {
+            Keep::This => self.told_in_quarantine(ctx, name, quarantine.told),
+            // It tells itself what became of what it had.
+            Keep::That => {}
+        }
         if let Some(conn) = goes {
             self.end(ctx, conn, CloseReason::Cloned);
         }
@@ -228,17 +270,15 @@ impl Tenant {
             .ok_or_else(|| Denied::UnknownAgent(name.clone()))
     }
 
-    /// A stream under a key that the agent has left behind, or never had, was turned away: an older copy of it, or the
-    /// former bearer of its name. It disturbs nothing; people hear of each such key once.
+    /// A stream under a key that the agent never had was turned away: the former bearer of its name, or a copy that is
+    /// older than the keys that are kept. It disturbs nothing; people hear of each such key once.
     pub(crate) fn tell_other_key(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, key_hash: &str) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        let other_key = &mut agent.record.standing.other_key;
-        if other_key.as_deref() == Some(key_hash) {
+        if !agent.record.tells_key(key_hash) {
             return;
         }
-        *other_key = Some(key_hash.to_owned());
         self.places.changed.insert(name.clone());
         self.tell_safety(ctx, Safety::OtherKey, name, None);
     }
@@ -267,6 +307,14 @@ impl Tenant {
         };
         ctx.notice(&self.record.tenant, notice);
     }
+}
+
+/// So that the second holder knows that it is heard: neither a lease nor an acknowledgement.
+fn hears() -> DownMessage {
+    DownMessage::Granted(Granted {
+        highest_event_seq: EventSeq(0),
+        lease: None,
+    })
 }
 
 impl Rival {

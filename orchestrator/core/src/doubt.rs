@@ -7,14 +7,18 @@
 //!
 //! * Was the former incarnation not heard within the presence timeout, its end is believed at once.
 //! * Was it, then what is told of its attempts is kept, and believed one presence timeout after the new one's Hello. If a
-//!   second holder appears before that, it is dropped: the attempts stay as they were until a person decides.
+//!   second holder appears before that, the attempts stay as they were until a person decides.
 //! * While there are two holders, neither the absence of an attempt nor the interruption of another life is knowledge.
+//!   The known one's word of an interruption is acknowledged, so it is kept: once a person decided that this one stays, it
+//!   is believed one presence timeout later, unless a holder under that life was seen.
 //! * Once a person decided, what was assigned under the life that was decided against may run there for ever: for the
 //!   one that stays it is absent elsewhere, so given up, and tried again only if its entry is `retry_safe`.
 //!
 //! What no task waits for, because a later attempt took its place, is believed at once: nothing follows from it. Ends of
 //! any other kind are taken as they come: an agent only tells them of what it saw itself. An original that was out
 //! of touch for longer than the presence timeout cannot be told from one that was rebooted.
+
+use std::collections::BTreeMap;
 
 use outpost_driver::Micros;
 use outpost_proto::ids::AttemptId;
@@ -139,7 +143,15 @@ impl Tenant {
                 self.observe(ctx, name, id, otherwise)
             }
             Worth::Elsewhere => self.observe(ctx, name, id, Observed::AbsentElsewhere),
-            Worth::Nothing => Ok(Seen::Known),
+            Worth::Nothing => {
+                let agent = self.agents.get_mut(name);
+                let quarantine = agent.and_then(|agent| agent.record.standing.quarantine.as_mut());
+                if let (Some(quarantine), Some(report)) = (quarantine, end) {
+                    quarantine.told.entry(id).or_insert(report);
+                    self.places.changed.insert(name.clone());
+                }
+                Ok(Seen::Known)
+            }
             Worth::Doubtful => {
                 let agent = self.agents.get_mut(name);
                 let doubt = agent.and_then(|agent| agent.record.standing.doubt.as_mut());
@@ -172,6 +184,26 @@ impl Tenant {
         }
     }
 
+    /// What the known holder told in the time in which there were two, and a person decided that it stays: it was
+    /// acknowledged, and is believed as after any other return, because yet another holder may come.
+    pub(crate) fn told_in_quarantine(
+        &mut self,
+        ctx: &Ctx<'_>,
+        name: &AgentName,
+        told: BTreeMap<AttemptId, Report>,
+    ) {
+        let Some(agent) = self.agents.get_mut(name).filter(|_| !told.is_empty()) else {
+            return;
+        };
+        let until = ctx.now.plus(ctx.settings.stale_after);
+        let doubt = agent.record.standing.doubt.get_or_insert_default();
+        doubt.until = doubt.until.max(until.0);
+        doubt
+            .told
+            .extend(told.into_iter().map(|(id, report)| (id, Some(report))));
+        self.timers.set(until, Due::Doubt(name.clone()));
+    }
+
     /// Another attempt took the place of this one at its task: nothing follows from its end any more.
     pub(crate) fn doubts_no_more(&mut self, ctx: &mut Ctx<'_>, id: AttemptId) {
         let attempt = self.attempts.get(&id);
@@ -193,9 +225,15 @@ impl Tenant {
         id: AttemptId,
         end: Option<Report>,
     ) {
-        let observed = end.map_or(Observed::AbsentElsewhere, |report| {
-            Observed::Said(AttemptState::Finished(report))
+        let (agent, attempt) = (self.agents.get(name), self.attempts.get(&id));
+        let elsewhere = agent.zip(attempt).is_some_and(|(agent, attempt)| {
+            let standing = &agent.record.standing;
+            standing.may_be_with_another(attempt.incarnation, attempt.assigned_at)
         });
+        let observed = match end {
+            Some(report) if !elsewhere => Observed::Said(AttemptState::Finished(report)),
+            Some(_) | None => Observed::AbsentElsewhere,
+        };
         // What has ended meanwhile is known better.
         let _ = self.observe(ctx, name, id, observed);
     }

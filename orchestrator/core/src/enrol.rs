@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, CommandSeq, Conn, Nonce, RecoveryEpoch, SessionEpoch};
+use outpost_proto::ids::{AttemptId, CommandSeq, Conn, Nonce, SessionEpoch};
 use outpost_proto::name::{AgentName, TenantName};
 
 use crate::agent::Agent;
@@ -113,16 +113,6 @@ impl AgentRecord {
     pub(crate) fn accepts(&self, key_hash: &str) -> bool {
         self.key_hash == key_hash || self.next_key.as_deref() == Some(key_hash)
     }
-
-    /// A key that is accepted is used: the one before a renewed one is of no use from then on.
-    /// After a restore the first key presented may be one that the backup did not know.
-    pub(crate) fn uses(&mut self, key_hash: &str, recovery: RecoveryEpoch) {
-        if self.key_hash != key_hash && self.admits(key_hash, recovery) {
-            self.key_hash = key_hash.to_owned();
-            self.next_key = None;
-            self.standing.rekey = false;
-        }
-    }
 }
 
 impl Tenant {
@@ -203,11 +193,12 @@ impl Tenant {
     fn enlist(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, key_hash: &str) {
         // A name that is used again goes on counting sessions and commands, so that nothing of its former holder can
         // be taken for the new one's. Events are counted by the agent, and this one begins anew.
-        let former = self
-            .agents
-            .get(name)
-            .map(|agent| (agent.record.session_epoch, agent.record.command_seq));
-        let (session_epoch, command_seq) = former.unwrap_or((SessionEpoch(0), CommandSeq(0)));
+        let former = self.agents.get(name).map(|agent| &agent.record);
+        let (session_epoch, command_seq) = former
+            .map_or((SessionEpoch(0), CommandSeq(0)), |former| {
+                (former.session_epoch, former.command_seq)
+            });
+        let former_keys = former.map(|former| former.leaves_keys(key_hash));
         let tenant = self.record.tenant.clone();
         let record = AgentRecord {
             session_epoch,
@@ -216,6 +207,7 @@ impl Tenant {
             standing: Box::new(Standing {
                 met: ctx.recovery.counter,
                 reported: ctx.recovery.counter,
+                former_keys: former_keys.unwrap_or_default(),
                 ..Standing::default()
             }),
             ..AgentRecord::enrolled(tenant, name.clone(), key_hash.to_owned(), ctx.now.0)
@@ -258,7 +250,7 @@ impl Tenant {
             return Err(Denied::NotTheHolder(name.clone()));
         }
         agent.remember(ctx.turn);
-        agent.record.uses(key_hash, ctx.recovery);
+        agent.record.uses(key_hash);
         agent.record.next_key = Some(next_key.to_owned());
         self.places.changed.insert(name.clone());
         Ok(Answer::Renewed)
@@ -310,6 +302,7 @@ impl Tenant {
         }
         self.offers_changed(name);
         self.refresh(ctx, name);
+        self.thaw_if_back(ctx);
         Ok(Answer::Removed)
     }
 }

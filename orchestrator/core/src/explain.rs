@@ -7,6 +7,8 @@ use outpost_proto::ids::{AttemptId, RunId};
 use outpost_proto::name::AgentName;
 use outpost_proto::outcome::{Outcome, Refusal};
 
+use self::queued::obstructed;
+use crate::agent::{Agent, Obstacle};
 use crate::event::{Answer, Denied, Explanation};
 use crate::record::{AttemptRecord, Phase, TaskState};
 use crate::run::{Run, Task};
@@ -57,7 +59,7 @@ impl Tenant {
             TaskState::Backoff { until, last } => {
                 ("backoff", pausing(ctx, run, task, Micros(until), last))
             }
-            TaskState::Active { attempt } => ("active", self.active(ctx, attempt)),
+            TaskState::Active { attempt } => (self.phase_of(attempt), self.active(ctx, attempt)),
             TaskState::Succeeded => ("succeeded", why("succeeded", "It succeeded.".to_owned())),
             TaskState::Failed { outcome } => {
                 let reason = format!(
@@ -77,6 +79,17 @@ impl Tenant {
         }
     }
 
+    /// What an attempt does, in the word that people are told everywhere.
+    fn phase_of(&self, id: AttemptId) -> &'static str {
+        match self.attempts.get(&id).map(|attempt| attempt.phase) {
+            Some(Phase::Assigned | Phase::Accepted) => "assigned",
+            Some(Phase::Starting) => "starting",
+            Some(Phase::Lost { .. }) => "lost",
+            // Its end is about to become the task's.
+            Some(Phase::Running | Phase::Finished { .. }) | None => "running",
+        }
+    }
+
     fn active(&self, ctx: &Ctx<'_>, id: AttemptId) -> Why {
         let Some(attempt) = self.attempts.get(&id) else {
             return why("running", "Its attempt has just ended.".to_owned());
@@ -93,20 +106,12 @@ impl Tenant {
             {
                 ("cancel_requested", self.cancelling(attempt, &heard))
             }
-            Phase::Assigned | Phase::Accepted if self.is_confirmed(attempt) => (
-                "queued_at_agent",
-                format!(
-                    "Agent `{}` holds it and starts it when a slot is free; {heard}.",
-                    attempt.agent
-                ),
-            ),
-            Phase::Assigned | Phase::Accepted => (
-                "assigned",
-                format!(
-                    "It was sent to agent `{}`, which has not confirmed it; {heard}.",
-                    attempt.agent
-                ),
-            ),
+            Phase::Assigned | Phase::Accepted if self.is_confirmed(attempt) => {
+                self.held(ctx, attempt, &heard)
+            }
+            Phase::Assigned | Phase::Accepted => {
+                ("assigned", self.not_confirmed(ctx, attempt, &heard))
+            }
             Phase::Starting | Phase::Running | Phase::Finished { .. } => {
                 let since = attempt.started_at.map_or(0, |at| ctx.now.since(Micros(at)));
                 (
@@ -126,6 +131,27 @@ impl Tenant {
         }
     }
 
+    /// Why what its agent holds does not begin.
+    fn held(&self, ctx: &Ctx<'_>, attempt: &AttemptRecord, heard: &str) -> (&'static str, String) {
+        let name = &attempt.agent;
+        let nothing = self.agents.get(name).and_then(|agent| {
+            let obstacle = starts_nothing(agent)?;
+            Some(obstructed(ctx, agent, obstacle))
+        });
+        match nothing {
+            Some((code, because)) => {
+                let because = because.trim_end_matches('.');
+                let reason =
+                    format!("Agent `{name}` holds it and starts nothing: {because}; {heard}.");
+                (code, reason)
+            }
+            None => (
+                "queued_at_agent",
+                format!("Agent `{name}` holds it and starts it when a slot is free; {heard}."),
+            ),
+        }
+    }
+
     /// Whether the agent said on its present connection that it holds it.
     fn is_confirmed(&self, attempt: &AttemptRecord) -> bool {
         let agent = self.agents.get(&attempt.agent);
@@ -135,6 +161,27 @@ impl Tenant {
                     .ready()
                     .is_some_and(|session| session.is_confirmed(attempt.attempt))
         })
+    }
+
+    /// Its agent has not said that it holds it, or is known not to have it.
+    fn not_confirmed(&self, ctx: &Ctx<'_>, attempt: &AttemptRecord, heard: &str) -> String {
+        let name = &attempt.agent;
+        let lacks = |agent: &&Agent| agent.live.unsent.contains(&attempt.attempt);
+        let agent = self.agents.get(name);
+        if agent.is_some_and(|agent| agent.ready().is_none()) {
+            return format!("It was sent to agent `{name}`, which is not connected; {heard}.");
+        }
+        let Some(agent) = agent.filter(lacks) else {
+            return format!("It was sent to agent `{name}`, which has not confirmed it; {heard}.");
+        };
+        let again = format!("It is to be sent again to agent `{name}`, which does not have it");
+        if self.is_recovering(ctx) {
+            return format!("{again}. {}", self.recovering());
+        }
+        match agent.obstacle(ctx.now) {
+            Some(obstacle) => format!("{again}, but {}", obstructed(ctx, agent, obstacle).1),
+            None => format!("{again}; {heard}."),
+        }
     }
 
     fn unknown_end(&self, attempt: &AttemptRecord) -> String {
@@ -182,6 +229,16 @@ impl Tenant {
     }
 }
 
+/// What keeps an agent from beginning what it holds, whether or not there is room.
+fn starts_nothing(agent: &Agent) -> Option<Obstacle> {
+    if agent.record.standing.quarantine.is_some() {
+        return Some(Obstacle::Quarantined);
+    }
+    let flags = agent.live.heartbeat?.flags;
+    let paused = flags.paused.then_some(Obstacle::Paused);
+    paused.or(flags.hold.then_some(Obstacle::Hold))
+}
+
 /// Why it waits between two attempts.
 fn pausing(ctx: &Ctx<'_>, run: &Run, task: &Task, until: Micros, last: Outcome) -> Why {
     let left = span(until.since(ctx.now));
@@ -224,6 +281,11 @@ fn takes_nothing(refusal: Refusal) -> Option<(&'static str, &'static str)> {
             "hold",
             "it holds back all work, because it saw a newer state of this orchestrator's database than there is now.",
         )),
+        Refusal::TimeWindow => Some(("time_window", "its site lets it start at other times.")),
+        Refusal::Rate => Some((
+            "rate",
+            "its site lets no more of these start within an hour.",
+        )),
         Refusal::UnknownEntry
         | Refusal::BadParameters
         | Refusal::NotApproved
@@ -231,8 +293,6 @@ fn takes_nothing(refusal: Refusal) -> Option<(&'static str, &'static str)> {
         | Refusal::CatalogueVersion
         | Refusal::NoLease
         | Refusal::Full
-        | Refusal::Rate
-        | Refusal::TimeWindow
         | Refusal::Disk => None,
     }
 }

@@ -1,7 +1,10 @@
 //! Most agents gone at once: the fault is hardly theirs, and what they run is not given up.
 //!
 //! Agents are counted when they turn stale. Once more than 55 in a hundred did within two minutes, nothing silent is
-//! given up until nine in ten of them are back, or a person says so.
+//! given up until nine in ten of them are back, or a person says so. The same counts over all tenants together, for each
+//! that misses some; what is frozen only for that thaws once nine in ten of all agents are there, or for two minutes
+//! fewer are gone than freeze anything, so that nobody waits for the few of another tenant, or of his own, that do not
+//! come back.
 //!
 //! Who went alone, two minutes before any such thing, or was away when a freeze ended, is not expected any more: that is
 //! durable, so that hosts which are gone for good do not look like a new outage after each restart. Who is away in a
@@ -28,7 +31,7 @@ pub(crate) struct Vanished {
     since: BTreeMap<AgentName, Micros>,
     by_time: BTreeSet<(Micros, AgentName)>,
     frozen: Option<Frozen>,
-    /// More went since this was asked last.
+    /// More went, or came back, since this was asked last.
     changed: bool,
 }
 
@@ -39,11 +42,18 @@ struct Frozen {
     away: BTreeSet<AgentName>,
     /// How many vanished.
     vanished: usize,
+    /// Too few of this tenant's for a freeze, but together with those of the others.
+    with_all: bool,
 }
 
 impl Vanished {
     pub(crate) fn is_frozen(&self) -> bool {
         self.frozen.is_some()
+    }
+
+    /// Whether it is frozen only because most agents of all tenants went.
+    pub(crate) fn is_frozen_with_all(&self) -> bool {
+        self.frozen.as_ref().is_some_and(|frozen| frozen.with_all)
     }
 
     pub(crate) fn take_changed(&mut self) -> bool {
@@ -67,8 +77,12 @@ impl Vanished {
             self.live = self.live.saturating_sub(1);
         }
         self.forget(name);
-        if let Some(frozen) = &mut self.frozen {
-            frozen.away.remove(name);
+        self.changed = true;
+        if let Some(frozen) = &mut self.frozen
+            && frozen.away.remove(name)
+        {
+            // Neither back nor away: it counts no more.
+            frozen.vanished -= 1;
         }
     }
 
@@ -81,6 +95,15 @@ impl Vanished {
     /// How many went lately, and how many were there before.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.since.len(), self.since.len() + self.live)
+    }
+
+    /// How many are expected and away, and how many are expected.
+    pub(crate) fn missing(&self) -> (usize, usize) {
+        let away = match &self.frozen {
+            Some(frozen) => frozen.away.len(),
+            None => self.since.len(),
+        };
+        (away, away + self.live)
     }
 
     /// Lets go of those that went too long ago to count.
@@ -128,7 +151,7 @@ impl Tenant {
         }
         let (gone, of) = vanished.counts();
         if is_mass(gone, of) {
-            self.freeze(ctx, gone, of);
+            self.freeze(ctx, (gone, of), false);
         }
     }
 
@@ -150,8 +173,8 @@ impl Tenant {
         }
     }
 
-    /// Gives up nothing silent from now on. `gone` of `of`: over this tenant, or over all of them.
-    pub(crate) fn freeze(&mut self, ctx: &mut Ctx<'_>, gone: usize, of: usize) {
+    /// Gives up nothing silent from now on. `gone` of `of`: over this tenant, or `with_all` of them.
+    pub(crate) fn freeze(&mut self, ctx: &mut Ctx<'_>, (gone, of): (usize, usize), with_all: bool) {
         if self.vanished.is_frozen() || self.vanished.since.is_empty() {
             return;
         }
@@ -160,20 +183,41 @@ impl Tenant {
             since: ctx.now,
             vanished: away.len(),
             away,
+            with_all,
         });
         let reason = format!("{gone} of {of} agents went within two minutes");
         self.tell_standstill(ctx, Safety::Frozen, None, Some(reason));
     }
 
+    /// Most agents of all tenants are there again. Where most of this one's are not, it waits for its own alone.
+    pub(crate) fn thaw_with_all(&mut self, ctx: &mut Ctx<'_>) {
+        let (away, of) = self.vanished.missing();
+        let Some(frozen) = self.vanished.frozen.as_mut() else {
+            return;
+        };
+        if is_mass(away, of) {
+            frozen.with_all = false;
+        } else if frozen.with_all {
+            self.thaw(ctx, None);
+            self.settle(ctx);
+        }
+    }
+
     /// An agent is in touch that was not.
     pub(crate) fn back(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
         self.vanished.live += 1;
+        self.vanished.changed = true;
         self.vanished.forget(name);
-        let Some(frozen) = &mut self.vanished.frozen else {
-            return;
-        };
-        frozen.away.remove(name);
-        if frozen.away.len() * BACK_BUT_ONE_IN <= frozen.vanished {
+        if let Some(frozen) = &mut self.vanished.frozen {
+            frozen.away.remove(name);
+        }
+        self.thaw_if_back(ctx);
+    }
+
+    /// Of those that vanished, one is back, or counts no more.
+    pub(crate) fn thaw_if_back(&mut self, ctx: &mut Ctx<'_>) {
+        let frozen = self.vanished.frozen.as_ref();
+        if frozen.is_some_and(|frozen| frozen.away.len() * BACK_BUT_ONE_IN <= frozen.vanished) {
             self.thaw(ctx, None);
         }
     }

@@ -4,8 +4,9 @@
 //! only what can matter here is kept until the end, so that a page costs no memory for outcomes of old runs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use outpost_proto::ids::{AttemptId, EventSeq, Fence};
+use outpost_proto::ids::{AttemptId, EventSeq, Fence, Incarnation};
 use outpost_proto::limits::{HELD_ATTEMPTS, REMEMBERED};
 use outpost_proto::message::{AttemptState, Directive, InventoryItem, InventoryPage};
 use outpost_proto::name::AgentName;
@@ -24,8 +25,11 @@ use crate::tenant::{Ctx, Tenant, is_active};
 pub(crate) struct Listing {
     /// What it holds.
     held: Vec<InventoryItem>,
-    /// Outcomes that it remembers, told after a restore: those of attempts or runs that are known here.
-    memories: Vec<InventoryItem>,
+    /// Outcomes that it remembers, by page, told after a restore: those of attempts or runs that are known here. They
+    /// are many, and what is live of an agent is copied with each turn: the pages are not.
+    memories: Vec<Arc<[InventoryItem]>>,
+    /// Whose of them are known here. What is told of one once more says nothing.
+    known: BTreeSet<AttemptId>,
     /// How many outcomes it told.
     remembered: usize,
     /// The highest fence of those that are not kept.
@@ -33,6 +37,11 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
+    #[cfg(test)]
+    pub(crate) fn memories(&self) -> &[Arc<[InventoryItem]>] {
+        &self.memories
+    }
+
     /// Whether it told as many outcomes as any agent remembers: what it lacks it may have forgotten.
     pub(crate) fn is_full(&self) -> bool {
         self.remembered >= REMEMBERED
@@ -56,6 +65,9 @@ impl Tenant {
         let Stage::Listing(listing) = &mut session.stage else {
             return Ok(());
         };
+        // What is not known is taken in only of those who are waited for.
+        let is_awaited = self.awaited.contains(name);
+        let mut memories = Vec::new();
         for item in &page.items {
             // Told once more, and known by now, if the agent did not hear that its inventory was taken.
             if item.event_seq != EventSeq(0) || !is_over(item) {
@@ -63,11 +75,19 @@ impl Tenant {
                 continue;
             }
             listing.remembered += 1;
-            if self.attempts.contains_key(&item.attempt) || self.runs.contains_key(&item.run) {
-                listing.memories.push(*item);
+            if let Some(known) = self.attempts.get(&item.attempt) {
+                echoes(known, name, item)?;
+                if listing.known.insert(item.attempt) {
+                    memories.push(*item);
+                }
+            } else if is_awaited && self.runs.contains_key(&item.run) {
+                memories.push(*item);
             } else {
                 listing.highest = listing.highest.max(item.fence);
             }
+        }
+        if !memories.is_empty() {
+            listing.memories.push(memories.into());
         }
         let all = listing.held.len() + listing.remembered;
         let expected = page
@@ -83,7 +103,25 @@ impl Tenant {
             return Ok(());
         }
         let listing = std::mem::take(listing);
-        self.listed(ctx, name, &listing, reply)
+        match self.began_elsewhere(name, &listing) {
+            Some(began) => self.came_first(ctx, name, began, all, reply),
+            None => self.listed(ctx, name, &listing, reply)?,
+        }
+        Ok(())
+    }
+
+    /// Whether it holds as not begun what its agent told to be running, so that there are two; gives the incarnation
+    /// under which it runs. Not if that is known already.
+    fn began_elsewhere(&self, name: &AgentName, listing: &Listing) -> Option<Incarnation> {
+        let standing = &self.agents.get(name)?.record.standing;
+        let known = |item: &InventoryItem| {
+            let known = self.attempts.get(&item.attempt);
+            known.filter(|known| echoes(known, name, item).is_ok() && has_begun(known))
+        };
+        let waits = |item: &&InventoryItem| item.state == AttemptState::Assigned;
+        let began = listing.held.iter().filter(waits).find_map(known)?;
+        let elsewhere = standing.may_be_with_another(began.incarnation, began.assigned_at);
+        (standing.quarantine.is_none() && !elsewhere).then_some(began.incarnation)
     }
 
     /// The inventory is complete.
@@ -123,11 +161,12 @@ impl Tenant {
         listing: &Listing,
         reply: &mut Reply,
     ) -> Result<(), Alarm> {
-        for item in listing.memories.iter().chain(&listing.held) {
+        let memories = || listing.memories.iter().flat_map(|page| page.iter());
+        for item in memories().chain(&listing.held) {
             self.matches(name, item)?;
         }
         self.follow_fence(ctx, name, listing.highest);
-        for item in &listing.memories {
+        for item in memories() {
             self.listed_item(ctx, name, item)?;
         }
         let mut in_order: Vec<&InventoryItem> = listing.held.iter().collect();
@@ -141,7 +180,7 @@ impl Tenant {
             self.direct(ctx, name, directive, reply);
         }
         self.miss(ctx, name, listing)?;
-        self.reported(ctx, name);
+        self.reported(ctx, name, listing);
         self.tell_to_rekey(ctx, name, reply);
         self.tell_gate_again(ctx, name, reply);
         self.direct(ctx, name, Directive::Reconciled, reply);
@@ -164,8 +203,13 @@ impl Tenant {
         let elsewhere = standing.zip(known).is_some_and(|(standing, known)| {
             standing.may_be_with_another(known.incarnation, known.assigned_at)
         });
-        let seen = if elsewhere && item.state == AttemptState::Assigned {
+        let two = standing.is_some_and(|standing| standing.quarantine.is_some());
+        let waits = item.state == AttemptState::Assigned;
+        let seen = if elsewhere && waits {
             self.observe(ctx, name, item.attempt, Observed::AbsentElsewhere)?
+        } else if two && waits && known.is_some_and(has_begun) {
+            // With the other one.
+            Seen::Known
         } else {
             self.told(ctx, name, item.attempt, item.state)?
         };
@@ -175,20 +219,9 @@ impl Tenant {
         Ok(())
     }
 
-    /// An attempt's agent, run, task and fence were chosen here and are only echoed.
     fn matches(&self, name: &AgentName, item: &InventoryItem) -> Result<(), Alarm> {
-        let Some(known) = self.attempts.get(&item.attempt) else {
-            return Ok(());
-        };
-        if known.agent != *name {
-            return Err(Alarm::ForeignAttempt);
-        }
-        let echoed = known.run == item.run && known.task == item.task && known.fence == item.fence;
-        if echoed {
-            Ok(())
-        } else {
-            Err(Alarm::ImpossibleEvent)
-        }
+        let known = self.attempts.get(&item.attempt);
+        known.map_or(Ok(()), |known| echoes(known, name, item))
     }
 
     fn directive(&self, ctx: &Ctx<'_>, name: &AgentName, item: &InventoryItem) -> Directive {
@@ -247,6 +280,27 @@ impl Tenant {
             }
         }
         Ok(())
+    }
+}
+
+/// An attempt's agent, run, task and fence were chosen here and are only echoed.
+fn echoes(known: &AttemptRecord, name: &AgentName, item: &InventoryItem) -> Result<(), Alarm> {
+    if known.agent != *name {
+        return Err(Alarm::ForeignAttempt);
+    }
+    let echoed = known.run == item.run && known.task == item.task && known.fence == item.fence;
+    if echoed {
+        Ok(())
+    } else {
+        Err(Alarm::ImpossibleEvent)
+    }
+}
+
+/// Whether its agent told that it was begun, and not that it is over.
+fn has_begun(attempt: &AttemptRecord) -> bool {
+    match attempt.phase {
+        Phase::Starting | Phase::Running => true,
+        Phase::Assigned | Phase::Accepted | Phase::Finished { .. } | Phase::Lost { .. } => false,
     }
 }
 

@@ -11,6 +11,7 @@
 mod agent;
 mod ask;
 mod attempt;
+mod bearer;
 pub mod chance;
 mod clone;
 mod command;
@@ -43,6 +44,7 @@ mod run;
 pub mod safety;
 pub mod schedule;
 mod session;
+pub mod shown;
 pub mod spec;
 pub mod standing;
 pub mod state;
@@ -62,6 +64,7 @@ use crate::chance::Chance;
 use crate::enrol::Invites;
 use crate::event::{Ask, Call, CloseReason, Denied, Event, Speech};
 pub use crate::limits::Settings;
+use crate::limits::{BACK_BUT_ONE_IN, VANISH_WITHIN};
 use crate::record::{Snapshot, TaskRecord, Write};
 use crate::recover::{Expired, NotRecovered};
 use crate::session::Presented;
@@ -76,8 +79,10 @@ pub struct Orchestrator {
     restored_at: Option<u64>,
     tenants: BTreeMap<TenantName, Tenant>,
     invites: Invites,
-    /// Agents turned stale in this turn.
+    /// Agents turned stale in this turn, or came back.
     vanishing: bool,
+    /// Some tenant is frozen because most agents of all of them went, and since then fewer are gone.
+    calm: Option<Micros>,
     /// Which tenant each live stream belongs to.
     conns: BTreeMap<Conn, TenantName>,
     /// Tenants with something due, and when.
@@ -110,6 +115,7 @@ impl Orchestrator {
             tenants: BTreeMap::new(),
             invites: Invites::new(Vec::new(), now),
             vanishing: false,
+            calm: None,
             conns: BTreeMap::new(),
             wakes: BTreeSet::new(),
             wake_of: BTreeMap::new(),
@@ -147,6 +153,8 @@ impl Orchestrator {
     fn load(&mut self, now: Micros, snapshot: Snapshot) {
         self.recovery = snapshot.recovery;
         self.restored_at = snapshot.restored_at;
+        // Nothing is frozen in what was loaded.
+        self.calm = None;
         self.invites = Invites::new(snapshot.invites, now);
         self.tenants = snapshot
             .tenants
@@ -280,7 +288,8 @@ impl Orchestrator {
 
     /// Most agents of all tenants together gone at once: nothing is given up in any tenant that misses some.
     fn freeze_all(&mut self, now: Micros, out: &mut Out) {
-        if !std::mem::take(&mut self.vanishing) {
+        let calm = self.calm_until().is_some_and(|until| until <= now);
+        if !std::mem::take(&mut self.vanishing) && !calm {
             return;
         }
         let counts = self.tenants.values_mut().map(|tenant| {
@@ -289,14 +298,40 @@ impl Orchestrator {
         });
         let (gone, of) = counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
         if !freeze::is_mass(gone, of) {
-            return;
+            return self.thaw_all(now, calm, out);
         }
+        self.calm = None;
         let names: Vec<TenantName> = self.tenants.keys().cloned().collect();
         for name in names {
             self.with(now, &name, out, |tenant, ctx, _| {
-                tenant.freeze(ctx, gone, of)
+                tenant.freeze(ctx, (gone, of), true)
             });
         }
+    }
+
+    /// Lets go of what is frozen for the sake of all, once nine in ten are there, or for a while most of them.
+    fn thaw_all(&mut self, now: Micros, calm: bool, out: &mut Out) {
+        let frozen = self.tenants.iter();
+        let frozen = frozen.filter(|(_, tenant)| tenant.vanished.is_frozen_with_all());
+        let frozen: Vec<TenantName> = frozen.map(|(name, _)| name.clone()).collect();
+        let counts = self.tenants.values();
+        let counts = counts.map(|tenant| tenant.vanished.missing());
+        let (away, of) = counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+        if frozen.is_empty() || freeze::is_mass(away, of) {
+            self.calm = None;
+        } else if calm || away * BACK_BUT_ONE_IN <= of {
+            self.calm = None;
+            for name in frozen {
+                self.with(now, &name, out, |tenant, ctx, _| tenant.thaw_with_all(ctx));
+            }
+        } else {
+            self.calm = self.calm.or(Some(now));
+        }
+    }
+
+    /// When it will have been calm for long enough.
+    fn calm_until(&self) -> Option<Micros> {
+        self.calm.map(|since| since.plus(VANISH_WITHIN))
     }
 
     fn enrol(&mut self, now: Micros, call: Call, token_hash: &str, key_hash: &str, out: &mut Out) {
@@ -485,7 +520,11 @@ impl Core for Orchestrator {
             return Some(Micros(0));
         }
         let wake = self.wakes.first().map(|(at, _)| *at);
-        wake.into_iter().chain(self.invites.next()).min()
+        let calm = self.calm_until();
+        wake.into_iter()
+            .chain(self.invites.next())
+            .chain(calm)
+            .min()
     }
 
     fn reload(&mut self, now: Micros, snapshot: Snapshot) {

@@ -14,7 +14,16 @@ pub const NONCES: usize = 8;
 /// Nonces kept of holders of an identity that a person decided against: four of them.
 pub const REJECTED: usize = 4 * NONCES;
 /// Lives of such holders of one agent that are kept.
-pub const OTHERS: usize = REJECTED / NONCES;
+pub const OTHERS: usize = 2 * REJECTED / NONCES;
+/// Lives of the holders of an identity that are kept besides the two that a person decides between: former ones of the
+/// second, and as many of others.
+pub const LIVES: usize = 3;
+/// Keys kept that an agent has left behind. Certificates hold for three renewals.
+pub const KEYS_LEFT: usize = 4;
+/// Keys kept of those who had an agent's name before: more than can still be good of the newest of them.
+pub const KEYS_FORMER: usize = 3 * KEYS_LEFT;
+/// Keys kept of streams that were turned away because of theirs: each is told once.
+pub const KEYS_TOLD: usize = 8;
 /// How far fences leap at a restore at least: further than any attempts between the backup and its restore. And how far
 /// an agent's word can move them after it.
 pub const FENCE_LEAP: u64 = 1 << 32;
@@ -54,21 +63,30 @@ pub const UPCOMING: u16 = 100;
 pub const MISSED_AFTER_MS: u64 = 60_000;
 /// How far missed instants are counted.
 pub const SKIPPED_COUNTED: usize = 1_000;
-/// Idempotency keys of one tenant: more than one a second for a day.
-pub const KEYS: usize = 100_000;
+/// Idempotency keys of one tenant: more than one a second for as long as they are kept.
+pub const KEYS: usize = 200_000;
 /// Characters of an idempotency key.
 pub const KEY_LEN: usize = 128;
 /// Live invitations over all tenants: each is good for ten minutes at most.
 pub const INVITES: usize = 100_000;
 /// Longest life of an invitation, in milliseconds.
 pub const INVITE_TTL_MS: u64 = 600_000;
-/// How long an idempotency key is kept, in milliseconds.
-pub const KEY_TTL_MS: u64 = 24 * 3_600_000;
+/// How long an idempotency key is kept, in milliseconds: twice the day that is promised, so that a clock which is put
+/// forward by a day forgets none that counts.
+pub const KEY_TTL_MS: u64 = 2 * 24 * 3_600_000;
 /// Attempts of one task in a row that the site refused for now or that were lost, before the task fails: with the
 /// pause below, several minutes of refusals.
 pub const REQUEUES: u16 = 100;
 /// Shortest and longest pause after a refusal that may pass, in milliseconds.
 pub const REQUEUE_PAUSE_MS: (u64, u64) = (1_000, 5_000);
+/// Longest pause after a refusal that only the site's clock ends: outside of the entry's windows, or more starts than it
+/// may have in an hour. The longest of the pause above doubles with each until it is as long; [`REQUEUES`] of them are half
+/// a day at least, so that work which was asked for by day finds a window of the night.
+pub const WINDOW_PAUSE_MS: u64 = 15 * 60_000;
+/// Tasks that an agent which only observes is shown and has not answered.
+pub const SHOWN_AT_ONCE: usize = 16;
+/// How often one task is shown to agents that only observe, whichever and under whatever catalogue.
+pub const SHOWN_OF_A_TASK: usize = 16;
 /// Bytes of text in one frame of commands, as estimated before encoding: half of the wire's limit, so that the
 /// estimate need not be exact.
 pub const FRAME_TEXT: usize = limits::DOWN_FRAME_BYTES / 2;
@@ -86,6 +104,10 @@ const _: () = assert!(NONCES >= 2, "a confirmed nonce and the next one");
 const _: () = assert!(
     REQUEUE_PAUSE_MS.0 < REQUEUE_PAUSE_MS.1,
     "a pause is drawn between the two"
+);
+const _: () = assert!(
+    WINDOW_PAUSE_MS >= REQUEUE_PAUSE_MS.1,
+    "it grows up to the longest"
 );
 
 /// What the operator may set. Defaults are the wire's.

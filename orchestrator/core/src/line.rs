@@ -135,6 +135,8 @@ pub(crate) struct Lines {
     tasks: BTreeSet<(LineId, Key)>,
     lines: BTreeMap<LineId, Line>,
     ids: BTreeMap<Kind, LineId>,
+    /// Lines of each class: of a class that moves, nobody else's are looked at.
+    by_class: BTreeSet<(ClassId, LineId)>,
     shown: Shown,
     /// What to look at with the next placement.
     awake: BTreeSet<Spring>,
@@ -171,6 +173,9 @@ impl Lines {
         let next = u32::try_from(self.lines.len()).unwrap_or(u32::MAX);
         let id = self.free.pop().unwrap_or(LineId(next));
         self.ids.insert(kind.clone(), id);
+        if let Source::Class(class) = kind.source {
+            self.by_class.insert((class, id));
+        }
         let line = Line {
             kind,
             target,
@@ -205,6 +210,9 @@ impl Lines {
         };
         self.shown.hide(id, &line);
         self.ids.remove(&line.kind);
+        if let Source::Class(class) = line.kind.source {
+            self.by_class.remove(&(class, id));
+        }
         self.free.push(id);
         if self.lines.is_empty() {
             self.free.clear();
@@ -239,13 +247,16 @@ impl Lines {
 
     /// All lines of a class have another target.
     pub(crate) fn retarget(&mut self, class: ClassId, target: &Target) {
-        let source = Source::Class(class);
-        let of_class = self.ids.iter().filter(|(kind, _)| kind.source == source);
-        let ids: Vec<LineId> = of_class.map(|(_, id)| *id).collect();
+        let ids: Vec<LineId> = self.of_class(class).collect();
         for id in ids {
             self.change(id, |line| line.target = target.clone());
         }
         self.awake.insert(Spring::Target(target.clone()));
+    }
+
+    fn of_class(&self, class: ClassId) -> impl Iterator<Item = LineId> {
+        let all = (class, LineId(0))..=(class, LineId(u32::MAX));
+        self.by_class.range(all).map(|(_, id)| *id)
     }
 
     /// Makes the next placement look at what this target could take.
@@ -325,6 +336,17 @@ impl Lines {
             .sum()
     }
 
+    /// All tasks that wait for such a target, at a gate or not. Walks over them.
+    pub(crate) fn waiting(&self, suits: impl Fn(&Target) -> bool) -> impl Iterator<Item = Key> {
+        let lines = self.lines.iter();
+        let lines = lines.filter(move |(_, line)| suits(&line.target));
+        lines.flat_map(|(id, _)| {
+            let from = self.tasks.range((*id, Key::FIRST)..);
+            from.take_while(move |(of, _)| of == id)
+                .map(|(_, key)| *key)
+        })
+    }
+
     /// Whether tasks of a workflow wait here that had a limit of their own when they came.
     pub(crate) fn has_limited(&self, workflow: &WorkflowName) -> bool {
         self.ids
@@ -334,8 +356,7 @@ impl Lines {
 
     /// Whether tasks of a class wait here.
     pub(crate) fn has_class(&self, class: ClassId) -> bool {
-        let source = Source::Class(class);
-        self.ids.keys().any(|kind| kind.source == source)
+        self.of_class(class).next().is_some()
     }
 }
 
@@ -425,7 +446,7 @@ mod tests {
             );
             lines.remove(line, key(0, round, 1));
             assert!(lines.tasks.is_empty());
-            assert!(lines.lines.is_empty() && lines.ids.is_empty());
+            assert!(lines.lines.is_empty() && lines.ids.is_empty() && lines.by_class.is_empty());
             assert!(lines.shown.ready.is_empty() && lines.shown.waiting.is_empty());
         }
     }
@@ -442,5 +463,24 @@ mod tests {
             Some((key(0, 0, 0), line))
         );
         assert_eq!(lines.ahead(&other, key(0, 1, 0)), 1);
+    }
+
+    #[test]
+    fn a_class_that_moves_passes_the_lines_of_no_other() {
+        let mut lines = Lines::default();
+        for n in 0..1_000 {
+            let mut other = kind("a", false);
+            other.source = Source::Class(ClassId(n + 1));
+            lines.add(other, POOL, key(0, u64::from(n), 0));
+        }
+        let line = lines.add(kind("a", false), POOL, key(1, 0, 0));
+        assert!(lines.of_class(ClassId(0)).eq([line]));
+        let there = Target::Pool(PoolId(1));
+        lines.retarget(ClassId(0), &there);
+        assert_eq!(
+            lines.first(&Spring::Target(there)),
+            Some((key(1, 0, 0), line))
+        );
+        assert!(lines.has_class(ClassId(0)) && !lines.has_class(ClassId(1_001)));
     }
 }

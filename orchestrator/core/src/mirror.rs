@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_driver::Micros;
-use outpost_proto::ids::{AttemptId, RecoveryEpoch, RunId, TaskIndex};
+use outpost_proto::ids::{AttemptId, Fence, RecoveryEpoch, RunId, TaskIndex};
 use outpost_proto::name::{AgentName, TenantName, WorkflowName};
 
 use crate::record::{
@@ -42,6 +42,10 @@ pub struct Mirror {
     pub keys: BTreeMap<(TenantName, String), KeyRecord>,
     /// In commit order.
     pub notices: Vec<Notice>,
+    /// Fences as they stand in tenants' own records.
+    pub record_fences: BTreeMap<TenantName, Fence>,
+    /// And in agents' marks: a record takes the place of its agent's mark.
+    pub mark_fences: BTreeMap<(TenantName, AgentName), Fence>,
 }
 
 impl Mirror {
@@ -70,20 +74,30 @@ impl Mirror {
                 self.attempts.insert(record.attempt, record);
             }
             Write::Agent(record) => {
-                self.agents
-                    .insert((record.tenant.clone(), record.agent.clone()), record);
+                let key = (record.tenant.clone(), record.agent.clone());
+                self.no_mark(&key);
+                self.agents.insert(key, record);
             }
             Write::AgentMark(mark) => {
-                if let Some(agent) = self.agents.get_mut(&(mark.tenant, mark.agent)) {
+                let key = (mark.tenant, mark.agent);
+                self.no_mark(&key);
+                if let Some(agent) = self.agents.get_mut(&key) {
                     agent.event_seq = mark.event_seq;
                     agent.command_seq = mark.command_seq;
+                    if let Some(tenant) = self.tenants.get_mut(&key.0) {
+                        tenant.next_fence = tenant.next_fence.max(mark.next_fence);
+                    }
+                    self.mark_fences.insert(key, mark.next_fence);
                 }
             }
             Write::Invite(record) => {
                 self.invites.insert(record.token_hash.clone(), record);
             }
-            Write::Tenant(record) => {
-                self.tenants.insert(record.tenant.clone(), record);
+            Write::Tenant(mut record) => {
+                let name = record.tenant.clone();
+                self.record_fences.insert(name.clone(), record.next_fence);
+                record.next_fence = self.fence_of(&name);
+                self.tenants.insert(name, record);
             }
             Write::Key(record) => {
                 self.keys
@@ -91,6 +105,27 @@ impl Mirror {
             }
             Write::Notice(notice) => self.notices.push(notice),
         }
+    }
+
+    /// An agent's mark is gone, and the tenant's fence with it if it stood nowhere else.
+    fn no_mark(&mut self, key: &(TenantName, AgentName)) {
+        let Some(gone) = self.mark_fences.remove(key) else {
+            return;
+        };
+        let left = self.fence_of(&key.0);
+        if let Some(tenant) = self.tenants.get_mut(&key.0)
+            && tenant.next_fence == gone
+        {
+            tenant.next_fence = left;
+        }
+    }
+
+    /// The highest fence that stands anywhere.
+    fn fence_of(&self, name: &TenantName) -> Fence {
+        let marks = self.mark_fences.iter();
+        let marks = marks.filter_map(|((of, _), fence)| (of == name).then_some(*fence));
+        let record = self.record_fences.get(name).copied();
+        marks.chain(record).max().unwrap_or_default()
     }
 
     /// A run that is over, with all its tasks.

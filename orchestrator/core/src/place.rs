@@ -47,6 +47,7 @@ impl Tenant {
             self.places.aside.remove(&(name.clone(), key));
             self.enqueue(key.run, key.task);
         }
+        self.shows_anew(name);
         self.wake(name);
     }
 
@@ -65,10 +66,10 @@ impl Tenant {
         let Some(agent) = self.agents.get(name) else {
             return;
         };
-        let room = if agent.obstacle(ctx.now).is_none() {
-            agent.room(ctx.settings)
-        } else {
-            0
+        let obstacle = agent.obstacle(ctx.now);
+        let room = match obstacle {
+            None => agent.room(ctx.settings),
+            Some(_) => 0,
         };
         let unsent = !agent.live.unsent.is_empty();
         let before = self.places.pools.set_room(name, room);
@@ -77,30 +78,35 @@ impl Tenant {
         } else if unsent {
             self.places.unsent.insert(name.clone());
         }
+        self.observes(name, obstacle);
     }
 
     /// Gives out work, then writes what of agents and tenant changed in this turn.
     pub(crate) fn place(&mut self, ctx: &mut Ctx<'_>) {
+        for name in std::mem::take(&mut self.places.announced) {
+            self.offers_changed(&name);
+        }
         let mut sends = Sends::new();
-        let fence = self.record.next_fence;
         if !self.is_recovering(ctx) {
             for name in std::mem::take(&mut self.places.unsent) {
                 self.send_unsent(ctx, &name, &mut sends);
             }
             self.give_out(ctx, &mut sends);
+            self.show(ctx, &mut sends);
         }
         for (conn, messages) in sends.into_values() {
             send(ctx, conn, messages);
         }
-        if self.record.next_fence != fence {
-            ctx.write(Write::Tenant(self.record.clone()));
-        }
         self.write_agents(ctx);
     }
 
-    /// An agent's record, with its catalogue, only if more than its numbers changed.
+    /// An agent's record, with its catalogue, only if more than its numbers changed. It takes the place of the mark, and
+    /// with it goes the fence that stands there: the tenant's record has it then.
     fn write_agents(&mut self, ctx: &mut Ctx<'_>) {
         let changed = std::mem::take(&mut self.places.changed);
+        if !changed.is_empty() {
+            ctx.write(Write::Tenant(self.record.clone()));
+        }
         for name in std::mem::take(&mut self.places.marked) {
             if let Some(agent) = self.agents.get(&name)
                 && !changed.contains(&name)
@@ -110,6 +116,7 @@ impl Tenant {
                     agent: name,
                     event_seq: agent.record.event_seq,
                     command_seq: agent.record.command_seq,
+                    next_fence: self.record.next_fence,
                 }));
             }
         }

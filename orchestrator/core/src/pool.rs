@@ -120,6 +120,12 @@ impl Pools {
         }
     }
 
+    /// How many classes and pools were made so far.
+    #[cfg(test)]
+    pub(crate) fn made(&self) -> u32 {
+        self.last
+    }
+
     fn number(&mut self) -> u32 {
         self.last = self.last.wrapping_add(1);
         self.last

@@ -23,10 +23,15 @@ pub(crate) struct Places {
     pub(crate) aside: BTreeSet<(AgentName, Key)>,
     /// Agents for which something may have to be sent again.
     pub(crate) unsent: BTreeSet<AgentName>,
+    /// Agents that announce otherwise than before, or under another identity: who can take what is looked at once, at the
+    /// turn's end, however often they say so in it.
+    pub(crate) announced: BTreeSet<AgentName>,
     /// Agents whose record is to be written with this turn, once.
     pub(crate) changed: BTreeSet<AgentName>,
     /// Agents of which at least the numbers are.
     pub(crate) marked: BTreeSet<AgentName>,
+    /// What is to be shown to agents that only observe.
+    pub(crate) observers: BTreeMap<AgentName, BTreeSet<Key>>,
     /// How often a first task was looked at, for tests and figures of what placement costs.
     pub(crate) looked: u64,
     /// Whether placement walks over everything, to be compared with.
@@ -77,6 +82,9 @@ impl Tenant {
             limited: limited.then(|| spec.name.clone()),
             fresh: !run.begun,
         };
+        if !self.places.observers.is_empty() {
+            self.shows(&target, key);
+        }
         let line = self.places.lines.add(kind, target, key);
         if let Some(run) = self.runs.get_mut(&id)
             && let Some(known) = run.tasks.get_mut(usize::from(task.0))

@@ -1,6 +1,7 @@
 //! What is durable: one record per thing, written whole. A store keeps them and gives back the live ones.
 //!
-//! Times are microseconds since 1970 on the database host's clock.
+//! Times are microseconds since 1970 on the database host's clock. What is nearly always nothing is not written of what
+//! there are millions of.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::label::{Labels, QueueName, default_queues};
 use crate::safety::{Asserted, Safety};
+use crate::shown::Shown;
 use crate::spec::WorkflowSpec;
 use crate::standing::Standing;
 
@@ -98,24 +100,27 @@ pub struct RunRecord {
     /// In this version.
     pub version: u32,
     /// With defaults filled in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub params: BTreeMap<ParamName, ParamValue>,
     /// Where it stands.
     pub state: RunState,
     /// The agent all its tasks run on, once the first was placed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentName>,
     /// When it was triggered.
     pub created_at: u64,
     /// When its first task was placed; `None` while it has not begun, or not again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<u64>,
     /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<u64>,
     /// The instant of the workflow's schedule that made it: one run per workflow and instant. `None` when it was
     /// triggered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scheduled_for: Option<u64>,
     /// How often tasks of it were run again after it was over.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub reruns: u16,
 }
 
@@ -158,14 +163,17 @@ pub struct TaskRecord {
     /// Attempts made so far.
     pub attempts: u16,
     /// Those of them that used up a try: they ran, or could not be started, and did not succeed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub spent: u16,
     /// Attempts in a row that the site refused for now, or that were lost: bounded apart from the tries.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub requeued: u16,
     /// Of an attempt of it nobody can say that it is over, and its entry is not `retry_safe`: it is never run again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unsure: bool,
+    /// Which agents that only observe were shown it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shown: Vec<Shown>,
 }
 
 /// Where a task stands. A state owns its data.
@@ -225,19 +233,23 @@ pub struct AttemptRecord {
     pub retry_safe: bool,
     /// As announced when it was assigned: seconds out of touch (stop-after and grace) after which its keeper has
     /// ended it; `None` when it goes on by itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_alone_s: Option<u32>,
     /// Where it stands.
     pub phase: Phase,
     /// Whether it was asked to end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel_requested: bool,
     /// When it was assigned.
     pub assigned_at: u64,
     /// When it was first heard to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<u64>,
     /// When its end was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<u64>,
     /// An outcome that came after it had been given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late: Option<Report>,
     /// Its agent told of it after a restore: the backup did not know it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -364,6 +376,15 @@ pub struct AgentMark {
     pub event_seq: EventSeq,
     /// The newest command.
     pub command_seq: CommandSeq,
+    /// The tenant's next fence by then, so that giving out work needs no write of the tenant's record: of that record and
+    /// all marks the highest one counts.
+    #[serde(default)]
+    pub next_fence: Fence,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 /// A one-time invitation.

@@ -129,7 +129,8 @@ impl AgentRecord {
     /// backup knows. What the agent has left behind ended earlier.
     fn recovers(&self, expired: &Expired<'_>, recovery: RecoveryEpoch) -> bool {
         let newest = self.certificate_not_after.unwrap_or(self.enrolled_at);
-        self.accepts(expired.key_hash) || (self.is_unmet(recovery) && expired.not_after > newest)
+        let newer = expired.not_after > newest && !self.is_of_former(expired.key_hash);
+        self.accepts(expired.key_hash) || (self.is_unmet(recovery) && newer)
     }
 
     /// Whether another next key than this was asked for under the same key, and not used yet. A person's decision
@@ -269,7 +270,7 @@ impl Tenant {
             Verdict::Issue => {
                 agent.remember(ctx.turn);
                 let record = &mut agent.record;
-                record.uses(expired.key_hash, ctx.recovery);
+                record.uses(expired.key_hash);
                 record.next_key = Some(expired.next_key.to_owned());
                 record.standing.recovered = Some(expired.keys());
                 let recoveries = &mut record.standing.recoveries;
@@ -289,13 +290,11 @@ impl Tenant {
         };
         agent.remember(ctx.turn);
         let record = &mut agent.record;
-        record.standing.quarantine = Some(Quarantine {
-            since: ctx.now.0,
-            nonces: vec![expired.nonce],
-            // It has said nothing of it: with the same one, what the other may have started counts as started.
-            incarnation: record.incarnation,
-            recovers: Some(expired.keys()),
-        });
+        // It has said nothing of its life: with the same one, what the other may have started counts as started.
+        let mut quarantine = Quarantine::new(ctx.now.0, record.incarnation);
+        quarantine.nonces = vec![expired.nonce];
+        quarantine.recovers = Some(expired.keys());
+        record.standing.quarantine = Some(quarantine);
         self.places.changed.insert(name.clone());
         self.set_aside(ctx, name);
     }

@@ -10,7 +10,7 @@ use outpost_proto::ids::{AttemptId, Fence, Incarnation};
 use outpost_proto::limits::HELD_ATTEMPTS;
 use outpost_proto::message::{AttemptState, InventoryItem};
 use outpost_proto::name::AgentName;
-use outpost_proto::outcome::{Outcome, Report};
+use outpost_proto::outcome::{Outcome, Refusal, Report};
 
 use crate::agent::ends_alone_s;
 use crate::doubt::interruption;
@@ -19,6 +19,7 @@ use crate::inventory::Listing;
 use crate::record::{AttemptRecord, Phase, TaskState, Write};
 use crate::run::is_open;
 use crate::safety::Safety;
+use crate::shown::refused;
 use crate::tenant::{Ctx, Tenant};
 
 /// After so long nobody remembers what became of an assignment, in microseconds.
@@ -45,11 +46,17 @@ impl Tenant {
         name: &AgentName,
         item: &InventoryItem,
     ) -> Result<(), Alarm> {
-        if self.record.knew(item.fence) {
-            // The backup knew its end, or nobody waited for it any more.
+        let standing = self.agents.get(name).map(|agent| &agent.record.standing);
+        let taken_in = standing.is_some_and(|own| own.taken_in.contains(&item.attempt));
+        if self.record.knew(item.fence) || taken_in {
+            // The backup knew its end, or nobody waited for it any more, or it was told before.
             return Ok(());
         }
         self.follow_fence(ctx, name, item.fence);
+        if refused(item.state) == Some(Refusal::Observe) {
+            // It was at most shown to an agent that observes, or waited there: nothing of it ran, and nothing hangs on it.
+            return Ok(());
+        }
         let Some(place) = self.place_of(item) else {
             self.let_go_on(name, item);
             return Ok(());
@@ -60,6 +67,10 @@ impl Tenant {
         let id = attempt.attempt;
         if let Some(agent) = self.agents.get_mut(name) {
             agent.held.insert(id);
+            let standing = &mut agent.record.standing;
+            if standing.quarantine.is_some() && standing.taken_in.insert(id) {
+                self.places.changed.insert(name.clone());
+            }
         }
         if let Some(run) = self.runs.get_mut(&item.run) {
             run.pending.insert(id);
@@ -201,7 +212,10 @@ impl Tenant {
         listing: &Listing,
     ) -> bool {
         let age_us = ctx.now.0.saturating_sub(attempt.assigned_at);
-        self.awaited.contains(&attempt.agent) && (listing.is_full() || age_us > REMEMBERED_US)
+        let agent = self.agents.get(&attempt.agent);
+        let was_full = agent.is_some_and(|agent| agent.record.standing.may_have_forgotten);
+        let full = was_full || listing.is_full();
+        self.awaited.contains(&attempt.agent) && (full || age_us > REMEMBERED_US)
     }
 
     /// Whether the success of an attempt that a person gave up is still its task's: nobody got another one, because not
@@ -239,15 +253,27 @@ impl Tenant {
     }
 
     /// An agent's inventory is complete: it is not waited for any more.
-    pub(crate) fn reported(&mut self, ctx: &mut Ctx<'_>, name: &AgentName) {
+    pub(crate) fn reported(&mut self, ctx: &mut Ctx<'_>, name: &AgentName, listing: &Listing) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
         if !agent.record.is_awaited(ctx.recovery) {
             return;
         }
-        agent.record.standing.reported = ctx.recovery.counter;
-        agent.record.standing.behind = None;
+        let standing = &mut agent.record.standing;
+        // While there are two holders the other one may know what this one does not: whichever is kept tells again what
+        // it holds, and what it remembers if it has not told that yet.
+        if standing.quarantine.is_some() {
+            if listing.is_full() && !standing.may_have_forgotten {
+                standing.may_have_forgotten = true;
+                self.places.changed.insert(name.clone());
+            }
+            return;
+        }
+        standing.reported = ctx.recovery.counter;
+        standing.behind = None;
+        standing.taken_in.clear();
+        standing.may_have_forgotten = false;
         self.places.changed.insert(name.clone());
         self.not_awaited(ctx, name);
     }

@@ -6,8 +6,8 @@ use outpost_driver::Micros;
 use outpost_proto::ids::{RunId, TaskIndex};
 use outpost_proto::outcome::{Interruption, Outcome, Refusal, Report};
 
-use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES};
-use crate::record::{AttemptRecord, RunState, TaskRecord, TaskState, Write};
+use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES, WINDOW_PAUSE_MS};
+use crate::record::{AttemptRecord, Phase, RunState, TaskRecord, TaskState, Write};
 use crate::spec::Retry;
 use crate::tenant::{Ctx, Tenant};
 
@@ -105,7 +105,8 @@ impl Tenant {
                 self.leave_drained(ctx, id);
             }
             Verdict::Requeue => {
-                let pause = ctx.chance.between(REQUEUE_PAUSE_MS.0, REQUEUE_PAUSE_MS.1);
+                let (least, most) = self.requeue_pause(id, task, outcome);
+                let pause = ctx.chance.between(least, most);
                 self.requeue(ctx, id, task, ctx.now.plus_ms(pause), outcome);
             }
         }
@@ -143,6 +144,22 @@ impl Tenant {
         self.finish_if_over(ctx, id);
     }
 
+    /// When no attempt of this task that was given up can start or run on any more, counted from now where the clock that
+    /// it was counted by may have been another: every agent counts as granted a full lease at a start.
+    pub(crate) fn surely_idle(&self, ctx: &Ctx<'_>, id: RunId, task: TaskIndex) -> Micros {
+        let pending = self.runs.get(&id).into_iter().flat_map(|run| &run.pending);
+        let attempts = pending.filter_map(|attempt| self.attempts.get(attempt));
+        let given_up = attempts.filter(|attempt| {
+            let lost = matches!(attempt.phase, Phase::Lost { .. });
+            attempt.task == task && lost && attempt.late.is_none() && attempt.asserted.is_none()
+        });
+        let idle = given_up.filter_map(|attempt| {
+            let agent = self.agents.get(&attempt.agent)?;
+            Some(agent.surely_idle(ctx.settings, attempt))
+        });
+        idle.max().unwrap_or(Micros(0))
+    }
+
     /// Whether the task still waits for this attempt, and if so whether its run is being cancelled.
     pub(crate) fn waits_for(&self, attempt: &AttemptRecord) -> Option<bool> {
         let run = self.runs.get(&attempt.run)?;
@@ -176,6 +193,25 @@ impl Tenant {
             .now
             .plus_ms(ctx.chance.between(0, longest_delay_ms(retry, spent)));
         self.pause(ctx, id, task, until, outcome);
+    }
+
+    /// Between what the pause before the next attempt is drawn, in milliseconds. The site is asked more and more seldom
+    /// for what only its clock allows: when that is, is not known here.
+    fn requeue_pause(&self, id: RunId, task: TaskIndex, outcome: Outcome) -> (u64, u64) {
+        let (least, most) = REQUEUE_PAUSE_MS;
+        if !matches!(
+            outcome,
+            Outcome::Refused(Refusal::Rate | Refusal::TimeWindow)
+        ) {
+            return (least, most);
+        }
+        let known = self.runs.get(&id).and_then(|run| run.task(task));
+        let before = known.map_or(0, |task| task.record.requeued.min(16));
+        if before == 0 {
+            return (least, most);
+        }
+        let most = (most << before).min(WINDOW_PAUSE_MS);
+        (most - most / 4, most)
     }
 
     fn requeue(
@@ -219,15 +255,12 @@ impl Tenant {
         until: Micros,
         last: Outcome,
     ) {
-        let state = if until > ctx.now {
-            TaskState::Backoff {
-                until: until.0,
-                last,
-            }
+        if until > ctx.now {
+            let until = until.0;
+            self.set_task(ctx, id, task, TaskState::Backoff { until, last });
         } else {
-            TaskState::Queued { since: ctx.now.0 }
-        };
-        self.set_task(ctx, id, task, state);
+            self.queue_again(ctx, id, task);
+        }
     }
 }
 

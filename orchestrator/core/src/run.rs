@@ -146,6 +146,7 @@ impl Run {
                     spent: 0,
                     requeued: 0,
                     unsure: false,
+                    shown: Vec::new(),
                 }
             });
         let tasks = tasks.collect();
@@ -210,6 +211,14 @@ impl Run {
 
     pub(crate) fn task(&self, task: TaskIndex) -> Option<&Task> {
         self.tasks.get(usize::from(task.0))
+    }
+
+    /// Whether something that it needs is over without success.
+    fn can_never(&self, task: TaskIndex) -> bool {
+        let needs = self.workflow.task(task).map_or(&[][..], |spec| &spec.needs);
+        let states = needs.iter().filter_map(|need| self.task(*need));
+        let mut states = states.map(|task| task.record.state);
+        states.any(|state| !is_open(state) && state != TaskState::Succeeded)
     }
 
     pub(crate) fn key(&self, task: TaskIndex) -> Key {
@@ -320,7 +329,23 @@ impl Tenant {
         if let Some(TaskState::Backoff { until, .. }) = state
             && until <= ctx.now.0
         {
-            self.set_task(ctx, run, task, TaskState::Queued { since: ctx.now.0 });
+            self.queue_again(ctx, run, task);
+        }
+    }
+
+    /// Another try of a task. What it needs may be open, or over without success: a restored database can have learned
+    /// of an attempt before it learned that what comes first is done.
+    pub(crate) fn queue_again(&mut self, ctx: &mut Ctx<'_>, id: RunId, task: TaskIndex) {
+        let Some(run) = self.runs.get(&id) else {
+            return;
+        };
+        if run.task(task).is_none_or(|task| task.waits_for == 0) {
+            self.set_task(ctx, id, task, TaskState::Queued { since: ctx.now.0 });
+        } else if run.can_never(task) {
+            self.task_over(ctx, id, task, TaskState::UpstreamFailed);
+            self.finish_if_over(ctx, id);
+        } else {
+            self.set_task(ctx, id, task, TaskState::Waiting);
         }
     }
 

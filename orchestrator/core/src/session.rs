@@ -16,6 +16,7 @@ use outpost_proto::message::{
 use outpost_proto::name::AgentName;
 
 use crate::attempt::Seen;
+use crate::bearer::Bearer;
 use crate::command::{Reply, send};
 use crate::event::{Alarm, CloseReason, Speech};
 use crate::inventory::Listing;
@@ -99,8 +100,9 @@ impl Tenant {
         let Some(agent) = agent.filter(|agent| !agent.record.removed) else {
             return ctx.close(conn, CloseReason::Removed);
         };
-        if !agent.record.admits(presented.key_hash, ctx.recovery) {
-            self.tell_other_key(ctx, name, presented.key_hash);
+        let (key_hash, not_after) = (presented.key_hash, presented.not_after);
+        if agent.record.bearer(key_hash, not_after, ctx.life()) == Bearer::Stranger {
+            self.tell_other_key(ctx, name, key_hash);
             return ctx.close(conn, CloseReason::OtherKey);
         }
         agent.remember(ctx.turn);
@@ -248,22 +250,26 @@ impl Tenant {
         let recovery = ctx.recovery;
         let behind = agent.record.has_seen_more(recovery, hello);
         let alone = agent.live.session.is_none();
-        let holder = agent.record.who(recovery, hello, behind && alone);
+        let Some(opening) = &agent.live.opening else {
+            return Err(Alarm::OutOfOrder.into());
+        };
+        let presented = (opening.key_hash.as_str(), opening.not_after);
+        let ahead = behind && alone;
+        let holder = agent.record.presents(hello, presented, ctx.life(), ahead);
+        let holder = holder.ok_or(Offence {
+            alarm: None,
+            why: CloseReason::OtherKey,
+        })?;
         if holder == Holder::Refused {
+            self.turned_away(name, hello);
             return Err(Offence {
                 alarm: Some(Alarm::Nonce),
                 why: CloseReason::Cloned,
             });
         }
         let Some(opening) = agent.live.opening.take() else {
-            return Err(Alarm::OutOfOrder.into());
+            return Ok(());
         };
-        if !agent.record.admits(&opening.key_hash, recovery) {
-            return Err(Offence {
-                alarm: None,
-                why: CloseReason::OtherKey,
-            });
-        }
         if holder == Holder::Second {
             self.second(ctx, name, &opening, hello, reply);
             return Ok(());
@@ -295,17 +301,18 @@ impl Tenant {
 
         let record = &mut agent.record;
         record.session_epoch.0 += 1;
-        record.incarnation = hello.incarnation;
+        record.lives_as(hello);
         let next_nonce = ctx.chance.nonce();
         hand_out(&mut record.nonces, hello.session_nonce, next_nonce);
         let salted_anew = record.spiffe_id != opening.spiffe_id;
         record.spiffe_id = opening.spiffe_id;
         record.certificate_not_after = Some(opening.not_after);
-        record.uses(&opening.key_hash, ctx.recovery);
+        record.uses(&opening.key_hash);
         record.standing.met = record.standing.met.max(ctx.recovery.counter);
         agent.live.hello = Some(hello.clone());
         agent.live.heartbeat = None;
         agent.live.unsent.clear();
+        agent.live.shown.clear();
         agent.live.session = Some(Session {
             conn: opening.conn,
             epoch: record.session_epoch,
@@ -317,7 +324,7 @@ impl Tenant {
         reply.messages.push(welcome);
         self.places.changed.insert(name.clone());
         if salted_anew {
-            self.offers_changed(name);
+            self.places.announced.insert(name.clone());
         }
         if let Some(older) = older {
             self.conns.remove(&older.conn);
@@ -339,7 +346,7 @@ impl Tenant {
             .map(|entry| (entry.hash, *entry))
             .collect();
         self.places.changed.insert(name.clone());
-        self.offers_changed(name);
+        self.places.announced.insert(name.clone());
     }
 
     fn event(
@@ -356,6 +363,7 @@ impl Tenant {
         match self.told(ctx, name, event.attempt, event.state)? {
             Seen::Known | Seen::Unsent => {}
             Seen::Unknown => {
+                self.answered(ctx, name, event.attempt, event.state)?;
                 let over = matches!(event.state, AttemptState::Finished(_));
                 if over || !self.may_go_on(ctx, name, event.attempt) {
                     self.unadopt(name, event.attempt);

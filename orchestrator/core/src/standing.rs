@@ -10,7 +10,8 @@ use outpost_proto::message::Hello;
 use outpost_proto::outcome::Report;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{NONCES, OTHERS, REJECTED};
+use crate::bearer::Life;
+use crate::limits::{LIVES, NONCES, OTHERS, REJECTED};
 use crate::record::AgentRecord;
 use crate::recover::Recovered;
 
@@ -28,15 +29,21 @@ pub struct Standing {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Nonce>,
     /// The lives of holders that a person decided against: what was assigned under one of them up to the decision may be
-    /// with that holder, and what the kept one has not started, the other may have. The newest four.
+    /// with that holder, and what the kept one has not started, the other may have. The newest eight.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Other>,
     /// It came back as another incarnation while the former one was still heard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
-    /// The key (SHA-256, hex) of the newest stream that was turned away because of it: told once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub other_key: Option<String>,
+    /// Keys (SHA-256, hex) that it has left behind, the newest last: whoever presents one is a second holder.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_keys: Vec<String>,
+    /// Keys of those who had the name before, the newest last: whoever presents one is turned away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former_keys: Vec<String>,
+    /// Keys of streams that were turned away because of them, the newest last: each is told once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_keys: Vec<String>,
     /// It went out of touch then, not together with most of the others: nobody expects it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub away: Option<u64>,
@@ -52,6 +59,14 @@ pub struct Standing {
     /// Attempts it runs of runs that a restored database does not know: they may go on to their end.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub adopted: BTreeSet<AttemptId>,
+    /// Attempts that a restored database did not know and has taken in while two held the identity: whoever tells them once
+    /// more, either holder, is not the first.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub taken_in: BTreeSet<AttemptId>,
+    /// While two held the identity, the known one told as many memories as it can have, of a time that a restored database
+    /// lacks. It tells them once: what it lacks after the decision it may have forgotten.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub may_have_forgotten: bool,
     /// The newest certificate that it got in place of one that had ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
@@ -61,6 +76,9 @@ pub struct Standing {
     /// As former versions wrote it: a person decided between two holders of the same incarnation. Only ever read.
     #[serde(skip_serializing)]
     pub forked: bool,
+    /// As former versions wrote it: the newest of `other_keys`. Only ever read.
+    #[serde(skip_serializing)]
+    pub other_key: Option<String>,
 }
 
 impl Default for Standing {
@@ -70,16 +88,21 @@ impl Default for Standing {
             rejected: Vec::new(),
             others: Vec::new(),
             doubt: None,
-            other_key: None,
+            left_keys: Vec::new(),
+            former_keys: Vec::new(),
+            other_keys: Vec::new(),
             away: None,
             rekey: false,
             met: FIRST_LIFE,
             reported: FIRST_LIFE,
             behind: None,
             adopted: BTreeSet::new(),
+            taken_in: BTreeSet::new(),
+            may_have_forgotten: false,
             recovered: None,
             recoveries: Vec::new(),
             forked: false,
+            other_key: None,
         }
     }
 }
@@ -142,6 +165,66 @@ pub struct Quarantine {
     /// What the unexpected holder asked for, if its certificate had ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovers: Option<Recovered>,
+    /// The newest recovery counter under which the unexpected holder said Hello.
+    #[serde(default)]
+    pub met: u32,
+    /// The unexpected holder's key (SHA-256, hex), if it may not be the agent's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Lives that the unexpected holder has had since, before its present one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Incarnation>,
+    /// The lives of yet other holders: of who was turned away since, and of who was the known one before a restore.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub third: Vec<Incarnation>,
+    /// What the known holder told to have been interrupted in a former life, the first word of each attempt: believed
+    /// only once a person decided that it stays.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<AttemptId, Report>,
+}
+
+impl Quarantine {
+    pub(crate) fn new(since: u64, incarnation: Incarnation) -> Self {
+        Self {
+            since,
+            nonces: Vec::new(),
+            incarnation,
+            recovers: None,
+            met: 0,
+            key: None,
+            former: Vec::new(),
+            third: Vec::new(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// The unexpected holder lives under this incarnation now.
+    pub(crate) fn lives_as(&mut self, incarnation: Incarnation) {
+        let former = std::mem::replace(&mut self.incarnation, incarnation);
+        if former != incarnation && !self.former.contains(&former) {
+            self.former.push(former);
+            let many = self.former.len().saturating_sub(LIVES);
+            self.former.drain(..many);
+        }
+    }
+
+    /// Who comes under an unexpected nonce counts as the known one. The one that was known until now, under this
+    /// incarnation, may be yet another holder.
+    fn was_known(&mut self, incarnation: Incarnation) {
+        if !self.third.contains(&incarnation) {
+            self.third.truncate(LIVES - 1);
+            self.third.insert(0, incarnation);
+        }
+    }
+
+    /// Somebody else under this incarnation was turned away. Gives whether that is new; the first ones are kept.
+    pub(crate) fn has_third(&mut self, incarnation: Incarnation) -> bool {
+        let new = self.third.len() < LIVES && !self.third.contains(&incarnation);
+        if new {
+            self.third.push(incarnation);
+        }
+        new
+    }
 }
 
 /// One of the two holders of an identity.
@@ -172,12 +255,9 @@ impl AgentRecord {
         if std::mem::take(&mut self.standing.forked) {
             self.standing.decided_against(self.incarnation, now);
         }
-    }
-
-    /// Whether a stream under this key may go on: as known, or once after a restore, because a renewal may be missing
-    /// in the backup.
-    pub(crate) fn admits(&self, key_hash: &str, recovery: RecoveryEpoch) -> bool {
-        self.accepts(key_hash) || self.is_unmet(recovery)
+        if let Some(key) = self.standing.other_key.take() {
+            self.tells_key(&key);
+        }
     }
 
     /// Whether it has not said Hello since the database was restored: its first nonce is taken as given.
@@ -219,6 +299,63 @@ impl AgentRecord {
             return Holder::Known;
         }
         self.holder(nonce)
+    }
+
+    /// It says Hello, as the known one: it lives as this incarnation from now on.
+    pub(crate) fn lives_as(&mut self, hello: &Hello) {
+        let former = std::mem::replace(&mut self.incarnation, hello.incarnation);
+        let expected = self.nonces.contains(&hello.session_nonce);
+        let quarantine = self.standing.quarantine.as_mut();
+        if let Some(quarantine) = quarantine.filter(|_| !expected && former != hello.incarnation) {
+            quarantine.was_known(former);
+        }
+    }
+
+    /// Who says of the present session that it is the agent holds as not begun what was begun by one that lived under
+    /// this incarnation: it is the second of two, and came first. Its own nonce is the newest.
+    pub(crate) fn came_first(&mut self, began: Incarnation, life: Life, now: u64) {
+        let second = std::mem::replace(&mut self.incarnation, began);
+        let mut quarantine = Quarantine::new(now, second);
+        quarantine.nonces.extend(self.nonces.pop());
+        quarantine.key = Some(self.key_hash.clone());
+        quarantine.met = life.recovery.counter;
+        if life.restored_at.is_some_and(|at| at >= self.enrolled_at) {
+            // The first nonce was taken as given, and it was not the agent's.
+            self.standing.met = life.recovery.counter.saturating_sub(1);
+        }
+        self.standing.quarantine = Some(quarantine);
+    }
+
+    /// A person decided which of two holders stays.
+    pub(crate) fn decide(&mut self, keep: Keep, quarantine: &Quarantine, at: u64) {
+        let standing = &mut self.standing;
+        let mut others = [&quarantine.former[..], &[quarantine.incarnation]].concat();
+        match keep {
+            Keep::This => {}
+            // Whatever was assigned under a life of the one that appeared was given to the known one, which may have had
+            // that life too, before its present one.
+            Keep::That => others.push(self.incarnation),
+        }
+        for other in quarantine.third.iter().chain(&others) {
+            standing.decided_against(*other, at);
+        }
+        standing.rekey = true;
+        let that = quarantine.nonces.clone();
+        let gone = match keep {
+            Keep::This => that,
+            Keep::That => std::mem::replace(&mut self.nonces, that),
+        };
+        if let Keep::That = keep {
+            if let Some(key) = quarantine.key.as_ref().filter(|key| **key != self.key_hash) {
+                self.binds(key.clone());
+            }
+            // It may have come since the database was restored, and the other one not.
+            self.standing.met = self.standing.met.max(quarantine.met);
+        }
+        if let Some(recovers) = quarantine.recovers.clone() {
+            self.decide_recovery(keep, recovers);
+        }
+        self.reject(gone);
     }
 
     pub(crate) fn holder(&self, nonce: Nonce) -> Holder {

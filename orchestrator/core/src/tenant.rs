@@ -11,6 +11,7 @@ use outpost_proto::ids::{AttemptId, Conn, RecoveryEpoch, RunId, TaskIndex};
 use outpost_proto::name::{AgentName, TenantName, WorkflowName};
 
 use crate::agent::Agent;
+use crate::bearer::Life;
 use crate::chance::Chance;
 use crate::event::{Answer, Call, CloseReason, Denied, Speech};
 use crate::freeze::Vanished;
@@ -47,6 +48,13 @@ pub(crate) struct Ctx<'a> {
 }
 
 impl Ctx<'_> {
+    pub(crate) fn life(&self) -> Life {
+        Life {
+            recovery: self.recovery,
+            restored_at: self.restored_at,
+        }
+    }
+
     pub(crate) fn write(&mut self, write: Write) {
         self.out.writes.push(write);
     }
@@ -273,7 +281,8 @@ impl Tenant {
             match task.state {
                 TaskState::Queued { .. } => self.enqueue(run, task.task),
                 TaskState::Backoff { until, .. } => {
-                    self.timers.set(Micros(until), Due::Backoff(run, task.task));
+                    let until = Micros(until).max(self.surely_idle(ctx, run, task.task));
+                    self.timers.set(until, Due::Backoff(run, task.task));
                 }
                 TaskState::Waiting
                 | TaskState::Active { .. }

@@ -151,10 +151,10 @@ impl Tenant {
                 continue;
             }
             missing.push((task.name.clone(), task.entry.clone()));
-            let why = if asked > 0 {
-                format!("none of the {asked} agents that announced a catalogue has it")
-            } else {
-                "no agent of this tenant has announced a catalogue yet".to_owned()
+            let why = match asked {
+                0 => "no agent of this tenant has announced a catalogue yet".to_owned(),
+                1 => "the only agent that announced a catalogue does not have it".to_owned(),
+                _ => format!("none of the {asked} agents that announced a catalogue has it"),
             };
             warnings.push(format!(
                 "task `{}` waits until an agent announces the catalogue entry `{}`: {why}",

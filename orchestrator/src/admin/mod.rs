@@ -24,6 +24,7 @@ pub(crate) fn of_open(error: &OpenError) -> Failure {
         OpenError::Missing(_) | OpenError::Exists(_) | OpenError::Newer { .. } => {
             Failure::refused(error)
         }
+        OpenError::Damaged { .. } => Failure::fatal(error),
         OpenError::Io { .. } | OpenError::Sqlite { .. } | OpenError::Migrate { .. } => {
             Failure::failed(error)
         }

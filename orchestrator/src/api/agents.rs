@@ -10,7 +10,7 @@ use outpost_orchestrator_core::label::{LABELS, Labels, QUEUES, QueueName};
 use outpost_orchestrator_core::limits::INVITE_TTL_MS;
 use outpost_orchestrator_core::standing::Keep;
 use outpost_proto::limits::SLOTS;
-use outpost_proto::message::{Containment, Flags, Level};
+use outpost_proto::message::{Containment, Flags, Level, Reporting};
 use outpost_proto::name::{AgentName, TenantName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -35,6 +35,8 @@ pub(super) struct AgentItem {
     agent: AgentName,
     #[schemars(with = "schema::Presence")]
     presence: &'static str,
+    /// Whether it has a session. One that ended in order has none at once, and is `live` until it counts as silent.
+    connected: bool,
     #[schemars(with = "Option<schema::Time>")]
     last_heard: Option<String>,
     #[schemars(with = "schema::Time")]
@@ -53,6 +55,10 @@ pub(super) struct AgentItem {
     /// What its processes are held together by.
     containment: Option<&'static str>,
     sandbox: Option<&'static str>,
+    /// How much it says. With `strict` percentages and attempts' durations are steps: each stands for everything above
+    /// the step below it.
+    #[schemars(schema_with = "reporting_words")]
+    reporting: Option<&'static str>,
     cpu_percent: Option<u8>,
     memory_percent: Option<u8>,
     disk_percent: Option<u8>,
@@ -185,6 +191,7 @@ pub(super) fn item(agent: AgentView) -> AgentItem {
     let health = beat.map(|beat| &beat.health);
     AgentItem {
         presence: view::presence(agent.presence),
+        connected: agent.connected,
         last_heard: agent.last_heard.map(view::time),
         enrolled_at: view::time(agent.enrolled_at),
         version: hello
@@ -197,6 +204,7 @@ pub(super) fn item(agent: AgentView) -> AgentItem {
         flags: beat.map(|beat| flags(beat.flags)).unwrap_or_default(),
         containment: hello.map(|hello| containment(hello.containment)),
         sandbox: hello.map(|hello| level(hello.sandbox)),
+        reporting: hello.map(|hello| reporting(hello.reporting)),
         cpu_percent: health.map(|health| health.cpu_percent),
         memory_percent: health.map(|health| health.memory_percent),
         disk_percent: health.map(|health| health.disk_percent),
@@ -241,6 +249,17 @@ fn containment(containment: Containment) -> &'static str {
         Containment::PidNamespace => "pid_namespace",
         Containment::Subreaper => "subreaper",
     }
+}
+
+fn reporting(reporting: Reporting) -> &'static str {
+    match reporting {
+        Reporting::Normal => "normal",
+        Reporting::Strict => "strict",
+    }
+}
+
+fn reporting_words(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": ["string", "null"], "enum": ["normal", "strict", null] })
 }
 
 fn level(level: Level) -> &'static str {

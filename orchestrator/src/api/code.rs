@@ -22,7 +22,7 @@ pub enum Code {
     /// The run is over already.
     RunOver,
     /// Nothing of the run can be run again now.
-    RunLive,
+    CannotRerun,
     /// The workflow has live runs.
     WorkflowBusy,
     /// The workflow makes no runs by itself.
@@ -72,7 +72,7 @@ impl Code {
         Self::MethodNotAllowed,
         Self::Timeout,
         Self::RunOver,
-        Self::RunLive,
+        Self::CannotRerun,
         Self::WorkflowBusy,
         Self::NoSchedule,
         Self::EventsGone,
@@ -105,7 +105,7 @@ impl Code {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Timeout => "timeout",
             Self::RunOver => "run_over",
-            Self::RunLive => "run_live",
+            Self::CannotRerun => "cannot_rerun",
             Self::WorkflowBusy => "workflow_busy",
             Self::NoSchedule => "no_schedule",
             Self::EventsGone => "events_gone",
@@ -139,7 +139,7 @@ impl Code {
             Self::MethodNotAllowed => "Method not allowed",
             Self::Timeout => "The request took too long",
             Self::RunOver => "The run is over",
-            Self::RunLive => "Nothing of the run can be run again now",
+            Self::CannotRerun => "Nothing of the run can be run again now",
             Self::WorkflowBusy => "The workflow has live runs",
             Self::NoSchedule => "The workflow has no schedule",
             Self::EventsGone => "The events are not kept",
@@ -172,7 +172,7 @@ impl Code {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::RunOver
-            | Self::RunLive
+            | Self::CannotRerun
             | Self::WorkflowBusy
             | Self::NoSchedule
             | Self::LastAdmin

@@ -249,7 +249,8 @@ impl Feed {
             if let Some(event) = self.queue.pop_front() {
                 return Some(event);
             }
-            if self.ended {
+            // Before every read: a long history that is sent batch after batch ends with its token, too.
+            if self.ended || !self.may_go_on() {
                 return None;
             }
             // Seen before reading: what is committed after that wakes the wait below.
@@ -301,13 +302,19 @@ impl Feed {
             changed = self.news.changed() => changed.ok()?,
             () = sleep_until(self.recheck) => {}
         }
-        if Instant::now() >= self.recheck {
-            self.recheck = Instant::now() + RECHECK;
-            let now = api.state.handle.now();
-            let caller = api.guard.caller(self.header.as_ref(), None, now).ok()?;
-            return (caller == self.caller).then_some(());
-        }
         Some(())
+    }
+
+    /// Whether the token still holds, which is looked up every few seconds.
+    fn may_go_on(&mut self) -> bool {
+        if Instant::now() < self.recheck {
+            return true;
+        }
+        self.recheck = Instant::now() + RECHECK;
+        let api = &self.open.api;
+        let now = api.state.handle.now();
+        let caller = api.guard.caller(self.header.as_ref(), None, now);
+        caller.is_ok_and(|caller| caller == self.caller)
     }
 
     async fn event(&mut self, numbered: &NumberedNotice) -> Result<Event, StoreError> {

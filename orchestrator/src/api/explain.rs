@@ -63,24 +63,14 @@ pub(super) async fn explain(
     Ok(Found(Explained { items }))
 }
 
-/// The core says only that a task is active; people are told what its attempt does, as everywhere.
 fn live(explained: Explanation) -> Item {
     let Explanation {
         task,
-        mut state,
+        state,
         code,
         reason,
         attempt,
     } = explained;
-    if state == "active" {
-        let word = match code.as_str() {
-            "assigned" | "queued_at_agent" => "assigned",
-            "starting" => "starting",
-            "unknown_end" => "lost",
-            _ => "running",
-        };
-        word.clone_into(&mut state);
-    }
     Item {
         task,
         state,

@@ -72,7 +72,8 @@ pub(super) struct Match(pub(super) Option<u32>);
 fn if_match(headers: &HeaderMap) -> Result<Option<u32>, ApiError> {
     let wrong = || {
         ApiError::BadRequest(
-            "If-Match names one version as it was answered in ETag, such as \"3\"".to_owned(),
+            "If-Match names one version as it was answered in ETag, such as \"3-0123456789abcdef\""
+                .to_owned(),
         )
     };
     let Some(text) = one(headers, IF_MATCH).map_err(|()| wrong())? else {

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use outpost_orchestrator_core::event::Denied;
+use outpost_proto::name::{EntryName, TaskName};
 use schemars::generate::SchemaGenerator;
 use schemars::{JsonSchema, Schema, json_schema};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use super::code::Code;
 use crate::auth::{AuthError, Role};
 use crate::driver::AskError;
 use crate::store::StoreError;
-use crate::workflow::{self, WorkflowError};
+use crate::workflow::{self, PROBLEMS, WorkflowError};
 
 /// Seconds after which what is unavailable may be there again.
 const RETRY_AFTER_S: u32 = 1;
@@ -139,13 +140,24 @@ pub(super) struct Problem {
     /// Which part of the request or of the workflow file, such as `tasks.report.needs[1]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
-    /// All problems of a workflow file; the first one is told above too.
+    /// All problems of a workflow file, or all tasks whose entries nobody announces, at most 50; the first one is told
+    /// above too.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<workflow::Problem>,
 }
 
 fn code_words(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": Code::ALL.map(Code::word) })
+}
+
+fn unknown_entry((task, entry): (&TaskName, &EntryName)) -> workflow::Problem {
+    workflow::Problem {
+        line: 0,
+        column: 0,
+        path: format!("tasks.{task}.entry"),
+        message: format!("no agent of this tenant announces `{entry}`"),
+        help: None,
+    }
 }
 
 impl Problem {
@@ -172,8 +184,16 @@ impl Problem {
             ApiError::Ask(AskError::Denied(Denied::BadSchedule(_))) => {
                 problem.path = Some("schedule".to_owned());
             }
-            ApiError::Ask(AskError::Denied(Denied::UnknownEntry { task, .. })) => {
-                problem.path = Some(format!("tasks.{task}.entry"));
+            ApiError::Ask(AskError::Denied(Denied::UnknownEntry {
+                task,
+                entry,
+                others,
+                ..
+            })) => {
+                let all = std::iter::once((task, entry));
+                let all = all.chain(others.iter().map(|(task, entry)| (task, entry)));
+                problem.problems = all.take(PROBLEMS).map(unknown_entry).collect();
+                problem.path = problem.problems.first().map(|first| first.path.clone());
             }
             ApiError::Store(StoreError::Sqlite(_) | StoreError::Record { .. })
             | ApiError::Auth(AuthError::Store(_)) => {
@@ -271,7 +291,7 @@ fn denied_code(denied: &Denied) -> Code {
         }
         Denied::InTouch { .. } => Code::AgentInTouch,
         Denied::RunOver { .. } => Code::RunOver,
-        Denied::CannotRerun { .. } => Code::RunLive,
+        Denied::CannotRerun { .. } => Code::CannotRerun,
         Denied::WorkflowBusy { .. } => Code::WorkflowBusy,
         Denied::VersionMismatch { .. } => Code::VersionMismatch,
         Denied::NoSchedule(_) => Code::NoSchedule,

@@ -142,7 +142,7 @@ fn of_runs() -> Vec<Route> {
                  everything that needs them.",
             )
             .needs(Author)
-            .fails(&[Code::RunLive, Code::InvalidParameters]),
+            .fails(&[Code::CannotRerun, Code::InvalidParameters]),
         get("/api/v1/runs/{run}/explain", explain::explain)
             .says("explain_run", "Why each task of a run stands where it stands."),
         get("/api/v1/attempts/{attempt}", attempts::show)

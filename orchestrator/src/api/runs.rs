@@ -1,14 +1,12 @@
 //! Runs: lists, trees, cancel, re-run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
 use outpost_orchestrator_core::event::{Answer, Ask, Denied};
 use outpost_orchestrator_core::spec::TASKS;
 use outpost_proto::ids::RunId;
-use outpost_proto::message::ParamValue;
-use outpost_proto::name::{ParamName, TaskName, TenantName};
+use outpost_proto::name::{TaskName, TenantName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -83,9 +81,6 @@ pub(super) async fn list(
 pub(super) struct RunDetail {
     #[serde(flatten)]
     item: view::RunItem,
-    /// With defaults filled in.
-    #[schemars(with = "schema::ParamValues")]
-    params: BTreeMap<ParamName, ParamValue>,
     tasks: Vec<view::TaskView>,
 }
 
@@ -97,10 +92,8 @@ pub(super) async fn show(
 ) -> Result<Found<RunDetail>, ApiError> {
     let tree = tree(&api, &caller.tenant, run).await?;
     let tasks = view::tasks(&tree);
-    let params = tree.run.params.clone();
     Ok(Found(RunDetail {
         item: view::run_item(tree.run),
-        params,
         tasks,
     }))
 }

@@ -1,13 +1,15 @@
 //! How things look in JSON. Every word and every field of an answer is written here or beside its route, so that a
 //! change of the core changes no answer by accident.
 
+use std::collections::BTreeMap;
+
 use outpost_orchestrator_core::record::{
     AttemptRecord, Phase, Presence, RunRecord, RunState, TaskRecord, TaskState,
 };
 use outpost_orchestrator_core::spec::{ParamKind, ParamSpec, WorkflowSpec};
 use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
 use outpost_proto::message::ParamValue;
-use outpost_proto::name::{AgentName, TaskName, WorkflowName};
+use outpost_proto::name::{AgentName, ParamName, TaskName, WorkflowName};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
@@ -266,6 +268,9 @@ pub(super) struct RunItem {
     #[schemars(with = "Option<schema::Time>")]
     finished_at: Option<String>,
     duration_ms: Option<u64>,
+    /// With defaults filled in.
+    #[schemars(with = "schema::ParamValues")]
+    params: BTreeMap<ParamName, ParamValue>,
 }
 
 /// One run of a list.
@@ -282,6 +287,7 @@ pub(super) fn run_item(run: RunRecord) -> RunItem {
         started_at: run.started_at.map(time),
         finished_at: run.finished_at.map(time),
         duration_ms: run.finished_at.map(|at| between(run.created_at, at)),
+        params: run.params,
     }
 }
 
@@ -331,6 +337,7 @@ pub(super) struct AttemptView {
     started_at: Option<String>,
     #[schemars(with = "Option<schema::Time>")]
     finished_at: Option<String>,
+    /// From an agent that reports strictly it is the power of two above the time that the attempt took, 1024 at least.
     duration_ms: Option<u64>,
     /// How it ended, said after it had been given up.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -13,20 +13,27 @@ use tokio::time::timeout;
 
 use super::Counters;
 use super::clock::Clock;
-use super::sessions::{Outbox, Sessions};
+use super::sessions::{Outbox, Place, Sessions};
 use crate::metrics::Metrics;
 use crate::store::notices::Hub;
 
 /// How long a question waits for its answer: several slow commits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One thing in the driver's inbox.
+/// What a stream brings: it is handled again after a failed commit.
 #[derive(Debug)]
-pub(super) enum Item {
-    /// From a stream: it is handled again after a failed commit.
-    Link(Event),
-    /// A question: whoever asked is told to try again after a failed commit.
-    Call(Event, Call, Reply),
+pub(super) struct News {
+    pub(super) event: Event,
+    /// Of a frame: given back once it is handled.
+    pub(super) place: Option<Place>,
+}
+
+/// A question: whoever asked is told to try again after a failed commit.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) event: Event,
+    pub(super) call: Call,
+    pub(super) reply: Reply,
 }
 
 pub(super) type Reply = oneshot::Sender<Result<Result<Answer, Denied>, Unavailable>>;
@@ -53,7 +60,9 @@ pub enum AskError {
 /// Reaches the driver. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    pub(super) inbox: mpsc::Sender<Item>,
+    pub(super) inbox: mpsc::Sender<News>,
+    /// Beside the inbox: however much streams bring, questions are taken.
+    pub(super) questions: mpsc::Sender<Question>,
     pub(super) sessions: Sessions,
     pub(super) hub: Hub,
     pub(super) clock: Clock,
@@ -169,7 +178,7 @@ impl Handle {
         let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
         let outbox = self.sessions.enter(conn);
         if self
-            .link(|| Event::Opened {
+            .link(None, || Event::Opened {
                 conn,
                 tenant,
                 agent,
@@ -185,16 +194,22 @@ impl Handle {
         None
     }
 
-    /// One frame arrived. Waits while the driver is busy: the peer is slowed down, not the process. `false` when the
-    /// orchestrator is stopping.
-    pub async fn frame(&self, conn: Conn, messages: Vec<UpMessage>) -> bool {
-        self.link(|| Event::Frame { conn, messages }).await
+    /// One frame arrived on the stream of this outbox. Waits while the driver is busy, or has enough of this stream's to
+    /// handle: the peer is slowed down, not the process. `false` when the orchestrator is stopping.
+    pub async fn frame(&self, conn: Conn, outbox: &Outbox, messages: Vec<UpMessage>) -> bool {
+        match outbox.place().await {
+            Some(place) => {
+                self.link(Some(place), || Event::Frame { conn, messages })
+                    .await
+            }
+            None => false,
+        }
     }
 
     /// A stream is gone.
     pub async fn closed(&self, conn: Conn) {
         self.sessions.leave(conn);
-        self.link(|| Event::Closed { conn }).await;
+        self.link(None, || Event::Closed { conn }).await;
     }
 
     /// Changes whenever something new about the tenant is committed; the notices themselves are in the database.
@@ -234,10 +249,11 @@ impl Handle {
     }
 
     /// Waits for room first: an event is large, and a stream's task would carry the place for one as long as it lives.
-    async fn link(&self, event: impl FnOnce() -> Event) -> bool {
+    async fn link(&self, place: Option<Place>, event: impl FnOnce() -> Event) -> bool {
         match self.inbox.reserve().await {
             Ok(room) => {
-                room.send(Item::Link(event()));
+                let event = event();
+                room.send(News { event, place });
                 true
             }
             Err(_) => false,
@@ -247,8 +263,9 @@ impl Handle {
     async fn call(&self, event: impl FnOnce(Call) -> Event) -> Result<Answer, AskError> {
         let call = Call(self.numbers.fetch_add(1, Ordering::Relaxed));
         let (reply, answer) = oneshot::channel();
-        self.inbox
-            .try_send(Item::Call(event(call), call, reply))
+        let event = event(call);
+        self.questions
+            .try_send(Question { event, call, reply })
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => AskError::Overloaded,
                 mpsc::error::TrySendError::Closed(_) => AskError::Unavailable,

@@ -1,4 +1,4 @@
-//! The orchestrator's loop: takes what waits in the inbox, lets the core decide, commits once, then speaks.
+//! The orchestrator's loop: takes what streams brought and what was asked, lets the core decide, commits once, speaks.
 //!
 //! The order is the shared driver crate's; here are the inbox, the clock and where speech goes. There is one of it, and
 //! it alone owns core and store. It sleeps until something arrives or the core's next deadline, whichever is first.
@@ -23,8 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use handle::{AskError, Handle};
-use handle::{Item, Reply, Unavailable};
-use sessions::Sessions;
+use handle::{News, Question, Reply, Unavailable};
+use sessions::{Place, Sessions};
 
 use crate::metrics::{Metrics, Observed};
 use crate::store::StoreError;
@@ -32,12 +32,18 @@ use crate::store::sqlite::Sqlite;
 use clock::Clock;
 use wall::Wall;
 
-/// What waits for a turn. Streams wait for room, questions are refused when there is none.
+/// What streams bring that waits for a turn; they wait for room.
 const INBOX: usize = 4096;
+/// Questions that wait for a turn: more than the API and the agents' port take at once. Those above it are refused.
+const QUESTIONS: usize = 1024;
+/// Questions of one turn: first in it, and never all of it.
+const ASKED: usize = 256;
 /// Events of one turn: enough to share a commit among many, few enough that it stays short.
 const BURST: usize = 1024;
 /// First and longest wait after a failed commit.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Silence after which the database's log is folded although it is not long.
+const SILENCE: Duration = Duration::from_millis(200);
 /// How often what is of no more use is deleted, a little at a time.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// And as long as there is more of it: a tenth of the time at most goes into deleting.
@@ -68,15 +74,20 @@ pub struct Driver {
     core: Orchestrator,
     store: Sqlite,
     clock: Clock,
-    inbox: mpsc::Receiver<Item>,
+    inbox: mpsc::Receiver<News>,
+    questions: mpsc::Receiver<Question>,
     sessions: Sessions,
     counters: Arc<Counters>,
     metrics: Metrics,
     replies: BTreeMap<Call, Reply>,
     /// What streams brought in a turn that was not committed.
     again: Vec<Event>,
+    /// Of the frames that are not handled.
+    places: Vec<Place>,
     failures: u32,
     wall: Wall,
+    /// Nothing was asked for a while.
+    silent: bool,
 }
 
 impl Driver {
@@ -94,9 +105,11 @@ impl Driver {
         metrics.loaded(&snapshot);
         let core = start(clock.now(), snapshot);
         let (sender, inbox) = mpsc::channel(INBOX);
+        let (asker, questions) = mpsc::channel(QUESTIONS);
         let (sessions, counters) = (Sessions::default(), Arc::new(Counters::default()));
         let handle = Handle {
             inbox: sender,
+            questions: asker,
             sessions: sessions.clone(),
             hub: store.hub(),
             clock,
@@ -110,13 +123,16 @@ impl Driver {
             store,
             clock,
             inbox,
+            questions,
             sessions,
             counters,
             metrics,
             replies,
             again,
+            places: Vec::new(),
             failures: 0,
             wall: Wall::new(),
+            silent: false,
         };
         Ok((driver, handle))
     }
@@ -126,23 +142,29 @@ impl Driver {
     /// # Errors
     /// [`Fatal`] when the disk can no longer be trusted: the process must end.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
-        let mut items = Vec::with_capacity(BURST);
+        let (mut news, mut asked) = (Vec::with_capacity(BURST), Vec::with_capacity(ASKED));
         let mut prune_at = Instant::now() + PRUNE_EVERY;
-        while self.next(&mut items, &stop).await {
-            self.turn(&mut items).await?;
+        while self.next(&mut news, &mut asked, &stop).await {
+            self.turn(&mut news, &mut asked).await?;
             self.fold()?;
             if Instant::now() >= prune_at && self.failures == 0 {
                 prune_at = Instant::now() + self.prune()?;
             }
         }
         self.inbox.close();
+        self.questions.close();
         self.store
             .close()
             .map_err(|error| Fatal(format!("the store could not be closed: {error}")))
     }
 
     /// Waits for the next turn's cause; `false` when there is to be none.
-    async fn next(&mut self, items: &mut Vec<Item>, stop: &CancellationToken) -> bool {
+    async fn next(
+        &mut self,
+        news: &mut Vec<News>,
+        asked: &mut Vec<Question>,
+        stop: &CancellationToken,
+    ) -> bool {
         if self.failures > 0 {
             // Events wait in the inbox meanwhile; streams are slowed down by its bound.
             let wait = RETRY
@@ -154,12 +176,7 @@ impl Driver {
                 () = stop.cancelled() => return false,
                 () = sleep(wait) => {}
             }
-            while items.len() < BURST
-                && self.again.len() < INBOX
-                && let Ok(item) = self.inbox.try_recv()
-            {
-                items.push(item);
-            }
+            self.gather(news, asked);
             return true;
         }
         let clock = self.clock;
@@ -167,38 +184,52 @@ impl Driver {
             .core
             .next_deadline()
             .map(|at| Instant::now() + clock.until(at));
-        tokio::select! {
+        let silence = self.store.wants_to_fold();
+        let silence = silence.then(|| Instant::now() + SILENCE);
+        self.silent = false;
+        let is_on = tokio::select! {
             biased;
             // First, so that a busy inbox cannot hold up a stop; nothing of it was promised yet.
             () = stop.cancelled() => false,
-            // An inbox that is never empty cannot hold up deadlines: every turn settles them.
-            received = self.inbox.recv_many(items, BURST) => received > 0,
+            // A queue that is never empty cannot hold up deadlines: every turn settles them; nor the other queue: every
+            // turn takes of both.
+            received = self.questions.recv_many(asked, ASKED) => received > 0,
+            received = self.inbox.recv_many(news, BURST) => received > 0,
             () = at(deadline) => true,
             () = self.wall.set() => true,
+            () = at(silence) => {
+                self.silent = true;
+                true
+            }
+        };
+        self.gather(news, asked);
+        is_on
+    }
+
+    /// What else is there already, as far as one turn takes it.
+    fn gather(&mut self, news: &mut Vec<News>, asked: &mut Vec<Question>) {
+        while asked.len() < ASKED
+            && let Ok(question) = self.questions.try_recv()
+        {
+            asked.push(question);
+        }
+        while news.len() + asked.len() < BURST
+            && self.again.len() < INBOX
+            && let Ok(one) = self.inbox.try_recv()
+        {
+            news.push(one);
         }
     }
 
-    async fn turn(&mut self, items: &mut Vec<Item>) -> Result<(), Fatal> {
+    async fn turn(&mut self, news: &mut Vec<News>, asked: &mut Vec<Question>) -> Result<(), Fatal> {
         let mut events = std::mem::take(&mut self.again);
         events.extend(self.wall.news(self.clock));
-        let mut calls = Vec::new();
-        for item in items.drain(..) {
-            match item {
-                Item::Link(event) => events.push(event),
-                Item::Call(mut event, call, reply) => match self.read(&mut event) {
-                    Ok(()) => {
-                        events.push(event);
-                        calls.push(call);
-                        self.replies.insert(call, reply);
-                    }
-                    Err(error) => {
-                        warn!(%error, "a question cannot be answered: what it is about cannot be read");
-                        // Whoever asked may be gone.
-                        let _ = reply.send(Err(Unavailable));
-                    }
-                },
-            }
+        // Before the questions: what a stream brought before one was asked is known to the answer.
+        for News { event, place } in news.drain(..) {
+            events.push(event);
+            self.places.extend(place);
         }
+        let calls = self.take(asked, &mut events);
         let (sessions, counters) = (&self.sessions, &*self.counters);
         let metrics = &self.metrics;
         let mut answers = Vec::new();
@@ -214,6 +245,7 @@ impl Driver {
         match turn(&mut self.core, &mut store, self.clock.now(), &events, speak).await? {
             Turn::Spoken => {
                 self.answer(answers);
+                self.places.clear();
                 failpoint::reach("orchestrator-spoken");
                 self.failures = 0;
             }
@@ -222,6 +254,31 @@ impl Driver {
         // Whoever gave up waiting needs no answer.
         self.replies.retain(|_, reply| !reply.is_closed());
         Ok(())
+    }
+
+    /// Adds the questions that can be decided to the turn's events.
+    fn take(&mut self, asked: &mut Vec<Question>, events: &mut Vec<Event>) -> Vec<Call> {
+        let mut calls = Vec::with_capacity(asked.len());
+        for question in asked.drain(..) {
+            let Question {
+                mut event,
+                call,
+                reply,
+            } = question;
+            match self.read(&mut event) {
+                Ok(()) => {
+                    events.push(event);
+                    calls.push(call);
+                    self.replies.insert(call, reply);
+                }
+                Err(error) => {
+                    warn!(%error, "a question cannot be answered: what it is about cannot be read");
+                    // Whoever asked may be gone.
+                    let _ = reply.send(Err(Unavailable));
+                }
+            }
+        }
+        calls
     }
 
     /// After all else was said: work that an agent begins earlier is worth more than an answer, and whoever is answered
@@ -275,7 +332,7 @@ impl Driver {
 
     /// After everything was said: nobody waits for this.
     fn fold(&mut self) -> Result<(), Fatal> {
-        match self.store.fold() {
+        match self.store.fold(self.silent) {
             Ok(()) => Ok(()),
             Err(CommitError::Failed(why)) => {
                 warn!(

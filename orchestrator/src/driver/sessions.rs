@@ -8,11 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use outpost_orchestrator_core::event::CloseReason;
 use outpost_proto::ids::Conn;
 use outpost_proto::message::DownMessage;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::warn;
 
 /// Bursts of messages waiting for one agent: more than the core says in the time a slow peer is given.
 const QUEUE: usize = 256;
+
+/// Frames of one stream that the driver has not handled: those that come while a turn is committed, even from an agent
+/// that says each thing by itself, and few of what waits for the driver in all.
+pub(super) const FRAMES: usize = 64;
 
 /// Why a stream ends from this side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +34,34 @@ pub enum Ending {
 pub struct Outbox(Arc<Lane>);
 
 /// A queue and an end. Nearly all streams are idle nearly always: an empty one takes no room for what it could hold.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lane {
     state: Mutex<Said>,
     spoken: Notify,
     ended: Notify,
+    /// Places for frames on their way to the driver.
+    frames: Semaphore,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            spoken: Notify::new(),
+            ended: Notify::new(),
+            frames: Semaphore::new(FRAMES),
+        }
+    }
+}
+
+/// One frame's place on the way to the driver, until it is handled and this is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Lane>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.frames.add_permits(1);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,6 +89,14 @@ impl Outbox {
                 None => self.0.spoken.notified().await,
             }
         }
+    }
+
+    /// Waits for a place for one more frame of this stream.
+    pub(super) async fn place(&self) -> Option<Place> {
+        let place = self.0.frames.acquire().await.ok()?;
+        // Given back when it is dropped.
+        place.forget();
+        Some(Place(Arc::clone(&self.0)))
     }
 
     /// Why the stream shall end, once it shall.

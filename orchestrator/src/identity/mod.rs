@@ -27,6 +27,7 @@ use tonic::Status;
 use tracing::{error, info, warn};
 
 use crate::driver::{AskError, Handle};
+use crate::link::Pasts;
 use rate::{Rate, Rates};
 use recover::Recoveries;
 
@@ -61,6 +62,8 @@ pub struct Enroller {
     anonymous: Rates<()>,
     by_agent: Rates<(TenantName, AgentName)>,
     recoveries: Recoveries,
+    /// What was received of each agent; of one that enrols, nothing yet.
+    pub(crate) pasts: Pasts,
 }
 
 impl Enroller {
@@ -81,6 +84,7 @@ impl Enroller {
             anonymous: Rates::new(ALL),
             by_agent: Rates::new(by_one),
             recoveries: Recoveries::new(),
+            pasts: Pasts::default(),
         }
     }
 
@@ -100,6 +104,7 @@ impl Enroller {
         let enrolled = self.handle.enrol(token_hash, hex(&key.sha256)).await;
         let (tenant, agent) = enrolled.map_err(|error| status_of(&error))?;
         let issued = self.issue(&tenant, &agent, &request.csr)?;
+        self.pasts.begins_anew(&tenant, &agent);
         info!(
             target: "audit", %tenant, %agent, serial = %issued.serial,
             not_after = micros(issued.not_after) / 1_000_000, "an agent enrolled"

@@ -1,4 +1,5 @@
-//! The server's own certificate on both ports: issued anew at a third of its life, or on SIGHUP, without a restart.
+//! The server's own certificate on both ports: issued anew at a third of its life, when the wall clock was set, or on
+//! SIGHUP, without a restart.
 //!
 //! The agents' port always presents a certificate of our own authority, because agents recognise nothing else. The API
 //! can present one that was brought along; its files are read again when they change. Connections that exist keep what
@@ -13,7 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use outpost_certs::ca::Authority;
 use outpost_certs::issue::ServerIdentity;
-use outpost_certs::tls::{ReloadingServerConfig, api_server_config, server_config};
+use outpost_certs::receipt::Signer;
+use outpost_certs::tls::{ReloadingServerConfig, Serving, api_server_config, server_config};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +27,10 @@ use crate::driver::Handle;
 
 /// Until the next try when one could not be issued; a tenth of its life where that is shorter.
 const RETRY: Duration = Duration::from_secs(60);
-/// How often it is looked whether files that were brought along have changed.
+/// How often it is looked whether files that were brought along have changed, and whether the wall clock was set.
 const LOOK: Duration = Duration::from_secs(10);
+/// Less than validity begins before the time of issue.
+const SAME_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// Where a certificate for the API is that was brought along.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub(crate) struct ServerTls {
     seen: Option<[Stamp; 2]>,
     /// Of the certificate on the agents' port.
     not_after: SystemTime,
+    /// When that was issued, by both clocks.
+    issued: (SystemTime, Instant),
     pub(crate) agents: Arc<ReloadingServerConfig>,
     pub(crate) api: Arc<ReloadingServerConfig>,
 }
@@ -59,7 +65,7 @@ type Config = Arc<rustls::ServerConfig>;
 /// What was made anew. The API's certificate may be one that was brought along, and unreadable.
 struct Fresh {
     not_after: SystemTime,
-    agents: Config,
+    agents: Serving,
     api: Result<Config, String>,
 }
 
@@ -75,6 +81,7 @@ impl ServerTls {
     ) -> Result<Self, String> {
         let (life, brought) = (args.server_cert_ttl, args.brought());
         let seen = brought.as_ref().map(stamps);
+        let issued = (SystemTime::now(), Instant::now());
         let fresh = issue(&authority, &names, life, brought.as_ref())?;
         Ok(Self {
             authority,
@@ -83,6 +90,7 @@ impl ServerTls {
             brought,
             seen,
             not_after: fresh.not_after,
+            issued,
             agents: Arc::new(ReloadingServerConfig::new(fresh.agents)),
             api: Arc::new(ReloadingServerConfig::new(fresh.api?)),
         })
@@ -106,6 +114,7 @@ impl ServerTls {
                 () = told(&mut hangup) => "SIGHUP",
                 () = sleep_until(next) => "a third of its life is over",
                 () = self.files_change() => "its files have changed",
+                () = self.clock_is_set() => "the wall clock was set",
             };
             next = Instant::now() + self.replace(why);
             self.tell(&handle);
@@ -115,6 +124,7 @@ impl ServerTls {
     /// Replaces what both ports present; answers after which time it is to be done again.
     fn replace(&mut self, why: &str) -> Duration {
         self.seen = self.brought.as_ref().map(stamps);
+        self.issued = (SystemTime::now(), Instant::now());
         let brought = self.brought.as_ref();
         let error = match issue(&self.authority, &self.names, self.life, brought) {
             Ok(fresh) => {
@@ -145,6 +155,20 @@ impl ServerTls {
         };
         while self.seen == Some(stamps(brought)) {
             sleep(LOOK).await;
+        }
+    }
+
+    /// Ends when the wall clock is elsewhere than it would have come to since the certificate was issued: by the right
+    /// time that one may have ended, or not have begun.
+    async fn clock_is_set(&self) {
+        let (wall, at) = self.issued;
+        loop {
+            sleep(LOOK).await;
+            let (now, expected) = (SystemTime::now(), wall + at.elapsed());
+            let apart = now.duration_since(expected);
+            if apart.unwrap_or_else(|behind| behind.duration()) > SAME_TIME {
+                return;
+            }
         }
     }
 
@@ -191,7 +215,10 @@ fn issue(
         .issue_server(names, SystemTime::now(), life)
         .map_err(|error| error.to_string())?;
     let anchors = [authority.agents_anchor().clone()];
-    let agents = server_config(&identity, &anchors).map_err(|error| error.to_string())?;
+    let agents = Serving {
+        config: server_config(&identity, &anchors).map_err(|error| error.to_string())?,
+        signer: Some(Signer::new(&identity).map_err(|error| error.to_string())?),
+    };
     let api = match brought {
         Some(brought) => ServerIdentity::load(&brought.chain, &brought.key)
             .map_err(|error| error.to_string())

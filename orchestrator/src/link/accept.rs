@@ -1,18 +1,18 @@
 //! Accepts connections for ever, whatever single ones do; bounds those that have not said who they are; serves HTTP/2
 //! on the others.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use outpost_certs::identity::AgentIdentity;
+use outpost_certs::receipt::Signer;
 use outpost_certs::tls::{Peer, PeerError, ReloadingServerConfig, peer};
 use outpost_proto::limits::HANDSHAKE_TIMEOUT;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -22,11 +22,12 @@ use tracing::{debug, warn};
 
 use super::limits::{
     ACCEPT_PAUSE, CONNECTION_WINDOW, GOODBYE, HEADER_BYTES, HTTP_FRAME_BYTES, IDLE, KEEPALIVE,
-    KEEPALIVE_TIMEOUT, LOCAL_RESETS, PENDING_RESETS, SEND_BUFFER, STRANGERS, STRANGERS_PER_ADDRESS,
-    STREAM_WINDOW, STREAMS,
+    KEEPALIVE_TIMEOUT, LOCAL_RESETS, PENDING_RESETS, SEND_BUFFER, STREAM_WINDOW, STREAMS,
 };
-use super::service::{Caller, Calls, Services, Stream};
+use super::places::{Places, Stranger};
+use super::service::{Caller, Services, Stream};
 use super::session::expired;
+use crate::calls::Calls;
 use crate::driver::Handle;
 use crate::identity::Enroller;
 
@@ -50,7 +51,7 @@ struct Context {
     tls: Arc<ReloadingServerConfig>,
     trust_domain: Arc<str>,
     services: Services,
-    strangers: Strangers,
+    places: Places,
     stop: CancellationToken,
 }
 
@@ -66,7 +67,7 @@ impl Listener {
                 enroller: self.enroller,
                 tasks: tasks.clone(),
             },
-            strangers: Strangers::default(),
+            places: Places::default(),
             stop: stop.clone(),
         };
         let accepting = accept(&self.tcp, &context, &tasks);
@@ -85,11 +86,11 @@ impl Listener {
 async fn accept(tcp: &TcpListener, context: &Context, tasks: &TaskTracker) {
     loop {
         // Before accepting: what is not accepted waits in the kernel's queue and costs nothing here.
-        let Some(room) = context.strangers.room().await else {
+        let Some(room) = context.places.room().await else {
             return;
         };
         match tcp.accept().await {
-            Ok((stream, address)) => match context.strangers.enter(address.ip(), room) {
+            Ok((stream, address)) => match context.places.stranger(address.ip(), room) {
                 Some(stranger) => {
                     drop(tasks.spawn(connection(stream, address, stranger, context.clone())))
                 }
@@ -117,13 +118,21 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 async fn connection(stream: TcpStream, address: SocketAddr, stranger: Stranger, context: Context) {
     // Boxed, as the rest: what one phase needs is not kept through the next, which may last for days.
-    let (tls, peer) = match Box::pin(handshake(stream, &context)).await {
+    let (tls, peer, signer) = match Box::pin(handshake(stream, &context)).await {
         Ok(shaken) => shaken,
         Err(error) => return debug!(%address, %error, "no connection"),
     };
-    // Whoever has shown a certificate is counted by the core, as that agent; anybody else stays a stranger to the end.
-    let _stranger = stranger.unless(matches!(peer, Peer::Agent(_)));
-    serve(tls, peer, address, &context).await;
+    // Whoever has shown a certificate is counted as that agent; anybody else stays a stranger to the end.
+    let (_stranger, _known) = match &peer {
+        Peer::Anonymous => (Some(stranger), None),
+        Peer::Agent(AgentIdentity { tenant, agent, .. }) => {
+            let Some(known) = context.places.known(tenant, agent) else {
+                return debug!(%address, %tenant, %agent, "too many connections of this agent");
+            };
+            (None, Some(known))
+        }
+    };
+    serve(tls, (peer, signer), address, &context).await;
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -139,20 +148,21 @@ enum HandshakeError {
 async fn handshake(
     stream: TcpStream,
     context: &Context,
-) -> Result<(TlsStream<TcpStream>, Peer), HandshakeError> {
+) -> Result<(TlsStream<TcpStream>, Peer, Option<Signer>), HandshakeError> {
     stream.set_nodelay(true)?;
-    let acceptor = TlsAcceptor::from(context.tls.current());
+    let serving = context.tls.serving();
+    let acceptor = TlsAcceptor::from(serving.config.clone());
     let tls = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| HandshakeError::Slow)??;
     let peer = peer(tls.get_ref().1, &context.trust_domain)?;
-    Ok((tls, peer))
+    Ok((tls, peer, serving.signer.clone()))
 }
 
 /// Serves HTTP/2 to the connection's end. Not async itself: the future holds the connection once.
 fn serve(
     tls: TlsStream<TcpStream>,
-    peer: Peer,
+    (peer, signer): (Peer, Option<Signer>),
     address: SocketAddr,
     context: &Context,
 ) -> impl Future<Output = ()> + Send {
@@ -166,6 +176,7 @@ fn serve(
         address: address.ip(),
         calls: calls.clone(),
         stream: Stream::default(),
+        signer,
     };
     let services = context.services.clone();
     let service = hyper::service::service_fn(move |request| {
@@ -181,7 +192,7 @@ fn serve(
             biased;
             result = connection.as_mut() => Some(result),
             () = over => None,
-            () = idle(&calls, IDLE) => None,
+            () = calls.idle(IDLE, IDLE) => None,
             () = stop.cancelled() => None,
         };
         let result = match ended {
@@ -227,13 +238,6 @@ fn http2_limits(tasks: &TaskTracker) -> http2::Builder<Tracked> {
     http2
 }
 
-/// Ends when no call was open for so long.
-async fn idle(calls: &Calls, patience: Duration) {
-    while timeout(patience, calls.wait(true)).await.is_ok() {
-        calls.wait(false).await;
-    }
-}
-
 /// Runs what HTTP/2 spawns where it is waited for.
 #[derive(Clone)]
 struct Tracked(TaskTracker);
@@ -244,128 +248,5 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn(future);
-    }
-}
-
-/// Connections that have not said who they are, in all and by address.
-#[derive(Clone)]
-struct Strangers {
-    room: Arc<Semaphore>,
-    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-}
-
-/// One of them; counted until it is dropped.
-struct Stranger {
-    address: IpAddr,
-    by_address: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Default for Strangers {
-    fn default() -> Self {
-        Self {
-            room: Arc::new(Semaphore::new(STRANGERS)),
-            by_address: Arc::default(),
-        }
-    }
-}
-
-impl Strangers {
-    async fn room(&self) -> Option<OwnedSemaphorePermit> {
-        self.room.clone().acquire_owned().await.ok()
-    }
-
-    fn enter(&self, address: IpAddr, room: OwnedSemaphorePermit) -> Option<Stranger> {
-        let mut by_address = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_insert(0);
-        if *count >= STRANGERS_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Stranger {
-            address,
-            by_address: self.by_address.clone(),
-            _room: room,
-        })
-    }
-}
-
-impl Stranger {
-    /// Itself, unless it is known by now: then it is counted no longer.
-    fn unless(self, known: bool) -> Option<Self> {
-        (!known).then_some(self)
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        let mut by_address = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn one_address_cannot_use_up_the_room() {
-        let strangers = Strangers::default();
-        let (busy, other) = ([127, 0, 0, 1].into(), [127, 0, 0, 2].into());
-        let mut held = Vec::new();
-        for _ in 0..STRANGERS_PER_ADDRESS {
-            let room = strangers.room().await.unwrap();
-            held.push(strangers.enter(busy, room).unwrap());
-        }
-        let room = strangers.room().await.unwrap();
-        assert!(strangers.enter(busy, room).is_none());
-        let room = strangers.room().await.unwrap();
-        assert!(strangers.enter(other, room).is_some());
-        held.pop();
-        let room = strangers.room().await.unwrap();
-        assert!(strangers.enter(busy, room).is_some());
-        drop(held);
-        assert!(strangers.by_address.lock().unwrap().is_empty());
-        assert_eq!(strangers.room.available_permits(), STRANGERS);
-    }
-
-    #[tokio::test]
-    async fn whoever_is_known_takes_no_room() {
-        let strangers = Strangers::default();
-        let room = strangers.room().await.unwrap();
-        let stranger = strangers.enter([127, 0, 0, 1].into(), room).unwrap();
-        let known = stranger.unless(true);
-        assert!(known.is_none());
-        assert_eq!(strangers.room.available_permits(), STRANGERS);
-        let room = strangers.room().await.unwrap();
-        let stranger = strangers.enter([127, 0, 0, 1].into(), room).unwrap();
-        let unknown = stranger.unless(false);
-        assert_eq!(strangers.room.available_permits(), STRANGERS - 1);
-        drop(unknown);
-    }
-
-    #[tokio::test]
-    async fn a_connection_with_a_call_is_not_idle() {
-        let patience = Duration::from_millis(10);
-        let calls = Calls::default();
-        let call = calls.begin();
-        assert!(
-            timeout(patience * 10, idle(&calls, patience))
-                .await
-                .is_err()
-        );
-        drop(call);
-        idle(&calls, patience).await;
     }
 }

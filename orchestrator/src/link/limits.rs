@@ -9,6 +9,9 @@ pub(super) const STRANGERS: usize = 4096;
 /// Of these, from one address: whole sites come back at once from behind one address, and a flood from one address must
 /// not be all of [`STRANGERS`].
 pub(super) const STRANGERS_PER_ADDRESS: usize = 1024;
+/// Connections of one agent: two when it makes one before it breaks the other, as many again of a copy of it, and what a
+/// bad line left behind until the [`KEEPALIVE`] notices.
+pub(super) const CONNECTIONS_PER_AGENT: usize = 64;
 /// Pause after the kernel could not accept, for want of descriptors or memory.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A connection without a call is closed: nobody has a reason to keep one.
@@ -44,6 +47,12 @@ pub(super) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const IDENTITY_BYTES: usize = 16 * 1024;
 /// For one identity call, from its first header to its answer.
 pub(super) const IDENTITY_PATIENCE: Duration = Duration::from_secs(30);
+/// Frames after which the agent has a receipt: a signature costs less than a thousandth of handling them.
+pub(super) const RECEIPT_FRAMES: u64 = 1000;
+/// After which time of a stream's life its agent has a receipt, if less has come: soon, so that short ones have one too.
+pub(super) const RECEIPT_FIRST: Duration = Duration::from_secs(5);
+/// The wait doubles with each receipt up to this: idle agents cost one signature in so long.
+pub(super) const RECEIPT_LONGEST: Duration = Duration::from_secs(5 * 60);
 
 const _: () = assert!(
     STRANGERS_PER_ADDRESS * 2 <= STRANGERS,

@@ -7,7 +7,11 @@ mod accept;
 mod chain;
 mod codec;
 mod limits;
+mod past;
+mod places;
+mod receipts;
 mod service;
 mod session;
 
 pub use accept::Listener;
+pub(crate) use past::Pasts;

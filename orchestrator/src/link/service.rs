@@ -3,15 +3,15 @@
 //! Who calls comes from the certificate of the connection and from nothing that was sent.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use outpost_certs::identity::AgentIdentity;
+use outpost_certs::receipt::Signer;
 use outpost_certs::tls::Peer;
 use outpost_proto::ids::Conn;
 use outpost_proto::limits::{DOWN_FRAME_BYTES, UP_FRAME_BYTES};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,9 @@ use tracing::info;
 
 use super::codec::Opaque;
 use super::limits::{IDENTITY_BYTES, IDENTITY_PATIENCE};
+use super::receipts::Receipts;
 use super::session::Session;
+use crate::calls::{Calls, OpenCall};
 use crate::driver::Handle;
 use crate::identity::Enroller;
 
@@ -42,58 +44,35 @@ pub(super) struct Caller {
     pub(super) address: IpAddr,
     pub(super) calls: Calls,
     pub(super) stream: Stream,
+    /// Of the certificate that this connection's server presented.
+    pub(super) signer: Option<Signer>,
 }
 
-/// The newest stream of a connection: 0 before the first one.
+/// The newest stream of a connection: none before the first one.
 #[derive(Clone, Default)]
-pub(super) struct Stream(Arc<AtomicU64>);
+pub(super) struct Stream(Arc<Mutex<Option<Newest>>>);
+
+/// A stream and what is signed of it.
+type Newest = (Conn, Arc<Receipts>);
 
 impl Stream {
-    fn is(&self, conn: Conn) {
-        self.0.store(conn.0, Ordering::Relaxed);
+    fn is(&self, conn: Conn, receipts: Arc<Receipts>) {
+        *self.lock() = Some((conn, receipts));
     }
 
     fn conn(&self) -> Option<Conn> {
-        let conn = Conn(self.0.load(Ordering::Relaxed));
-        (conn != Conn(0)).then_some(conn)
-    }
-}
-
-/// Counts a connection's open calls, so that one without any can be closed.
-#[derive(Clone, Default)]
-pub(super) struct Calls(Arc<Count>);
-
-#[derive(Default)]
-struct Count {
-    open: AtomicUsize,
-    /// One waits: the connection's own task.
-    changed: Notify,
-}
-
-/// One open call; a stream's task holds it too.
-pub(super) struct OpenCall(Calls);
-
-impl Calls {
-    pub(super) fn begin(&self) -> OpenCall {
-        self.0.open.fetch_add(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
-        OpenCall(self.clone())
+        self.lock().as_ref().map(|(conn, _)| *conn)
     }
 
-    /// Waits until some are open, or none. To be awaited by one at a time.
-    pub(super) async fn wait(&self, some: bool) {
-        // A change between the look and the wait leaves a permit.
-        while (self.0.open.load(Ordering::Acquire) > 0) != some {
-            self.0.changed.notified().await;
+    /// Another stream will soon take this one's place: the agent has a receipt for all of it before.
+    fn is_to_be_replaced(&self) {
+        if let Some((_, receipts)) = self.lock().as_ref() {
+            receipts.ask();
         }
     }
-}
 
-impl Drop for OpenCall {
-    fn drop(&mut self) {
-        let Count { open, changed } = &*self.0.0;
-        open.fetch_sub(1, Ordering::AcqRel);
-        changed.notify_one();
+    fn lock(&self) -> MutexGuard<'_, Option<Newest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,7 +106,9 @@ impl Services {
                 let renew = move |bytes: Bytes| async move {
                     let presented = admitted(&caller.peer)?;
                     let beside = caller.stream.conn();
-                    self.enroller.renew(&presented, beside, &bytes).await
+                    let renewed = self.enroller.renew(&presented, beside, &bytes).await;
+                    caller.stream.is_to_be_replaced();
+                    renewed
                 };
                 Box::pin(unary(request, renew)).await
             }
@@ -168,7 +149,10 @@ impl Services {
                 "the orchestrator is stopping; connect again",
             ));
         };
-        caller.stream.is(conn);
+        let (tenant, agent) = (identity.tenant.clone(), identity.agent.clone());
+        let past = self.enroller.pasts.of(&tenant, &agent);
+        let receipts = Arc::new(Receipts::new(caller.signer, (tenant, agent), past));
+        caller.stream.is(conn, receipts.clone());
         info!(tenant = %identity.tenant, agent = %identity.agent, conn = conn.0, "session begins");
         // One frame under way at a time: what waits, waits in the bounded outbox.
         let (out, frames) = mpsc::channel(1);
@@ -180,6 +164,7 @@ impl Services {
             outbox,
             inbound,
             out,
+            receipts,
             _call: call,
         };
         self.tasks.spawn(session.run());

@@ -18,9 +18,9 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
-use super::chain::Chain;
 use super::limits::GOODBYE;
-use super::service::OpenCall;
+use super::receipts::Receipts;
+use crate::calls::OpenCall;
 use crate::driver::Handle;
 use crate::driver::sessions::{Ending, Outbox};
 use crate::identity::hex;
@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     pub(super) inbound: Streaming<Bytes>,
     pub(super) out: Out,
+    /// Evidence for the site of what was received.
+    pub(super) receipts: Arc<Receipts>,
     /// Keeps the connection from being taken for an idle one.
     pub(super) _call: Arc<OpenCall>,
 }
@@ -53,17 +55,18 @@ impl Session {
             outbox,
             mut inbound,
             out,
+            receipts,
             _call,
         } = self;
-        let mut chain = Chain::default();
         let end = tokio::select! {
             biased;
             // First: what the core or the operator decided is not to be delayed by traffic.
             why = outbox.ended() => Some(status_of(why)),
             status = expired(identity.not_after) => Some(status),
-            status = write(&outbox, &out) => status,
-            status = read(&mut inbound, conn, &handle, &mut chain) => status,
+            status = write(&outbox, &out, &receipts) => status,
+            status = read(&mut inbound, (conn, &outbox), &handle, &receipts) => status,
         };
+        let chain = receipts.chain();
         let (tenant, agent) = (&identity.tenant, &identity.agent);
         let head = hex(&chain.head);
         match &end {
@@ -84,20 +87,32 @@ impl Session {
         handle.closed(conn).await;
         if let Some(status) = end {
             // An agent that does not read is not waited for.
-            let _ = timeout(GOODBYE, out.send(Err(status))).await;
+            let _ = timeout(GOODBYE, farewell(&out, &receipts, status)).await;
         }
     }
+}
+
+/// The last words: how much was received, and why the stream ends.
+async fn farewell(out: &Out, receipts: &Receipts, status: Status) {
+    if let Some(receipt) = receipts.take() {
+        for frame in encode_down_frames(&[receipt]).unwrap_or_default() {
+            // Whoever is gone needs neither.
+            drop(out.send(Ok(frame.into())).await);
+        }
+    }
+    drop(out.send(Err(status)).await);
 }
 
 /// Takes frames until the agent ends the stream (`None`) or has to be told why it ends.
 async fn read(
     inbound: &mut Streaming<Bytes>,
-    conn: Conn,
+    (conn, outbox): (Conn, &Outbox),
     handle: &Handle,
-    chain: &mut Chain,
+    receipts: &Receipts,
 ) -> Option<Status> {
+    let mut silent = true;
     loop {
-        let next = if chain.frames == 0 {
+        let next = if silent {
             match timeout(HELLO_TIMEOUT, inbound.message()).await {
                 Ok(next) => next,
                 Err(_) => {
@@ -114,7 +129,8 @@ async fn read(
             Ok(None) => return None,
             Err(status) => return broken(status),
         };
-        chain.push(&frame);
+        silent = false;
+        receipts.received(&frame);
         let messages = match decode_up(&frame) {
             Ok(messages) => messages,
             Err(error) => {
@@ -124,7 +140,7 @@ async fn read(
                 )));
             }
         };
-        if !handle.frame(conn, messages).await {
+        if !handle.frame(conn, outbox, messages).await {
             return Some(draining());
         }
     }
@@ -143,14 +159,17 @@ fn broken(status: Status) -> Option<Status> {
 }
 
 /// Sends what the driver says until nothing more comes or the agent does not take it.
-async fn write(outbox: &Outbox, out: &Out) -> Option<Status> {
+async fn write(outbox: &Outbox, out: &Out, receipts: &Receipts) -> Option<Status> {
     loop {
         let burst = tokio::select! {
             biased;
             // The response's body is gone: the agent or its connection is.
             () = out.closed() => return None,
             burst = outbox.next() => burst,
+            // Last: work is worth more than evidence of earlier work.
+            () = receipts.due() => receipts.take().into_iter().collect(),
         };
+        receipts.sending(&burst);
         let frames = match encode_down_frames(&burst) {
             Ok(frames) => frames,
             Err(error) => {

@@ -33,6 +33,7 @@ fn task(id: u128, place: u16, state: TaskState) -> Write {
         spent: 0,
         requeued: 0,
         unsure: false,
+        shown: Vec::new(),
     })
 }
 

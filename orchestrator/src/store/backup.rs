@@ -16,7 +16,7 @@ use outpost_proto::ids::RecoveryEpoch;
 use outpost_proto::name::TenantName;
 use rusqlite::{Connection, OpenFlags};
 
-use super::sqlite::{FILE, Sqlite, make_private_dir, read_recovery};
+use super::sqlite::{BUSY, FILE, Sqlite, make_private_dir, read_recovery};
 use super::{OpenError, StoreError, migrate, owner};
 
 /// Until a file is whole it has this name besides its own.
@@ -154,6 +154,9 @@ pub async fn restore(
     fold(&part)?;
     sync(&part)?;
     failpoint::reach("restore-staged");
+    if is_there && let Err(error) = overtake(&to) {
+        tracing::debug!(%error, "the database that is there cannot be written yet");
+    }
     // A log whose database is gone must not become the new one's.
     let was_there = PARTS
         .iter()
@@ -242,6 +245,16 @@ fn begin_life(path: &Path, recovery: RecoveryEpoch, now: u64) -> Result<(), Back
     tx.commit().map_err(sqlite(path))
 }
 
+/// Nobody owns the database that is there any more: a server that still has it open, because the lock on its directory did
+/// not keep this restore off, ends with its next commit, or look at the row, instead of going on with what is set aside.
+/// Waits some seconds for a transaction that is under way.
+fn overtake(path: &Path) -> rusqlite::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    owner::vacate(&connection)
+}
+
 /// Everything in one file: what stands in a write-ahead log would be left behind by a move.
 fn fold(path: &Path) -> Result<(), BackupError> {
     let connection = Connection::open(path).map_err(sqlite(path))?;
@@ -288,6 +301,9 @@ fn move_aside(path: &Path, now: u64) -> Result<PathBuf, BackupError> {
     }
     sync_dir(path)?;
     failpoint::reach("restore-linked");
+    // Once more, and last: whoever was overtaken may have been started anew, and taken it again, while this was copied.
+    let is_there = path.symlink_metadata().is_ok();
+    let overtaken = if is_there { overtake(path) } else { Ok(()) };
     for suffix in PARTS {
         let part = with_suffix(path, suffix);
         match std::fs::remove_file(&part) {
@@ -298,6 +314,13 @@ fn move_aside(path: &Path, now: u64) -> Result<PathBuf, BackupError> {
         // In this order on the disk too: a log without its database is nothing, a database without its log is another.
         sync_dir(path)?;
         failpoint::reach("restore-unlinked");
+    }
+    // Who stood still in a transaction may have come to its end by now; where names are links it is the same file.
+    if let Err(error) = overtaken.or_else(|_| overtake(&aside)) {
+        tracing::warn!(
+            "the database that was there cannot be written, so that a server which still has it open would not notice that \
+             it was replaced ({error}): see that none runs"
+        );
     }
     Ok(aside)
 }
@@ -433,4 +456,51 @@ fn remove(path: &Path) -> Result<(), BackupError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database, and a server that has taken it.
+    fn taken(dir: &Path) -> (PathBuf, Connection) {
+        let path = dir.join(FILE);
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
+            )
+            .unwrap();
+        (path, connection)
+    }
+
+    #[test]
+    fn a_server_that_took_the_database_again_meanwhile_is_overtaken_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut server) = taken(dir.path());
+        overtake(&path).unwrap();
+        let held = owner::take(&mut server, 5).unwrap();
+        owner::check(&server, &held).unwrap();
+        move_aside(&path, 0).unwrap();
+        owner::check(&server, &held).unwrap_err();
+    }
+
+    #[test]
+    fn a_server_that_stood_still_in_a_transaction_is_overtaken_under_the_new_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut server) = taken(dir.path());
+        let held = owner::take(&mut server, 5).unwrap();
+        server.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let there = path.clone();
+        let goes_on = std::thread::spawn(move || {
+            while there.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            server.execute_batch("COMMIT").unwrap();
+            server
+        });
+        move_aside(&path, 0).unwrap();
+        let server = goes_on.join().unwrap();
+        owner::check(&server, &held).unwrap_err();
+    }
 }

@@ -5,7 +5,8 @@
 //!
 //! Folding copies thousands of pages and syncs twice. A thread of its own does that while bursts are committed on; what
 //! they added meanwhile, a few pages, the writer folds itself between two turns. Only then SQLite begins the log anew:
-//! it does so once nothing in it is left to fold.
+//! it does so once nothing in it is left to fold. When nothing is asked for a while a shorter log is folded too: a call
+//! that comes alone shall not wait for the same disk as the folding.
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
@@ -25,6 +26,8 @@ use super::OpenError;
 const PAGES: u32 = 4000;
 /// Pages that the writer folds itself: a millisecond or two.
 const REST: u32 = 500;
+/// Pages that are worth folding when nothing else is to be done: those of about ten runs.
+const FEW: u32 = 250;
 /// When folding did not get far enough, for a reader that holds on to what is old, so many pages later it is tried again.
 const AGAIN: u32 = PAGES / 4;
 /// Pages at which commits wait for it: a disk that folds more slowly than commits come must not fill up.
@@ -57,6 +60,8 @@ pub(super) struct Folding {
     next: u32,
     /// Of them in the file, after the last pass.
     folded: u32,
+    /// In the log when it was last folded, as far as that went.
+    tried: u32,
     beside: Option<JoinHandle<rusqlite::Result<u32>>>,
     first: u32,
 }
@@ -70,6 +75,7 @@ impl Folding {
             pages: 0,
             next: PAGES,
             folded: 0,
+            tried: 0,
             beside: None,
             first: PAGES,
         }
@@ -79,7 +85,7 @@ impl Folding {
     pub(super) fn committed(&mut self) {
         let pages = TOLD.get();
         if pages < self.pages {
-            (self.next, self.folded) = (self.first, 0);
+            (self.next, self.folded, self.tried) = (self.first, 0, 0);
         }
         self.pages = pages;
     }
@@ -89,21 +95,27 @@ impl Folding {
         self.pages >= self.first.saturating_mul(MOST / PAGES)
     }
 
-    /// Folds if it is time to: begins beside, or ends what was begun. Returns at once unless it is [behind](Self::is_behind).
+    /// Whether there is something to do when nothing else is.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.beside.is_some() || self.pages.saturating_sub(self.tried) >= FEW
+    }
+
+    /// Folds if it is time to: begins beside, or ends what was begun. `idle`: nothing else is to be done, so that it is
+    /// time if it is [wanted](Self::is_wanted). Returns at once unless it is [behind](Self::is_behind).
     ///
     /// # Errors
     /// SQLite's. After a failed sync the file can no longer be trusted; all else is tried again later.
-    pub(super) fn step(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        let done = self.advance(connection);
+    pub(super) fn step(&mut self, connection: &Connection, idle: bool) -> rusqlite::Result<()> {
+        let done = self.advance(connection, idle);
         if done.is_err() {
             self.next = self.pages.saturating_add(AGAIN);
         }
         done
     }
 
-    fn advance(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn advance(&mut self, connection: &Connection, idle: bool) -> rusqlite::Result<()> {
         let Some(beside) = self.beside.take() else {
-            if self.pages >= self.next {
+            if self.pages >= self.next || (idle && self.is_wanted()) {
                 self.begin();
             }
             return Ok(());
@@ -112,6 +124,7 @@ impl Folding {
             self.beside = Some(beside);
             return Ok(());
         }
+        self.tried = self.pages;
         let (before, folded) = (self.folded, joined(beside)?);
         self.folded = folded;
         let rest = self.pages.saturating_sub(folded);
@@ -126,13 +139,17 @@ impl Folding {
 
     fn begin(&mut self) {
         let path = self.path.clone();
-        match Builder::new()
-            .name("fold".to_owned())
-            .spawn(move || fold(&open(&path)?))
-        {
+        let beside = Builder::new().name("fold".to_owned());
+        self.begun(beside.spawn(move || fold(&open(&path)?)));
+    }
+
+    fn begun(&mut self, beside: io::Result<JoinHandle<rusqlite::Result<u32>>>) {
+        match beside {
             Ok(beside) => self.beside = Some(beside),
             Err(error) => {
                 self.next = self.pages.saturating_add(AGAIN);
+                // Nor because nothing else is to be done: not before there is more of it.
+                self.tried = self.pages;
                 warn!(%error, "no thread to fold the database's log; trying again later");
             }
         }
@@ -256,7 +273,7 @@ mod tests {
             assert!(Instant::now() < until, "never begun anew; {longest} pages");
             let before = folding.pages;
             let pages = add(&connection, &mut folding, n);
-            folding.step(&connection).unwrap();
+            folding.step(&connection, false).unwrap();
             anew += u32::from(pages < before);
             longest = longest.max(pages);
             n += 1;
@@ -281,7 +298,7 @@ mod tests {
             .unwrap();
         for n in 0..400 {
             add(&connection, &mut folding, n);
-            folding.step(&connection).unwrap();
+            folding.step(&connection, false).unwrap();
         }
         assert!(folding.pages >= 400);
         reader.execute_batch("COMMIT").unwrap();
@@ -289,7 +306,50 @@ mod tests {
         while folding.pages >= 400 {
             assert!(n < 10_000, "{folding:?}");
             add(&connection, &mut folding, n);
-            folding.step(&connection).unwrap();
+            folding.step(&connection, false).unwrap();
+            n += 1;
+        }
+    }
+
+    #[test]
+    fn a_short_log_is_folded_when_nothing_else_is_to_be_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, connection) = database(dir.path());
+        let mut folding = Folding::of(&connection, &path);
+        let mut n = 0;
+        while folding.pages < FEW {
+            assert!(!folding.is_wanted(), "{folding:?}");
+            add(&connection, &mut folding, n);
+            n += 1;
+        }
+        folding.step(&connection, false).unwrap();
+        assert!(folding.beside.is_none(), "not while there is work");
+        let until = Instant::now() + Duration::from_secs(60);
+        while folding.is_wanted() {
+            assert!(Instant::now() < until, "{folding:?}");
+            folding.step(&connection, true).unwrap();
+        }
+        let longest = folding.pages;
+        assert!(add(&connection, &mut folding, n) < longest, "begun anew");
+        assert!(!folding.is_wanted());
+    }
+
+    #[test]
+    fn without_a_thread_it_is_not_tried_again_before_there_is_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, connection) = database(dir.path());
+        let mut folding = Folding::of(&connection, &path);
+        let mut n = 0;
+        while !folding.is_wanted() {
+            add(&connection, &mut folding, n);
+            n += 1;
+        }
+        folding.begun(Err(io::ErrorKind::OutOfMemory.into()));
+        assert!(!folding.is_wanted(), "{folding:?}");
+        let until = folding.pages + FEW;
+        while !folding.is_wanted() {
+            assert!(folding.pages < until, "{folding:?}");
+            add(&connection, &mut folding, n);
             n += 1;
         }
     }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_orchestrator_core::record::{
     AgentMark, AgentRecord, AttemptRecord, InviteRecord, KeyRecord, RunRecord, Snapshot, StoredRun,
-    TaskRecord, WorkflowRecord,
+    TaskRecord, TenantRecord, WorkflowRecord,
 };
-use outpost_proto::ids::{RecoveryEpoch, RunId};
+use outpost_proto::ids::{Fence, RecoveryEpoch, RunId};
 use outpost_proto::name::TenantName;
 use rusqlite::{Connection, OptionalExtension as _, Params, params};
 use serde::de::DeserializeOwned;
@@ -25,9 +25,11 @@ pub(super) const AGENTS: &str = "SELECT agent.record, agent_mark.record FROM age
 pub(super) const INVITES: &str =
     "SELECT record FROM invite INDEXED BY invite_by_expiry WHERE expires_at > ?1";
 pub(super) const KEYS: &str = "SELECT record FROM idempotency_key \
-     INDEXED BY idempotency_key_by_time WHERE at > ?1 - 86400000000";
+     INDEXED BY idempotency_key_by_time WHERE at > ?1 - 172800000000";
 pub(super) const UNSETTLED: &str =
     "SELECT record FROM attempt INDEXED BY attempt_unsettled WHERE unsettled = 1";
+pub(super) const UNSETTLED_OF_RUN: &str =
+    "SELECT record FROM attempt WHERE run = ?1 AND unsettled = 2";
 pub(super) const LIVE_RUNS: &str = "SELECT record FROM run INDEXED BY run_live WHERE live = 1";
 pub(super) const RUN: &str = "SELECT record FROM run WHERE run = ?1";
 pub(super) const TASKS: &str = "SELECT record FROM task WHERE run = ?1 ORDER BY task";
@@ -42,26 +44,33 @@ pub(super) fn snapshot(
     (recovery, restored_at): (RecoveryEpoch, Option<u64>),
     now: u64,
 ) -> Result<Snapshot, StoreError> {
-    let attempts = sorted(
-        rows::<AttemptRecord>(connection, "attempt", UNSETTLED, [])?,
-        |attempt| attempt.attempt,
-    );
+    let mut attempts = rows::<AttemptRecord>(connection, "attempt", UNSETTLED, [])?;
     let runs = runs(connection, &attempts)?;
     let mut tasks = Vec::new();
     for run in &runs {
         tasks.extend(tasks_of(connection, run.run)?);
+        let unsettled = rows(
+            connection,
+            "attempt",
+            UNSETTLED_OF_RUN,
+            [run.run.to_string()],
+        );
+        attempts.extend::<Vec<AttemptRecord>>(unsettled?);
     }
+    let attempts = sorted(attempts, |attempt| attempt.attempt);
     let as_of = [signed(now)];
+    let mut tenants = rows(connection, "tenant", TENANTS, [])?;
+    let agents = agents(connection, &mut tenants, now)?;
     Ok(Snapshot {
         recovery,
         restored_at,
-        tenants: rows(connection, "tenant", TENANTS, [])?,
+        tenants,
         workflows: workflows(connection, &runs)?,
         workflow_states: rows(connection, "workflow_state", STATES, [])?,
         runs,
         tasks,
         attempts,
-        agents: agents(connection, now)?,
+        agents,
         invites: sorted(
             rows(connection, "invite", INVITES, as_of)?,
             |invite: &InviteRecord| invite.token_hash.clone(),
@@ -138,7 +147,13 @@ fn workflows(
     Ok(workflows.into_values().collect())
 }
 
-fn agents(connection: &Connection, now: u64) -> Result<Vec<AgentRecord>, StoreError> {
+/// All agents. What their marks say of their tenants' fences counts where it is the highest.
+fn agents(
+    connection: &Connection,
+    tenants: &mut [TenantRecord],
+    now: u64,
+) -> Result<Vec<AgentRecord>, StoreError> {
+    let mut fences: BTreeMap<TenantName, Fence> = BTreeMap::new();
     let mut statement = connection.prepare(AGENTS)?;
     let mut rows = statement.query([])?;
     let mut agents = Vec::new();
@@ -148,9 +163,15 @@ fn agents(connection: &Connection, now: u64) -> Result<Vec<AgentRecord>, StoreEr
             let mark: AgentMark = parse("agent_mark", &mark)?;
             agent.event_seq = mark.event_seq;
             agent.command_seq = mark.command_seq;
+            let fence = fences.entry(mark.tenant).or_default();
+            *fence = mark.next_fence.max(*fence);
         }
         agent.bring_up_to_date(now);
         agents.push(agent);
+    }
+    for tenant in tenants {
+        let marked = fences.get(&tenant.tenant).copied().unwrap_or_default();
+        tenant.next_fence = tenant.next_fence.max(marked);
     }
     Ok(agents)
 }

@@ -9,9 +9,9 @@ use sqlx::{Connection, SqlSafeStr, SqliteConnection};
 use super::{OpenError, sqlite};
 
 /// The newest schema this program knows.
-pub const SCHEMA_VERSION: i64 = 3;
+pub const SCHEMA_VERSION: i64 = 4;
 
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "spine", include_str!("../../migrations/0001_spine.sql")),
     (
         2,
@@ -22,6 +22,11 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
         3,
         "bursts",
         include_str!("../../migrations/0003_bursts.sql"),
+    ),
+    (
+        4,
+        "fewer_pages",
+        include_str!("../../migrations/0004_fewer_pages.sql"),
     ),
 ];
 

@@ -67,6 +67,18 @@ pub enum OpenError {
         /// Why.
         error: Box<dyn Error + Send + Sync>,
     },
+    /// What the file holds is no database, or no whole one.
+    #[error(
+        "the database {} is damaged: {error}; look at the disk, then put a backup in its place with \
+         `outpost-orchestrator restore FILE --force`",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: Box<dyn Error + Send + Sync>,
+    },
     /// A migration failed; the database is as it was before.
     #[error("the database {} could not be brought to the current schema: {error}", path.display())]
     Migrate {
@@ -116,9 +128,27 @@ impl From<owner::WriteError> for StoreError {
 
 impl OpenError {
     fn sqlite(path: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self::Sqlite {
-            path: path.to_owned(),
-            error: error.into(),
+        let (path, error) = (path.to_owned(), error.into());
+        if is_damage(error.as_ref()) {
+            Self::Damaged { path, error }
+        } else {
+            Self::Sqlite { path, error }
         }
     }
+}
+
+/// Whether SQLite says that the file is no database, or no whole one.
+fn is_damage(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    if let Some(error) = error.downcast_ref::<rusqlite::Error>() {
+        return matches!(
+            error.sqlite_error_code(),
+            Some(DatabaseCorrupt | NotADatabase)
+        );
+    }
+    let code = error
+        .downcast_ref::<sqlx::Error>()
+        .and_then(|error| error.as_database_error()?.code()?.parse::<u32>().ok());
+    // The low byte is the code that a more exact one belongs to: SQLITE_CORRUPT, SQLITE_NOTADB.
+    code.is_some_and(|code| matches!(code & 0xff, 11 | 26))
 }

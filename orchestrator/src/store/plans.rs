@@ -110,6 +110,7 @@ async fn a_start_reads_what_is_live_and_nothing_else() {
         load::INVITES,
         load::KEYS,
         load::UNSETTLED,
+        load::UNSETTLED_OF_RUN,
         load::LIVE_RUNS,
         load::RUN,
         load::TASKS,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use outpost_orchestrator_core::limits::KEY_TTL_MS;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::access::signed;
@@ -19,12 +20,14 @@ const LOOKED_AT: i64 = 200;
 const NEWEST: i64 = 10;
 /// How long the runs are left alone after all of them were looked at.
 const REST_US: u64 = 10 * 60 * 1_000_000;
-/// Idempotency keys count for a day.
-const KEY_LIFE_US: u64 = 24 * 60 * 60 * 1_000_000;
-/// Nothing that a key refers to is deleted.
+/// How long idempotency keys are kept.
+const KEY_LIFE_US: u64 = KEY_TTL_MS * 1000;
+/// Notices are kept for a day at least.
 const SHORTEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Nothing that a key refers to is deleted.
+const SHORTEST_RUNS: Duration = Duration::from_millis(KEY_TTL_MS);
 
-/// How long what is over is kept. Shorter times than a day count as a day.
+/// How long what is over is kept. Shorter times than a day count as a day, and for runs as two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Notices: for how long an event stream can be picked up again.
@@ -89,7 +92,7 @@ impl Retention {
     }
 
     fn runs_us(&self) -> Option<u64> {
-        self.runs.map(|runs| micros(runs.max(SHORTEST)))
+        self.runs.map(|runs| micros(runs.max(SHORTEST_RUNS)))
     }
 }
 

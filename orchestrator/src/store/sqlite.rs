@@ -189,12 +189,19 @@ impl Sqlite {
         blocking(|| fold::reserve(&mut writer.connection, &path))
     }
 
+    /// Whether [`Self::fold`] has something to do when nothing else is to be done.
+    #[must_use]
+    pub fn wants_to_fold(&self) -> bool {
+        let writer = self.writer.as_ref();
+        writer.is_some_and(|writer| writer.folding.is_wanted())
+    }
+
     /// Folds the log into the file if it is time to; nearly all of that beside the caller. To be called between two
-    /// commits, when nobody waits for an answer.
+    /// commits, when nobody waits for an answer. `idle`: nothing was asked for a while.
     ///
     /// # Errors
     /// [`CommitError::Fatal`] when the disk can no longer be trusted; all else is tried again later.
-    pub fn fold(&mut self) -> Result<(), CommitError> {
+    pub fn fold(&mut self, idle: bool) -> Result<(), CommitError> {
         let Some(writer) = &mut self.writer else {
             return Ok(());
         };
@@ -204,7 +211,7 @@ impl Sqlite {
             ..
         } = writer;
         folding
-            .step(connection)
+            .step(connection, idle)
             .map_err(|error| classified(&error.into()))
     }
 
@@ -437,7 +444,7 @@ impl Sqlite {
         if !self.writer.as_ref().is_some_and(behind) {
             return Ok(());
         }
-        match self.fold() {
+        match self.fold(false) {
             // What was to be committed is: only a disk that cannot be trusted takes that back.
             Ok(()) | Err(CommitError::Failed(_)) => Ok(()),
             Err(CommitError::Fatal(why)) => Err(CommitError::Fatal(why)),
@@ -547,7 +554,7 @@ mod tests {
         store.writer().unwrap().folding.begins_at(FIRST);
         // As the driver does.
         while store.prune().unwrap() {
-            store.fold().unwrap();
+            store.fold(false).unwrap();
         }
         let log = dir.path().join(format!("{FILE}-wal")).metadata().unwrap();
         let pages = log.len() / 4096;

@@ -53,13 +53,18 @@ const TASK: &str = "INSERT INTO task(run, task, record) VALUES (?1, ?2, ?3) \
     ON CONFLICT DO UPDATE SET record = excluded.record";
 const TASK_AGAIN: &str = "UPDATE task SET record = ?3 WHERE run = ?1 AND task = ?2";
 /// Changes no row when the attempt is there and settles: naming a column of an index costs even if it stays the same.
-const ATTEMPT: &str = "INSERT INTO attempt(run, task, attempt, unsettled, record) VALUES (?1, ?2, ?3, ?4, ?5) \
+/// Unsettled is 2 while the run is live, by which it is found then, else 1: only these stand in an index of their own.
+const ATTEMPT: &str = "INSERT INTO attempt(run, task, attempt, unsettled, record) VALUES (?1, ?2, ?3, \
+    CASE WHEN NOT ?4 THEN 0 WHEN (SELECT live FROM run WHERE run = ?1) THEN 2 ELSE 1 END, ?5) \
     ON CONFLICT (run, task, attempt) DO UPDATE SET record = excluded.record WHERE unsettled = excluded.unsettled";
 /// By the place that is written to; the index over ids alone would be one more to search.
 const ATTEMPT_AGAIN: &str = "UPDATE attempt SET record = ?5 \
-    WHERE run = ?1 AND task = ?2 AND +attempt = ?3 AND unsettled = ?4";
-const ATTEMPT_SETTLES: &str =
-    "UPDATE attempt SET unsettled = ?4, record = ?5 WHERE run = ?1 AND task = ?2 AND +attempt = ?3";
+    WHERE run = ?1 AND task = ?2 AND +attempt = ?3 AND (unsettled > 0) = ?4";
+const ATTEMPT_SETTLES: &str = "UPDATE attempt SET record = ?5, \
+    unsettled = CASE WHEN NOT ?4 THEN 0 WHEN (SELECT live FROM run WHERE run = ?1) THEN 2 ELSE 1 END \
+    WHERE run = ?1 AND task = ?2 AND +attempt = ?3";
+/// What a run leaves behind that is over is not found by it any more.
+const LEFT_BEHIND: &str = "UPDATE attempt SET unsettled = 1 WHERE run = ?1 AND unsettled = 2";
 const KEY: &str = "INSERT INTO idempotency_key(tenant, key, at, record) VALUES (?1, ?2, ?3, ?4) \
     ON CONFLICT DO UPDATE SET at = excluded.at, record = excluded.record";
 const NOTICE: &str =
@@ -69,7 +74,7 @@ const TOGETHER: usize = 64;
 
 /// All of them.
 #[cfg(test)]
-pub(super) const STATEMENTS: [&str; 18] = [
+pub(super) const STATEMENTS: [&str; 19] = [
     TENANT,
     WORKFLOW,
     WORKFLOW_STATE,
@@ -86,6 +91,7 @@ pub(super) const STATEMENTS: [&str; 18] = [
     ATTEMPT,
     ATTEMPT_AGAIN,
     ATTEMPT_SETTLES,
+    LEFT_BEHIND,
     KEY,
     NOTICE,
 ];
@@ -265,6 +271,10 @@ impl<'a> Batch<'a> {
             if !known && insert.execute(row)? == 0 {
                 settle.execute(row)?;
             }
+        }
+        for record in self.runs.values().filter(|run| !is_live(run.state)) {
+            tx.prepare_cached(LEFT_BEHIND)?
+                .execute([id(record.run.0)])?;
         }
         Ok(())
     }

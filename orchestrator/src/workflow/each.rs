@@ -165,8 +165,9 @@ fn tell_twins(tasks: &[TaskSpec], written: &[Written<'_>], found: &mut Findings)
         if seen.insert(&task.name) {
             continue;
         }
-        let meant = written.iter().find(|one| one.name == task.name.as_str());
-        if let Some(meant) = meant {
+        let mut theirs = written.iter().filter(|one| one.name == task.name.as_str());
+        // A name that is written twice is told of where it is read.
+        if let (Some(meant), None) = (theirs.next(), theirs.next()) {
             let message = format!("a `for_each` makes a task `{}` too", task.name);
             found.add(meant.at, &meant.path, message).help("rename one");
         }

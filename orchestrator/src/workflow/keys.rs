@@ -342,7 +342,7 @@ pub(super) const SCHEDULE: Section = Section {
                 ("latest", "the newest of them makes a run (the default)"),
                 ("all", "each makes a run, up to `missed_limit`"),
             ]),
-            "What becomes of instants that passed while the orchestrator was not there. A pause misses nothing.",
+            "What becomes of instants that passed while the orchestrator was not there; one that is at most a minute late is not missed, and makes its run. A pause misses nothing.",
         )
         .like(&["latest"]),
         key("missed_limit", Takes::Number(MISSED.0, MISSED.1), "With `missed: all`, at most the newest so many. Default: 10.")

@@ -43,7 +43,7 @@ pub use schema::schema;
 /// Bytes of one workflow file.
 pub const BYTES: usize = 256 * 1024;
 /// Problems told of one file: who has more fixes these first.
-const PROBLEMS: usize = 50;
+pub(crate) const PROBLEMS: usize = 50;
 
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -49,6 +49,19 @@ impl Value {
             Self::Map(_) => "a mapping",
         }
     }
+
+    /// Whether it is a mapping with this key.
+    pub(super) fn has(&self, wanted: &str) -> bool {
+        match self {
+            Self::Map(entries) => entries.iter().any(|(key, _)| key.value == wanted),
+            Self::Null
+            | Self::Flag(_)
+            | Self::Integer(_)
+            | Self::OtherNumber
+            | Self::Text(_)
+            | Self::List(_) => false,
+        }
+    }
 }
 
 /// Reads one document.

@@ -23,12 +23,21 @@ pub(super) struct Declared {
     pub(super) specs: BTreeMap<ParamName, ParamSpec>,
     /// Names of those that could not be understood, which was told.
     unclear: Vec<String>,
+    /// Those with a default that was told to be none.
+    defaultless: Vec<ParamName>,
 }
 
 impl Declared {
     /// Whether a parameter of this name is there, though nobody knows what it accepts.
     pub(super) fn is_unclear(&self, name: &str) -> bool {
         self.unclear.iter().any(|unclear| unclear == name)
+    }
+
+    /// Those that a run must be given.
+    pub(super) fn required(&self) -> impl Iterator<Item = &ParamName> {
+        let without = self.specs.iter().filter(|(_, spec)| spec.default.is_none());
+        let names = without.map(|(name, _)| name);
+        names.filter(|name| !self.defaultless.contains(name))
     }
 
     /// The names of all that were understood.
@@ -45,9 +54,12 @@ pub(super) fn declared(node: Option<&Node>, found: &mut Findings) -> Declared {
     };
     for (key, node) in named(node, "params", (PARAMETERS, "parameters"), found) {
         let path = join("params", &shown(&key.value));
-        let name = parsed_name(&key.value, key.referenced, &path, found);
+        let name: Option<ParamName> = parsed_name(&key.value, key.referenced, &path, found);
         match (param(node, &key.value, &path, found), name) {
             (Some(spec), Some(name)) => {
+                if spec.default.is_none() && node.value.has("default") {
+                    declared.defaultless.push(name.clone());
+                }
                 declared.specs.insert(name, spec);
             }
             (None, _) | (_, None) => declared.unclear.push(key.value.clone()),

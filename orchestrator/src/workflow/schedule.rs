@@ -295,21 +295,10 @@ fn given(
         }
     }
     let written = |name: &ParamName| {
-        fields.raw("params").is_some_and(|node| match &node.value {
-            Value::Map(entries) => entries.iter().any(|(key, _)| key.value == name.as_str()),
-            Value::Null
-            | Value::Flag(_)
-            | Value::Integer(_)
-            | Value::OtherNumber
-            | Value::Text(_)
-            | Value::List(_) => false,
-        })
+        let node = fields.raw("params");
+        node.is_some_and(|node| node.value.has(name.as_str()))
     };
-    for (name, _) in params
-        .specs
-        .iter()
-        .filter(|(name, spec)| spec.default.is_none() && !written(name))
-    {
+    for name in params.required().filter(|name| !written(name)) {
         found
             .add(
                 fields.at(),

@@ -12,6 +12,7 @@ use outpost_orchestrator::admin::token::draw;
 use outpost_orchestrator::api::Rate;
 use outpost_orchestrator::driver::{Driver, Handle};
 use outpost_orchestrator::store::access::Access;
+use outpost_orchestrator::store::read::Reader;
 use outpost_orchestrator::store::sqlite::Sqlite;
 use outpost_orchestrator::{ApiState, JoinInfo, api};
 use outpost_orchestrator_core::{Orchestrator, Settings};
@@ -31,6 +32,7 @@ pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 pub(crate) struct Rig {
     pub(crate) handle: Handle,
     pub(crate) access: Access,
+    pub(crate) reader: Reader,
     pub(crate) router: Router,
     pub(crate) draining: CancellationToken,
     stop: CancellationToken,
@@ -93,7 +95,7 @@ impl Rig {
         };
         let state = ApiState {
             handle: handle.clone(),
-            reader,
+            reader: reader.clone(),
             access: access.clone(),
             join,
             names: vec!["outpost.example.org".to_owned()],
@@ -103,6 +105,7 @@ impl Rig {
         Self {
             handle,
             access,
+            reader,
             router: api::router(state),
             draining,
             stop,

@@ -83,7 +83,8 @@ impl Site {
     }
 
     pub(crate) async fn say(&self, rig: &Rig, messages: Vec<UpMessage>) {
-        assert!(rig.handle.frame(self.conn, messages).await);
+        let taken = rig.handle.frame(self.conn, &self.outbox, messages);
+        assert!(taken.await);
     }
 
     /// The next message of a kind; others before it are dropped.

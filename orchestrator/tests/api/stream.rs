@@ -6,7 +6,7 @@ use http_body_util::BodyExt as _;
 use outpost_proto::outcome::Outcome;
 use serde_json::Value;
 
-use super::rig::{PATIENCE, Rig, request, stable};
+use super::rig::{PATIENCE, Rig, request, stable, tenant};
 use super::runs::{REPORT, in_state};
 use super::site::Site;
 
@@ -191,6 +191,32 @@ async fn a_stream_ends_with_its_token() {
         .await
         .expect(204);
     assert_eq!(stream.rest().await, []);
+}
+
+#[tokio::test]
+async fn a_long_history_ends_with_its_token_too() {
+    /// Notices that are read at once.
+    const BATCH: u64 = 256;
+    let rig = Rig::new().await;
+    let token = rig.token("acme", "viewer").await;
+    let admin = rig.token("acme", "admin").await;
+    rig.apply(&admin, REPORT).await.expect(201);
+    for _ in 0..BATCH {
+        rig.trigger(&admin, "report").await;
+    }
+    let last = rig.reader.newest_notice(&tenant("acme")).await.unwrap();
+    assert!(last > 2 * BATCH);
+
+    let mut stream = Listener::open(&rig, "/api/v1/events?after=0", &token, &[]).await;
+    let first = stream.next().await.unwrap().id;
+    let path = format!("/api/v1/tokens/{}", &token[4..16]);
+    rig.ask(Method::DELETE, &path, Some(&admin), &[], "")
+        .await
+        .expect(204);
+    // Until the token is looked at again.
+    tokio::time::sleep(std::time::Duration::from_millis(5100)).await;
+    let heard = stream.rest().await.last().map_or(first, |heard| heard.id);
+    assert!(heard < first + BATCH, "{heard} of {last}");
 }
 
 /// One stream over a real connection, which can be cut.

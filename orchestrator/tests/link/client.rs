@@ -77,6 +77,16 @@ impl Client {
         }
     }
 
+    /// Begins a call and says nothing.
+    pub(crate) async fn silent(&mut self, path: &str) -> Call {
+        let (send, queue) = mpsc::channel(1);
+        let call = self.begin(path, queue).await;
+        Call {
+            _send: Some(send),
+            ..call
+        }
+    }
+
     async fn begin(
         &mut self,
         path: &str,

@@ -34,7 +34,8 @@ async fn a_backup_of_an_open_database_is_whole_and_ours_alone() {
     for _ in 0..10 {
         commit(&mut store, &writes.burst()).await;
     }
-    let before = store.snapshot(writes.now).unwrap();
+    let now = writes.now;
+    let before = store.snapshot(now).unwrap();
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("a.db");
     let bytes = backup(dir.path(), &file).unwrap();
@@ -46,7 +47,7 @@ async fn a_backup_of_an_open_database_is_whole_and_ours_alone() {
     let elsewhere = tempfile::tempdir().unwrap();
     std::fs::copy(&file, elsewhere.path().join(FILE)).unwrap();
     let mut copied = Sqlite::open(elsewhere.path()).await.unwrap();
-    assert_eq!(copied.snapshot(writes.now).unwrap(), before);
+    assert_eq!(copied.snapshot(now).unwrap(), before);
     assert!(matches!(
         backup(dir.path(), &file),
         Err(BackupError::Exists(_))

@@ -7,7 +7,7 @@ use outpost_orchestrator::store::retention::Retention;
 use outpost_orchestrator::store::sqlite::Sqlite;
 use outpost_orchestrator_core::mirror::Mirror;
 use outpost_orchestrator_core::record::{
-    Notice, NoticeKind, Phase, RunRecord, RunState, TaskRecord, TaskState, Write,
+    KeyRecord, Notice, NoticeKind, Phase, RunRecord, RunState, TaskRecord, TaskState, Write,
 };
 use outpost_proto::ids::{RunId, TaskIndex};
 use outpost_proto::name::TenantName;
@@ -90,6 +90,7 @@ fn over(writes: &mut Writes, like: &RunRecord, at: u64) -> (RunId, Vec<Write>) {
         spent: 0,
         requeued: 0,
         unsure: false,
+        shown: Vec::new(),
     };
     (run.run, vec![Write::Run(run), Write::Task(task)])
 }
@@ -158,6 +159,47 @@ fn finished() -> Phase {
 /// As the driver does, again and again until nothing is left to be deleted.
 fn prune_all(store: &mut Sqlite) {
     while store.prune().unwrap() {}
+}
+
+#[tokio::test]
+async fn keys_and_what_they_refer_to_outlive_a_clock_that_is_put_forward_by_a_day() {
+    let (_dir, mut store) = made().await;
+    let mut writes = Writes::new(17);
+    commit(&mut store, &writes.tenants()).await;
+    commit(&mut store, &writes.workflows()).await;
+    let like = writes.new_run();
+    let hour = 3600 * 1_000_000;
+    let now = store.clock().now().0;
+    let mut runs = Vec::new();
+    for number in 0..30 {
+        let at = now - if number < 15 { 50 * hour } else { 30 * hour } + number;
+        let (run, mut batch) = over(&mut writes, &like, at);
+        batch.push(Write::Key(KeyRecord {
+            tenant: like.tenant.clone(),
+            key: format!("{number:02}"),
+            workflow: like.workflow.clone(),
+            request: None,
+            run,
+            at,
+        }));
+        commit(&mut store, &batch).await;
+        runs.push(run);
+    }
+    store.retain(Retention {
+        notices: Duration::ZERO,
+        runs: Some(Duration::ZERO),
+    });
+    prune_all(&mut store);
+    // As of long ago: whatever is there counts.
+    let left = store.snapshot(0).unwrap().keys;
+    let left: Vec<RunId> = left.into_iter().map(|key| key.run).collect();
+    assert_eq!(left, runs[15..]);
+    let counting = store.snapshot(now).unwrap().keys;
+    assert_eq!(counting.len(), 15);
+    for (number, run) in runs.iter().enumerate() {
+        let kept = store.load_run(&like.tenant, *run).unwrap().is_some();
+        assert_eq!(kept, number >= 15, "{number}");
+    }
 }
 
 fn notice(run: u128, at: u64, state: RunState) -> Write {

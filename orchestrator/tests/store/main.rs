@@ -64,7 +64,8 @@ async fn what_is_read_back_is_what_a_mirror_holds() {
                 0,
                 writes.now,
                 writes.now + 86_400_000_000,
-                writes.now + 90_000_000_000,
+                writes.now + 172_800_000_000,
+                writes.now + 180_000_000_000,
             ] {
                 let (stored, mirrored) =
                     (store.snapshot(now).unwrap(), mirror.snapshot(Micros(now)));

@@ -66,3 +66,18 @@ async fn c5_nobody_owns_a_restored_database_until_it_is_taken() {
     };
     assert_eq!((owners(dir.path()), owners(copies.path())), (1, 0));
 }
+
+#[tokio::test]
+async fn c5_a_server_whose_database_was_set_aside_by_a_restore_writes_nothing_more() {
+    let (dir, mut store) = made().await;
+    store.own(1).unwrap();
+    let mut writes = Writes::new(7);
+    commit(&mut store, &writes.burst()).await;
+    let copies = tempfile::tempdir().unwrap();
+    let copy = copies.path().join("copy.db");
+    backup(dir.path(), &copy).unwrap();
+    let restored = restore(dir.path(), &copy, (0, 77), true, NOW).await;
+    assert!(restored.unwrap().aside.is_some());
+    let why = refused(&mut store, &writes.burst(), Vec::new()).await;
+    assert!(why.contains("it was restored since"), "{why}");
+}

@@ -239,6 +239,7 @@ impl Writes {
                 spent: 0,
                 requeued: 0,
                 unsure: false,
+                shown: Vec::new(),
             };
             writes.push(Write::Task(task.clone()));
             self.tasks.push(task);
@@ -360,6 +361,7 @@ impl Writes {
             agent: format!("site-{}", self.below(4)).parse().unwrap(),
             event_seq: EventSeq(self.draw()),
             command_seq: CommandSeq(self.draw()),
+            next_fence: Fence(self.draw()),
         });
         let order = self.below(4);
         if order < 3 {

@@ -3,7 +3,8 @@
 //! `OUTPOST_FAILPOINTS` names a directory. A process that reaches the place `NAME` looks for the file `NAME` there: if it
 //! says `pause`, the file `NAME.reached` (with the process's id) appears and the process goes on once `NAME` is gone; if
 //! it says `kill`, the process ends by SIGKILL; if it says `once`, the first process to come by takes the file away and
-//! ends by SIGKILL. Builds with debug assertions have the places, others have none of this.
+//! ends by SIGKILL; if it says `panic`, the first process to come by takes the file away and panics. Builds with debug assertions have the places, others have none of this.
+//! A process that starts another one with an empty environment passes the name on by [`pass_on`].
 
 mod points;
 
@@ -19,6 +20,17 @@ pub fn reach(name: &str) {
     wanted::reach(name);
     #[cfg(not(debug_assertions))]
     let _ = name;
+}
+
+/// Lets a process that is started with an empty environment know the directory too.
+#[inline]
+pub fn pass_on(command: &mut std::process::Command) {
+    #[cfg(debug_assertions)]
+    if let Some(dir) = std::env::var_os(VARIABLE) {
+        command.env(VARIABLE, dir);
+    }
+    #[cfg(not(debug_assertions))]
+    let _ = command;
 }
 
 #[cfg(debug_assertions)]
@@ -48,6 +60,8 @@ mod wanted {
                 let _ = std::fs::write(reached, own_id());
                 die();
             }
+            #[expect(clippy::panic, reason = "that is what the test wants")]
+            "panic" if std::fs::rename(&place, &reached).is_ok() => panic!("at the place {name}"),
             "pause" => {
                 let _ = std::fs::write(reached, own_id());
                 while place.exists() {

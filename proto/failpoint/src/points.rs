@@ -24,6 +24,12 @@ pub enum Process {
     RewritingRunner,
     /// A runner that makes the claim in the place of a keeper that is gone.
     ClaimingRunner,
+    /// The link of a runner that works.
+    Link,
+    /// A link that makes a connection.
+    ConnectingLink,
+    /// A link that gets its next certificate.
+    RenewingLink,
     /// The agent's spawner.
     Spawner,
     /// One keeper.
@@ -41,11 +47,12 @@ const fn point(process: Process, name: &'static str, between: &'static str) -> P
 }
 
 use Process::{
-    Ahead, ClaimingRunner, Keeper, Orchestrator, Restore, RewritingRunner, Runner, Spawner,
+    Ahead, ClaimingRunner, ConnectingLink, Keeper, Link, Orchestrator, RenewingLink, Restore,
+    RewritingRunner, Runner, Spawner,
 };
 
 /// All of them, in the order in which work passes them.
-pub const ALL: [Point; 35] = [
+pub const ALL: [Point; 48] = [
     point(
         Orchestrator,
         "orchestrator-decided",
@@ -148,6 +155,67 @@ pub const ALL: [Point; 35] = [
         "frames are synced, none is handed to link",
     ),
     point(Runner, "runner-sent", "a frame is handed to link"),
+    point(
+        ConnectingLink,
+        "link-dialled",
+        "a connected descriptor is there, nothing is said on it",
+    ),
+    point(
+        ConnectingLink,
+        "link-connected",
+        "TLS and HTTP/2 are up, no stream is asked for",
+    ),
+    point(
+        ConnectingLink,
+        "link-opened",
+        "the orchestrator has accepted the stream, the runner does not know",
+    ),
+    point(
+        Link,
+        "link-heard",
+        "the runner has said something, nothing of it is done",
+    ),
+    point(
+        Link,
+        "link-taken",
+        "a frame of the runner is here, its connection does not have it",
+    ),
+    point(
+        Link,
+        "link-queued",
+        "it is with its connection, perhaps not on the wire",
+    ),
+    point(
+        Link,
+        "link-received",
+        "a frame of the orchestrator is here, the runner does not have it",
+    ),
+    point(Link, "link-passed", "a frame is handed to the runner"),
+    point(
+        RenewingLink,
+        "link-keyed",
+        "the next key is on disk, nobody was asked to certify it",
+    ),
+    point(
+        RenewingLink,
+        "link-answered",
+        "the next certificate is here, the runner does not have it",
+    ),
+    point(
+        RenewingLink,
+        "link-rooted",
+        "the roots are on disk, the next certificate is not",
+    ),
+    point(
+        RenewingLink,
+        "link-chained",
+        "the next certificate is on disk, its key has no name of its own",
+    ),
+    point(
+        RenewingLink,
+        "link-stored",
+        "the next identity is on disk, the runner does not know",
+    ),
     point(
         Spawner,
         "spawner-asked",

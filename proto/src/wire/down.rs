@@ -11,7 +11,9 @@ use crate::ids::{
     AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, HeartbeatSeq, Nonce, RunId,
     SessionEpoch, TaskIndex,
 };
-use crate::message::{Assign, Directive, DownMessage, Granted, ParamValue, Receipt, Welcome};
+use crate::message::{
+    Assign, Directive, DownMessage, Granted, Linked, ParamValue, Receipt, SessionEnd, Welcome,
+};
 use crate::name::ParamName;
 
 // ---------------------------------------------------------------- to the wire
@@ -95,14 +97,29 @@ fn directive_to_wire(directive: &Directive) -> Option<link::directive::Kind> {
         Directive::Drain => Some(Kind::Drain(nothing)),
         Directive::Cordon => Some(Kind::Cordon(nothing)),
         Directive::Uncordon => Some(Kind::Uncordon(nothing)),
-        Directive::Receipt(receipt) => Some(Kind::Receipt(link::Receipt {
-            session_epoch: receipt.session_epoch.0,
-            frame_count: receipt.frame_count,
-            head: receipt.head.to_vec(),
-            signature: receipt.signature.clone(),
-        })),
+        Directive::Receipt(receipt) => Some(Kind::Receipt(receipt_to_wire(receipt))),
         Directive::RenewNow => Some(Kind::RenewNow(nothing)),
         Directive::Reconciled => Some(Kind::Reconciled(nothing)),
+    }
+}
+
+fn receipt_to_wire(receipt: &Receipt) -> link::Receipt {
+    let linked = receipt.linked.as_ref();
+    let ends = linked.map_or_else(Vec::new, |linked| linked.before.clone());
+    let ends = ends.into_iter().map(|end| link::SessionEnd {
+        session_epoch: end.session_epoch.0,
+        frame_count: end.frame_count,
+        head: end.head.to_vec(),
+    });
+    link::Receipt {
+        session_epoch: receipt.session_epoch.0,
+        frame_count: receipt.frame_count,
+        head: receipt.head.to_vec(),
+        signature: receipt.signature.clone(),
+        named_signature: receipt.named_signature.clone(),
+        before: ends.collect(),
+        since_epoch: linked.map_or(0, |linked| linked.since.0),
+        linked_signature: linked.map_or_else(Vec::new, |linked| linked.signature.clone()),
     }
 }
 
@@ -217,15 +234,43 @@ impl TryFrom<link::Receipt> for Receipt {
     type Error = DecodeError;
 
     fn try_from(receipt: link::Receipt) -> Result<Self, DecodeError> {
-        let head = receipt.head.try_into().map_err(|_| Invalid {
-            field: "Receipt.head",
-            reason: "is not 32 bytes long",
-        })?;
+        let head = chain_head("Receipt.head", receipt.head)?;
+        let linked = if receipt.linked_signature.is_empty() {
+            None
+        } else {
+            let before = receipt.before.into_iter().map(SessionEnd::try_from);
+            Some(Linked {
+                since: SessionEpoch(receipt.since_epoch),
+                before: before.collect::<Result<_, _>>()?,
+                signature: receipt.linked_signature,
+            })
+        };
         Ok(Self {
             session_epoch: SessionEpoch(receipt.session_epoch),
             frame_count: receipt.frame_count,
             head,
             signature: receipt.signature,
+            named_signature: receipt.named_signature,
+            linked,
         })
     }
+}
+
+impl TryFrom<link::SessionEnd> for SessionEnd {
+    type Error = DecodeError;
+
+    fn try_from(end: link::SessionEnd) -> Result<Self, DecodeError> {
+        Ok(Self {
+            session_epoch: SessionEpoch(end.session_epoch),
+            frame_count: end.frame_count,
+            head: chain_head("SessionEnd.head", end.head)?,
+        })
+    }
+}
+
+fn chain_head(field: &'static str, head: Vec<u8>) -> Result<[u8; 32], Invalid> {
+    head.try_into().map_err(|_| Invalid {
+        field,
+        reason: "is not 32 bytes long",
+    })
 }

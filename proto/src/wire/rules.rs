@@ -1,7 +1,7 @@
 //! What values must hold beyond their number of bits: checked on the domain values, before sending and after receiving.
 
 use super::error::Invalid;
-use crate::limits::{PARAMETER_BYTES, PARAMETER_TEXT_BYTES, SIGNATURE_BYTES};
+use crate::limits::{PARAMETER_BYTES, PARAMETER_TEXT_BYTES, RECEIPT_SESSIONS, SIGNATURE_BYTES};
 use crate::message::{
     Assign, Directive, DownMessage, Granted, Heartbeat, Hello, ParamValue, Receipt, UpMessage,
     Welcome,
@@ -142,6 +142,32 @@ fn evidence(receipt: &Receipt) -> Result<(), Invalid> {
         (1..=SIGNATURE_BYTES).contains(&receipt.signature.len()),
         "Receipt.signature",
         "is empty or longer than 80 bytes",
+    )?;
+    Invalid::unless(
+        receipt.named_signature.len() <= SIGNATURE_BYTES,
+        "Receipt.named_signature",
+        "is longer than 80 bytes",
+    )?;
+    let Some(linked) = &receipt.linked else {
+        return Ok(());
+    };
+    Invalid::unless(
+        (1..=SIGNATURE_BYTES).contains(&linked.signature.len()),
+        "Receipt.linked_signature",
+        "is empty or longer than 80 bytes",
+    )?;
+    Invalid::unless(
+        linked.before.len() <= RECEIPT_SESSIONS,
+        "Receipt.before",
+        "are more than 8 sessions",
+    )?;
+    from_one("Receipt.since_epoch", linked.since.0)?;
+    let before = linked.before.iter().map(|end| end.session_epoch);
+    let epochs: Vec<_> = before.chain([receipt.session_epoch]).collect();
+    Invalid::unless(
+        linked.since <= epochs[0] && epochs.is_sorted_by(|a, b| a < b),
+        "Receipt.before",
+        "are not sessions before it, in their order",
     )
 }
 

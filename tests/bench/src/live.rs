@@ -9,7 +9,8 @@ use outpost_e2e::{Entry, World};
 use serde_json::json;
 
 use crate::figures::{Figures, Goal, quantile};
-use crate::measure::{short_runs, stamp};
+use crate::measure::short_runs;
+use crate::stamps::Stamps;
 
 /// Tasks of one run: as many as the workflow format allows.
 const RUN: u32 = 1_000;
@@ -22,10 +23,9 @@ pub(crate) fn all(tasks: u32, triggers: u32, worlds: &mut Vec<World>) -> anyhow:
     let mut figures = Figures::default();
     let world = World::serving(&["--api-rate", "0"]);
     let api = world.api();
-    let own = stamp(&world)?;
-    let stamps = world.shared("stamps");
-    let argv = [own.to_string_lossy(), stamps.to_string_lossy()];
-    let stamp = Entry::program("stamp", &argv.each_ref().map(AsRef::as_ref));
+    let mut stamps = Stamps::new(&world)?;
+    let argv = stamps.argv();
+    let stamp = Entry::program("stamp", &argv.each_ref().map(String::as_str));
     // Short enough that ends and starts go on all the time, long enough that the machine is not busy with tasks.
     let nap = Entry::program("nap", &["/bin/sleep", "0.1"]);
     let _few = world.agent("few", &[stamp]);
@@ -37,9 +37,9 @@ pub(crate) fn all(tasks: u32, triggers: u32, worlds: &mut Vec<World>) -> anyhow:
     }
     let _ = api.apply(&yaml).ok();
     // What the first runs need once is not counted for the live ones.
-    let _ = short_runs(&api, &stamps, 20)?;
+    let _ = short_runs(&api, &mut stamps, 20)?;
 
-    let idle = short_runs(&api, &stamps, triggers)?;
+    let idle = short_runs(&api, &mut stamps, triggers)?;
     let pid = world.orchestrator.process().pid;
     let before = resident_kib(pid)?;
     let begun = Instant::now();
@@ -59,7 +59,7 @@ pub(crate) fn all(tasks: u32, triggers: u32, worlds: &mut Vec<World>) -> anyhow:
         "B",
         Goal::AtMost(1024.0),
     );
-    let busy = short_runs(&api, &stamps, triggers)?;
+    let busy = short_runs(&api, &mut stamps, triggers)?;
     let left = api
         .get("/api/v1/runs?workflow=many&state=running&limit=1")
         .ok();

@@ -1,13 +1,15 @@
 //! What one agent does beside what the machine itself can do, measured in the same run: printed, not judged.
 //!
 //! Real release binaries with their usual settings, on loopback. `outpost-stamp` is the task whose first instruction is
-//! timed: a shell would take longer to start than what is measured.
+//! timed, without a loader where that can be built: starting a shell, or a program of shared libraries, would take as
+//! long as what is measured.
 
 mod caller;
 mod figures;
 mod live;
 mod machine;
 mod measure;
+mod stamps;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -2,16 +2,16 @@
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
-use outpost_e2e::{Agent, Api, Entry, World, procs, site};
+use outpost_e2e::{Agent, Api, Entry, World, procs};
 use serde_json::json;
 
 use crate::caller::Caller;
 use crate::figures::{Figures, Goal, quantile};
 use crate::machine;
+use crate::stamps::Stamps;
 
 /// As many as the machine that figures are compared on has processors.
 const SLOTS: u16 = 2;
@@ -42,19 +42,18 @@ struct Bench {
     world: World,
     agent: Agent,
     api: Api,
-    stamps: PathBuf,
+    stamps: Stamps,
 }
 
 impl Bench {
     /// `user`: the account that the agent runs under, if not the caller's.
     fn new(user: Option<u32>) -> anyhow::Result<Self> {
         let world = World::new();
-        let own = stamp(&world)?;
-        let stamps = world.shared("stamps");
-        let argv = [own.to_string_lossy(), stamps.to_string_lossy()];
+        let stamps = Stamps::new(&world)?;
+        let argv = stamps.argv();
         let entries = [
             Entry::program("noop", &["/bin/true"]),
-            Entry::program("stamp", &argv.each_ref().map(AsRef::as_ref)),
+            Entry::program("stamp", &argv.each_ref().map(String::as_str)),
             Entry::program("rest", &["/bin/sleep", "600"]).with("grace = \"1s\""),
         ];
         let api = world.api();
@@ -102,8 +101,9 @@ pub(crate) fn all(plan: &Plan, worlds: &mut Vec<World>) -> anyhow::Result<Figure
         Goal::Ratio(1.0),
     );
     resting(&mut figures, &plain, plan.rest)?;
-    first_instruction(&mut figures, &plain.api, &plain.stamps, plan.triggers)?;
-    hops(&mut figures, &plain.api, &plain.stamps)?;
+    let (api, stamps) = (&plain.api, &mut plain.stamps);
+    first_instruction(&mut figures, api, stamps, plan.triggers)?;
+    hops(&mut figures, api, stamps)?;
     keepers(&mut figures, &mut plain)?;
     worlds.push(plain.ended());
     if root {
@@ -238,7 +238,7 @@ fn at_rest(pids: &[i32]) -> anyhow::Result<Vec<f64>> {
 fn first_instruction(
     figures: &mut Figures,
     api: &Api,
-    stamps: &Path,
+    stamps: &mut Stamps,
     triggers: u32,
 ) -> anyhow::Result<()> {
     let _ = api.apply("name: stamp\ntasks:\n  t: {entry: stamp}\n").ok();
@@ -254,7 +254,7 @@ fn first_instruction(
 }
 
 /// From a task's first instruction to that of the task that needs it.
-fn hops(figures: &mut Figures, api: &Api, stamps: &Path) -> anyhow::Result<()> {
+fn hops(figures: &mut Figures, api: &Api, stamps: &mut Stamps) -> anyhow::Result<()> {
     let (length, chains) = CHAIN;
     let mut yaml = "name: chain\ntasks:\n  t0: {entry: stamp}\n".to_owned();
     for task in 1..length {
@@ -263,14 +263,9 @@ fn hops(figures: &mut Figures, api: &Api, stamps: &Path) -> anyhow::Result<()> {
     let _ = api.apply(&yaml).ok();
     let mut hops = Vec::new();
     for _ in 0..chains {
-        let before = stamped(stamps, 0)?.len();
         let run = api.trigger("chain", &json!({}));
-        let told = stamped(stamps, before + length)?;
-        hops.extend(
-            told[before..]
-                .windows(2)
-                .map(|pair| (pair[1] - pair[0]) / 1000.0),
-        );
+        let told = stamps.next(length)?;
+        hops.extend(told.windows(2).map(|pair| (pair[1] - pair[0]) / 1000.0));
         let _ = api.succeeded(&run);
     }
     figures.add(
@@ -366,18 +361,6 @@ pub(crate) fn now_us() -> f64 {
     now.as_secs_f64() * 1e6
 }
 
-/// The task, where any account may run it.
-pub(crate) fn stamp(world: &World) -> anyhow::Result<PathBuf> {
-    let built = std::env::current_exe()?.with_file_name("outpost-stamp");
-    let own = world.dir().join("stamp");
-    std::fs::copy(&built, &own).with_context(|| {
-        let build = "cargo build --release --workspace --bins";
-        format!("copying the task {}; build it: {build}", built.display())
-    })?;
-    site::mode(&own, 0o755);
-    Ok(own)
-}
-
 /// What runs of one short task took, in milliseconds from the call.
 pub(crate) struct Times {
     pub(crate) answers: Vec<f64>,
@@ -385,35 +368,16 @@ pub(crate) struct Times {
 }
 
 /// So many runs of the workflow `stamp`, each when the one before is over.
-pub(crate) fn short_runs(api: &Api, stamps: &Path, count: u32) -> anyhow::Result<Times> {
+pub(crate) fn short_runs(api: &Api, stamps: &mut Stamps, count: u32) -> anyhow::Result<Times> {
     let mut caller = Caller::new(api, "stamp")?;
     let (mut answers, mut starts) = (Vec::new(), Vec::new());
-    let before = stamped(stamps, 0)?.len();
-    for number in 0..count as usize {
+    for _ in 0..count {
         let asked = now_us();
         let run = caller.trigger()?;
         answers.push((now_us() - asked) / 1000.0);
-        let told = stamped(stamps, before + number + 1)?;
-        let started = told.last().copied().unwrap_or(asked);
+        let started = stamps.next(1)?.first().copied().unwrap_or(asked);
         starts.push((started - asked) / 1000.0);
         let _ = api.succeeded(&run);
     }
     Ok(Times { answers, starts })
-}
-
-/// All times written so far, once there are so many.
-pub(crate) fn stamped(file: &Path, count: usize) -> anyhow::Result<Vec<f64>> {
-    let until = Instant::now() + Duration::from_secs(30);
-    loop {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        let times = text
-            .lines()
-            .map_while(|line| line.parse().ok())
-            .collect::<Vec<f64>>();
-        if times.len() >= count && (text.is_empty() || text.ends_with('\n')) {
-            return Ok(times);
-        }
-        ensure!(Instant::now() < until, "a task did not start within 30 s");
-        std::thread::sleep(Duration::from_micros(200));
-    }
 }

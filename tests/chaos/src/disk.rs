@@ -1,16 +1,22 @@
 //! A disk that can be filled up and freed again: a small file system of its own in place of a directory.
+//!
+//! It is full by being no larger than what is in it: nothing is written for that, and what others took before stays
+//! theirs.
 
-use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use outpost_e2e::process::run;
-use rustix::io::Errno;
+
+/// Others write while it is made full: so often it is tried to find the moment.
+const TRIES: u32 = 200;
 
 /// A mounted file system; unmounted when this is dropped.
 #[derive(Debug)]
 pub struct Small {
     dir: PathBuf,
+    mib: u32,
 }
 
 impl Small {
@@ -21,42 +27,53 @@ impl Small {
     #[must_use]
     pub fn in_place_of(dir: &Path, mib: u32) -> Self {
         let aside = dir.with_extension("aside");
+        let mode = std::fs::metadata(dir).expect("our own directory");
+        let mode = mode.permissions().mode() & 0o7777;
         std::fs::rename(dir, &aside).expect("our own directory");
         std::fs::create_dir(dir).expect("our own directory");
-        let size = format!("size={mib}m,mode=0700");
+        let options = format!("size={mib}m,mode={mode:o}");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &size, "outpost-chaos"]);
+        mount.args(["-t", "tmpfs", "-o", &options, "outpost-chaos"]);
         mount.arg(dir);
         let _ = run(mount).ok();
         let mut copy = Command::new("cp");
         copy.arg("-a").arg(aside.join(".")).arg(dir);
         let _ = run(copy).ok();
+        std::fs::remove_dir_all(aside).expect("our own directory");
         Self {
             dir: dir.to_owned(),
+            mib,
         }
     }
 
-    /// Takes every byte that is left.
+    /// Leaves no room at all.
     ///
     /// # Panics
-    /// When something else than a full disk stops it.
+    /// When those who write to it leave no moment for that.
     pub fn fill(&self) {
-        let filler = std::fs::File::create(self.dir.join("filler"));
-        let mut filler = filler.expect("a file of our own");
-        for size in [1 << 16, 1 << 9, 1] {
-            let bytes = vec![0; size];
-            let full = std::iter::repeat_with(|| filler.write_all(&bytes)).find_map(Result::err);
-            let number = full.and_then(|error| error.raw_os_error());
-            assert_eq!(number, Some(Errno::NOSPC.raw_os_error()));
-        }
+        let filled = (0..TRIES).any(|_| {
+            let stat = rustix::fs::statvfs(&self.dir).expect("our own file system");
+            let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
+            self.resize(used)
+        });
+        assert!(filled, "{} cannot be made full", self.dir.display());
     }
 
-    /// Gives it back.
+    /// As much room as before.
     ///
     /// # Panics
-    /// When it was not taken.
+    /// When it is not given.
     pub fn free(&self) {
-        std::fs::remove_file(self.dir.join("filler")).expect("it was filled");
+        let bytes = u64::from(self.mib) << 20;
+        assert!(self.resize(bytes), "{} stays full", self.dir.display());
+    }
+
+    /// `false` when more is in it by now.
+    fn resize(&self, bytes: u64) -> bool {
+        let mut mount = Command::new("mount");
+        let options = format!("remount,size={bytes}");
+        mount.args(["-o", &options]).arg(&self.dir);
+        run(mount).code == Some(0)
     }
 }
 

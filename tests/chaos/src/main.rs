@@ -4,12 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use outpost_chaos::kind::KINDS;
 use outpost_chaos::plan::{Outcome, Plan, run};
 use outpost_e2e::binaries::Binary;
 use outpost_e2e::report;
 
 const AFTER_HELP: &str = "\
 Needs the binaries beside its own: cargo build --release --workspace --bins
+As root, with nft and a C compiler, everything is tried; what is not is told in the summary.
 Exit status: 0 every promise was kept; 1 one was not; 2 wrong usage, or a binary is missing or stale.";
 
 /// Kills, stops and cuts real agents and a real orchestrator while they work, then checks the history of both sides.
@@ -31,6 +33,9 @@ struct Args {
     /// The longest pause between two faults, in milliseconds; the shortest is a fifth of it.
     #[arg(long, default_value_t = 3000, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=600_000))]
     every_ms: u64,
+    /// Only kinds of faults whose names, as in the summary, contain these words; several times for several.
+    #[arg(long, value_name = "WORDS", value_parser = kind)]
+    only: Vec<String>,
     /// One JSON value on standard output in place of the summary; faults are told on standard error.
     #[arg(long)]
     json: bool,
@@ -56,12 +61,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
+    if let Some(code) = outpost_chaos::network::again_in_own() {
+        return code;
+    }
     let plan = Plan {
         faults_for: Duration::from_secs_f64(args.minutes * 60.0),
         agents: usize::from(args.agents),
         seed: args.seed,
         run_every: Duration::from_secs_f64(1.0 / args.rate),
         fault_every_ms: args.every_ms,
+        only: args.only,
         keep: args.keep,
     };
     let say = |line: String| match args.json {
@@ -90,6 +99,14 @@ fn minutes(text: &str) -> Result<f64, String> {
 
 fn rate(text: &str) -> Result<f64, String> {
     positive(text, 1000.0)
+}
+
+fn kind(text: &str) -> Result<String, String> {
+    let known = KINDS.iter().any(|(_, _, name)| name.contains(text));
+    known.then(|| text.to_owned()).ok_or_else(|| {
+        let names = KINDS.map(|(_, _, name)| name);
+        format!("no kind is called so; there are: {}", names.join(", "))
+    })
 }
 
 fn positive(text: &str, most: f64) -> Result<f64, String> {

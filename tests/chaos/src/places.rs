@@ -57,6 +57,8 @@ impl Places {
         let _ = std::fs::remove_file(self.reached(place));
         let draft = self.dir.join("draft");
         std::fs::write(&draft, what).expect("our own directory");
+        // Who comes by has an account of its own, and writes its id into it.
+        site::mode(&draft, 0o666);
         std::fs::rename(draft, self.dir.join(place)).expect("our own directory");
     }
 

@@ -8,8 +8,9 @@ use outpost_faults::history::Summary;
 use serde::Serialize;
 
 use crate::fault::Injector;
-use crate::field::Field;
+use crate::field::{Field, Means};
 use crate::gather;
+use crate::kind::KINDS;
 use crate::work::Stream;
 
 /// Between two looks whether a fault is to begin or to end.
@@ -30,6 +31,8 @@ pub struct Plan {
     pub run_every: Duration,
     /// The longest pause between two faults.
     pub fault_every_ms: u64,
+    /// Kinds of faults whose names contain one of these; all kinds when there is none.
+    pub only: Vec<String>,
     /// Whether everything stays on disk afterwards.
     pub keep: bool,
 }
@@ -47,6 +50,8 @@ pub struct Outcome {
     pub quiet_after_ms: u64,
     /// How many faults there were of which kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What could not be tried here, and what it needs.
+    pub untried: Vec<String>,
     /// The history, counted and checked.
     pub summary: Summary,
     /// Where everything is, if it was kept.
@@ -58,13 +63,14 @@ pub struct Outcome {
 /// # Panics
 /// When what is under test cannot be started at all.
 pub fn run(plan: &Plan, say: impl Fn(String)) -> Outcome {
+    let means = Means::here();
     let mut field = Field::new(plan.agents);
     say(format!(
         "{} agents are live; faults for {:?}, seed {}",
         plan.agents, plan.faults_for, plan.seed
     ));
     let stream = Stream::start(&field.api, plan.seed, plan.run_every);
-    let mut injector = Injector::new(plan.seed);
+    let mut injector = Injector::new(plan.seed, means, &plan.only);
     let begun = Instant::now();
     let mut next = begun + injector.pause(plan.fault_every_ms);
     while begun.elapsed() < plan.faults_for {
@@ -97,9 +103,19 @@ pub fn run(plan: &Plan, say: impl Fn(String)) -> Outcome {
         faults_for_s: plan.faults_for.as_secs(),
         quiet_after_ms: u64::try_from(quiet_after.as_millis()).unwrap_or(u64::MAX),
         faults: injector.counts().clone(),
+        untried: untried(means),
         summary,
         kept,
     }
+}
+
+fn untried(means: Means) -> Vec<String> {
+    let lacking = KINDS
+        .iter()
+        .filter_map(|(kind, _, name)| Some((name, kind.lacks(means)?)));
+    lacking
+        .map(|(name, needs)| format!("{name} (needs {needs})"))
+        .collect()
 }
 
 impl fmt::Display for Outcome {
@@ -117,6 +133,9 @@ impl fmt::Display for Outcome {
             self.seed,
             faults.collect::<Vec<_>>().join(", ")
         )?;
+        if !self.untried.is_empty() {
+            writeln!(f, "not tried   {}", self.untried.join(", "))?;
+        }
         writeln!(f, "{}", self.summary)?;
         write!(
             f,

@@ -4,6 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Where a process looks that was told nothing by its environment.
+pub const WISHES: &str = "/etc/outpost-chaos";
+
 /// An fsync that fails: the file named in the environment is taken away by the call that fails because of it.
 const FSYNC: &str = r#"
 #define _GNU_SOURCE
@@ -13,7 +16,7 @@ const FSYNC: &str = r#"
 #include <unistd.h>
 static int fails(void) {
     const char *wish = getenv("OUTPOST_SHIM_FSYNC");
-    if (wish == NULL || unlink(wish) != 0) return 0;
+    if (unlink(wish == NULL ? "/etc/outpost-chaos/fsync" : wish) != 0) return 0;
     errno = EIO;
     return 1;
 }
@@ -27,30 +30,33 @@ int fdatasync(int fd) {
 }
 "#;
 
-/// A wall clock that is off by the seconds in the file named in the environment; every other clock is right.
+/// A wall clock that is off by the seconds in the file named in the environment; every other clock is right. The file is
+/// mapped once, when a process begins, so that one which may open nothing any more follows it too.
 const CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
-static long offset(void) {
-    char text[32];
+static volatile int64_t *offset;
+__attribute__((constructor)) static void begin(void) {
     const char *path = getenv("OUTPOST_SHIM_CLOCK");
-    int fd = path == NULL ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0) close(fd);
-    if (got <= 0) return 0;
-    text[got] = 0;
-    return atol(text);
+    int fd = open(path == NULL ? "/etc/outpost-chaos/clock" : path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    void *page = mmap(NULL, sizeof *offset, PROT_READ, MAP_SHARED, fd, 0);
+    close(fd);
+    if (page != MAP_FAILED) offset = page;
 }
 int clock_gettime(clockid_t clock, struct timespec *at) {
-    int (*real)(clockid_t, struct timespec *) =
-        (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    static int (*real)(clockid_t, struct timespec *);
+    if (real == NULL) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     int failed = real(clock, at);
-    if (failed == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) at->tv_sec += offset();
+    int wall = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
+    if (failed == 0 && wall && offset != NULL) at->tv_sec += *offset;
     return failed;
 }
 int gettimeofday(struct timeval *at, void *zone) {
@@ -74,7 +80,23 @@ time_t time(time_t *at) {
 pub struct Preload {
     object: PathBuf,
     wish: PathBuf,
-    variable: &'static str,
+    shim: Shim,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shim {
+    Fsync,
+    Clock,
+}
+
+impl Shim {
+    /// Its name, its source, and how a process is told of its file.
+    fn text(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Fsync => ("fsync", FSYNC, "OUTPOST_SHIM_FSYNC"),
+            Self::Clock => ("clock", CLOCK, "OUTPOST_SHIM_CLOCK"),
+        }
+    }
 }
 
 impl Preload {
@@ -84,7 +106,7 @@ impl Preload {
     /// When there is no C compiler, or it does not take the source.
     #[must_use]
     pub fn fsync(dir: &Path) -> Self {
-        Self::compile(dir, "fsync", FSYNC, "OUTPOST_SHIM_FSYNC")
+        Self::compile(dir, Shim::Fsync)
     }
 
     /// A wall clock that can be wrong, below `dir`.
@@ -93,17 +115,38 @@ impl Preload {
     /// When there is no C compiler, or it does not take the source.
     #[must_use]
     pub fn clock(dir: &Path) -> Self {
-        Self::compile(dir, "clock", CLOCK, "OUTPOST_SHIM_CLOCK")
+        let clock = Self::compile(dir, Shim::Clock);
+        clock.begin()
     }
 
-    /// The same object for another process, which is told by a file of its own.
+    /// The same object for other processes, which are told by a file in this directory.
+    ///
+    /// # Panics
+    /// When nothing can be written there.
     #[must_use]
-    pub fn for_another(&self, name: &str) -> Self {
-        Self {
+    pub fn told_in(&self, wishes: &Path) -> Self {
+        std::fs::create_dir_all(wishes).expect("a directory of our own");
+        outpost_e2e::site::mode(wishes, 0o755);
+        let other = Self {
             object: self.object.clone(),
-            wish: self.wish.with_file_name(format!("{name}.wish")),
-            variable: self.variable,
+            wish: wishes.join(self.shim.text().0),
+            shim: self.shim,
+        };
+        other.begin()
+    }
+
+    /// A process that begins must find what it is to map.
+    fn begin(self) -> Self {
+        if self.shim == Shim::Clock {
+            std::fs::write(&self.wish, [0; 8]).expect("our own directory");
         }
+        self
+    }
+
+    /// The shared object.
+    #[must_use]
+    pub fn object(&self) -> &Path {
+        &self.object
     }
 
     /// Whether there is a C compiler.
@@ -116,7 +159,8 @@ impl Preload {
         compiler.status().is_ok_and(|status| status.success())
     }
 
-    fn compile(dir: &Path, name: &str, source: &str, variable: &'static str) -> Self {
+    fn compile(dir: &Path, shim: Shim) -> Self {
+        let (name, source, _) = shim.text();
         let (file, object) = (
             dir.join(format!("{name}.c")),
             dir.join(format!("{name}.so")),
@@ -133,7 +177,7 @@ impl Preload {
         Self {
             object,
             wish: dir.join(format!("{name}.wish")),
-            variable,
+            shim,
         }
     }
 
@@ -143,7 +187,7 @@ impl Preload {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         vec![
             ("LD_PRELOAD".to_owned(), text(&self.object)),
-            (self.variable.to_owned(), text(&self.wish)),
+            (self.shim.text().2.to_owned(), text(&self.wish)),
         ]
     }
 
@@ -184,8 +228,10 @@ impl Preload {
     /// # Panics
     /// When the wish cannot be written.
     pub fn step(&self, seconds: i64) {
-        let draft = self.wish.with_extension("draft");
-        std::fs::write(&draft, seconds.to_string()).expect("our own directory");
-        std::fs::rename(draft, &self.wish).expect("our own directory");
+        let file = std::fs::File::options().write(true).open(&self.wish);
+        // In place: the processes have it mapped.
+        let file = file.expect("a file of our own");
+        std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0)
+            .expect("a file of our own");
     }
 }

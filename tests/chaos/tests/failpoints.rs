@@ -12,6 +12,7 @@ use outpost_e2e::wait::{DEADLINE, so};
 use outpost_e2e::{Proc, eventually, report};
 use outpost_failpoint::{ALL, Point, Process};
 use outpost_faults::history::Summary;
+use outpost_faults::proxy::{End, Rules};
 
 /// A task that waits until the test lets it go on.
 const GATE: &str = "until [ -e \"$shared/go.$OUTPOST_RUN\" ]; do sleep 0.05; done\nalive\nover 0";
@@ -39,17 +40,19 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        Self::with("all", &[])
+    }
+
+    /// `name` is no other stage's; all processes find `more` in their environment.
+    fn with(name: &str, more: &[(&str, &str)]) -> Self {
         // Beside the world's directory, which is made with the processes that must know this one.
-        let dir = std::env::temp_dir().join(format!("outpost-places-{}", std::process::id()));
-        let places = Places::at(&dir);
-        let environment = places.environment();
-        let environment = environment
-            .each_ref()
-            .map(|(name, value)| (*name, value.as_str()));
+        let dir = format!("outpost-places-{name}-{}", std::process::id());
+        let places = Places::at(&std::env::temp_dir().join(dir));
+        let [(variable, dir)] = places.environment();
         let field = Field::with_environment(
             1,
             &[entry("gate", GATE), entry("brief", BRIEF)],
-            &environment,
+            &[&[(variable, dir.as_str())], more].concat(),
         );
         let _ = field.api.apply(WORKFLOW).ok();
         let _ = field.api.apply(WORKFLOW_OF_BRIEF).ok();
@@ -140,22 +143,50 @@ impl Stage {
             (Process::ClaimingRunner, _) => return self.die_claiming(point, &key),
             (Process::RewritingRunner, _) => return self.die_rewriting(point, &key),
             (Process::Ahead, _) => return self.die_ahead(point, &key),
-            (Process::Spawner | Process::Keeper, _) => self.fresh_runner(),
+            // A runner that saw many links end waits before it starts another one.
+            (
+                Process::Link
+                | Process::ConnectingLink
+                | Process::RenewingLink
+                | Process::Spawner
+                | Process::Keeper,
+                _,
+            ) => self.fresh_runner(),
             (Process::Orchestrator | Process::Runner | Process::Restore, _) => {}
         }
         if moment == Moment::Before {
-            self.places.kill_once(point.name);
+            self.wish(point);
         }
         let run = self.trigger(&key);
         if moment == Moment::During {
             self.running(&run);
-            self.places.kill_once(point.name);
+            self.wish(point);
         }
         // What comes at the end of a task is reached only when it may end.
         self.allow(&run);
         let died = self.places.wait(point.name);
         eventually("it is dead", || so(Proc::of(died).is_none()));
         self.over(&run);
+    }
+
+    fn wish(&self, point: &Point) {
+        self.places.kill_once(point.name);
+        if point.process == Process::ConnectingLink {
+            let proxy = &self.field.proxy;
+            for connection in proxy.connections() {
+                let _ = proxy.disturb(connection, Rules::ended(End::Rst));
+            }
+        }
+    }
+
+    /// Every run is over, nobody disturbs anything, and the history of both sides holds.
+    fn end(mut self) {
+        self.field.mend();
+        assert!(gather::quiet(&self.field, Duration::from_secs(60)));
+        let asked = std::mem::take(&mut self.asked);
+        let summary = Summary::of(&gather::history(&self.field, asked));
+        report::note(&summary);
+        assert!(summary.holds(), "{summary}");
     }
 
     /// A runner that finds a journal that says that it is of an older format: it is written anew when it is opened.
@@ -217,12 +248,16 @@ impl Stage {
 
 /// Places that are passed before a task runs, and so not while one does.
 fn has_moment(point: &Point, moment: Moment) -> bool {
-    if point.process == Process::Restore {
-        // Nobody works then; `restore` has a test of its own.
+    if matches!(point.process, Process::Restore | Process::RenewingLink) {
+        // Nobody works while a database is restored, and certificates are renewed when their time comes: tests of
+        // their own.
         return false;
     }
     let at_start = ["runner-prepared", "runner-asked"].contains(&point.name);
-    let both = matches!(point.process, Process::Orchestrator | Process::Runner) && !at_start;
+    let both = matches!(
+        point.process,
+        Process::Orchestrator | Process::Runner | Process::Link | Process::ConnectingLink
+    ) && !at_start;
     moment == Moment::Before || both
 }
 
@@ -240,10 +275,20 @@ fn c1_c2_killed_at_every_named_place_nothing_is_lost_and_nothing_starts_twice() 
             }
         }
     }
-    stage.field.mend();
-    assert!(gather::quiet(&stage.field, Duration::from_secs(60)));
-    let asked = std::mem::take(&mut stage.asked);
-    let summary = Summary::of(&gather::history(&stage.field, asked));
-    report::note(&summary);
-    assert!(summary.holds(), "{summary}");
+    stage.end();
+}
+
+#[test]
+fn c1_a_link_killed_at_each_step_of_a_renewal_leaves_an_agent_that_is_known_and_works() {
+    let short = [("OUTPOST_ORCHESTRATOR_AGENT_CERT_TTL", "20s")];
+    let mut stage = Stage::with("renewing", &short);
+    let renewing = ALL
+        .iter()
+        .filter(|point| point.process == Process::RenewingLink);
+    for point in renewing {
+        report::note(format_args!("{}: {}", point.name, point.between));
+        stage.die_at(point, Moment::During);
+        stage.field.agents[0].live(&stage.field.api);
+    }
+    stage.end();
 }

@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::binaries::Binary;
 use crate::process::{Done, Leash, command, daemon, run, wait};
 use crate::procs::{self, Proc};
-use crate::site::Site;
+use crate::site::{Entry, Site};
 use crate::wait::{eventually, so};
 
 /// One agent with its state directory and its site.
@@ -40,6 +40,18 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Lets it dial another address than the one that it enrolled at, from its next start on.
+    ///
+    /// # Panics
+    /// When it is not enrolled.
+    pub fn dials(&self, address: &str) {
+        let identity = self.state.join("identity.json");
+        let settled = std::fs::read(&identity).expect("an agent that is enrolled");
+        let mut settled: Value = serde_json::from_slice(&settled).expect("its identity");
+        settled["orchestrator"] = Value::from(address);
+        std::fs::write(&identity, settled.to_string()).expect("our own directory");
+    }
+
     /// Runs a command of `outpost-agent` on its state directory.
     ///
     /// # Panics
@@ -90,7 +102,20 @@ impl Agent {
         self.child = Some(daemon(command, &self.log));
     }
 
-    /// Waits until the orchestrator sees the agent in a session and knows its catalogue.
+    /// Starts it as one that only observes, and waits for its session.
+    ///
+    /// # Panics
+    /// When it runs already, or never gets one.
+    #[track_caller]
+    pub fn observe(&mut self, api: &Api) {
+        self.env
+            .push(("OUTPOST_AGENT_OBSERVE".to_owned(), "true".to_owned()));
+        self.start();
+        self.live(api);
+    }
+
+    /// Waits until the agent is in a session that both sides know of, and the orchestrator knows its catalogue. One side
+    /// alone may for a moment mean the session of a runner, or of an orchestrator, that was killed.
     ///
     /// # Panics
     /// When it never does.
@@ -98,7 +123,23 @@ impl Agent {
     pub fn live(&self, api: &Api) {
         eventually(&format!("agent {} is live", self.name), || {
             let agent = api.agent(&self.name)?;
-            so(agent["presence"] == "live" && agent["entries"].as_u64()? > 0)
+            let is_there = agent["presence"] == "live" && agent["connected"] == true;
+            so(is_there && agent["entries"].as_u64()? > 0)?;
+            so(self.status()?["view"]["session"] == "ready")
+        });
+    }
+
+    /// Gives it other entries in place of those that it has, and waits until the orchestrator takes a workflow of them:
+    /// the agent knows its catalogue a moment sooner.
+    ///
+    /// # Panics
+    /// When it does not take the catalogue, or the orchestrator never takes the workflow.
+    #[track_caller]
+    pub fn offers(&self, api: &Api, entries: &[Entry], workflow: &str) {
+        self.site.write(entries);
+        let _ = self.command(&["reload"]).ok();
+        eventually("the new entries are known upstream", || {
+            so(api.apply(workflow).status < 300)
         });
     }
 

@@ -201,6 +201,18 @@ impl Api {
         self.send(request.header("idempotency-key", key))
     }
 
+    /// Runs again, in the same run, what did not succeed. The run goes on from the answer on: whoever asks for its end
+    /// after this is told that of the new attempts.
+    ///
+    /// # Panics
+    /// When that is refused.
+    #[track_caller]
+    pub fn again(&self, run: &str) {
+        let _ = self
+            .post(&format!("/api/v1/runs/{run}/rerun"), &json!({}))
+            .ok();
+    }
+
     /// A run's tree; `None` when there is no good answer.
     #[must_use]
     pub fn run(&self, run: &str) -> Option<Value> {

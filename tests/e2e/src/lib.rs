@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod api;
 pub mod binaries;
+pub mod clocks;
 pub mod orchestrator;
 pub mod process;
 pub mod procs;

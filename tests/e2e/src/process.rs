@@ -1,7 +1,7 @@
 //! Starting processes so that none of them outlives the harness, and running commands to their end.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -74,7 +74,20 @@ pub fn daemon(mut command: Command, log: &Path) -> Child {
         .stdout(log.try_clone().expect("a descriptor"))
         .stderr(log);
     command.process_group(0);
-    command.spawn().expect("the binary can be started")
+    spawn(&mut command)
+}
+
+/// Starts a command. A program that a test wrote just now is busy for a moment, when another test's thread forked in the
+/// middle of that: its child holds the descriptor until it executes something else.
+fn spawn(command: &mut Command) -> Child {
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            spawned => return spawned.expect("the binary can be started"),
+        }
+    }
 }
 
 /// How a command ended and what it said.
@@ -124,7 +137,7 @@ impl Done {
 #[must_use]
 pub fn run(mut command: Command) -> Done {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the binary can be started");
+    let mut child = spawn(&mut command);
     let (mut stdout, mut stderr) = (
         child.stdout.take().expect("piped"),
         child.stderr.take().expect("piped"),

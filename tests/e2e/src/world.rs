@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::agent::Agent;
@@ -14,10 +15,8 @@ use crate::binaries::Binary;
 use crate::orchestrator::Orchestrator;
 use crate::process::{Done, Leash, command, run};
 use crate::site::{Entry, Site, mode};
+use crate::wait::{DEADLINE, eventually, so};
 use crate::{procs, report};
-
-/// How long everything may take to end once the leash is let go.
-const END: Duration = Duration::from_secs(10);
 
 /// An orchestrator and what belongs to it; everything in it ends when it is dropped.
 #[derive(Debug)]
@@ -197,6 +196,27 @@ impl World {
         }
     }
 
+    /// A second machine with a copy of a running agent's disk, which does not run yet. The agent stands still meanwhile:
+    /// files that come and go would make a copy of no moment. Sockets and locks belong to processes, and are not copied.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    #[track_caller]
+    pub fn copy_of(&self, agent: &Agent, entries: &[Entry]) -> Agent {
+        let copy = self.stranger(&agent.name, entries);
+        let parts = [agent.runner(), agent.link()];
+        for part in &parts {
+            part.signal(Signal::STOP);
+            eventually("it stands still", || so(part.is_stopped()));
+        }
+        let mut copying = command(Path::new("cp"));
+        copying.arg("-a").arg(&agent.state).arg(&copy.state);
+        let _ = run(copying).ok();
+        parts.iter().for_each(|part| part.signal(Signal::CONT));
+        copy
+    }
+
     /// An agent that is enrolled and does not run yet.
     ///
     /// # Panics
@@ -229,7 +249,7 @@ impl Drop for World {
         self.orchestrator.kill();
         // Nobody else holds it for longer than a start takes: its write end closes here.
         self.leash = None;
-        let until = Instant::now() + END;
+        let until = Instant::now() + DEADLINE;
         let mut left = procs::belonging_to(self.dir.path());
         while !left.is_empty() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
@@ -238,7 +258,7 @@ impl Drop for World {
         left.iter().for_each(procs::Proc::kill);
         assert!(
             failing || left.is_empty(),
-            "the leash was let go {END:?} ago, and these still ran: {left:#?}"
+            "the leash was let go {DEADLINE:?} ago, and these still ran: {left:#?}"
         );
     }
 }

@@ -65,7 +65,9 @@ impl Watcher {
     fn presences(self) -> Vec<(String, String)> {
         self.runtime.shutdown_background();
         let told = self.told.lock().unwrap();
-        let events = told.lines().filter_map(|line| line.strip_prefix("data:"));
+        // The last one may have come in part only.
+        let (whole, _) = told.rsplit_once("\n\n").unwrap_or_default();
+        let events = whole.lines().filter_map(|line| line.strip_prefix("data:"));
         let events = events.map(|data| serde_json::from_str::<Value>(data.trim()).unwrap());
         events
             .filter(|event| event["kind"] == "agent")

@@ -229,6 +229,10 @@ impl World {
             hasty,
         );
         note!(self, "turn: {} in, {} out", events.len(), said.len());
+        // What one that was overtaken hears the owner never does.
+        if turned == Ok(Turn::Spoken) && owns {
+            self.have_spoken(&events, began.unwrap_or(self.now));
+        }
         let cut = !said.is_empty() && turned.is_ok() && std::mem::take(&mut self.center.cut_speech);
         if cut {
             said.truncate(self.dice.below(said.len()));
@@ -314,6 +318,9 @@ impl World {
     }
 
     fn center_speaks(&mut self, number: u64, speech: Speech) -> Checked {
+        if let Some(minutes) = &mut self.minutes {
+            minutes.center_said(self.now, &speech);
+        }
         match speech {
             Speech::Send { conn, messages } => {
                 self.invariant_nothing_crosses_tenants(conn, &messages)?;
@@ -335,7 +342,8 @@ impl World {
                 self.trace.count("stream ended by the orchestrator");
                 note!(self, "link {conn} is closed: {why:?}");
                 self.invariant_an_agent_that_renews_is_never_locked_out(conn, why)?;
-                self.nothing_counts_as_heard(conn);
+                self.invariant_a_key_left_behind_is_a_second_holders(conn, why)?;
+                self.nothing_counts_as_heard(conn, why);
                 self.turned_away(conn, why);
                 let down = match why {
                     CloseReason::Replaced => Down::Ended,
@@ -366,7 +374,7 @@ impl World {
                     self.trace.count("two holders found out");
                     return Ok(());
                 }
-                if self.is_cheat(&tenant, &agent) {
+                if self.minutes.is_some() || self.is_cheat(&tenant, &agent) {
                     self.trace.count("cheat found out");
                     return Ok(());
                 }

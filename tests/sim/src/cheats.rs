@@ -2,7 +2,7 @@
 //! nowhere. The real core runs behind each, and what it says is changed on its way. Such an agent may harm its own
 //! attempts and nothing else.
 
-use outpost_orchestrator_core::record::{AttemptRecord, TaskRecord, TaskState};
+use outpost_orchestrator_core::record::{AttemptRecord, Phase, TaskRecord, TaskState};
 use outpost_proto::ids::{AttemptId, CommandSeq, EventSeq, Nonce, RunId, TaskIndex};
 use outpost_proto::message::{AttemptState, Event as Told, Hello, InventoryItem, UpMessage};
 use outpost_proto::name::{AgentName, TenantName};
@@ -94,7 +94,11 @@ impl World {
         match task.state {
             TaskState::Active { attempt } => {
                 let held = mirror.attempts.get(&attempt);
-                held.is_some_and(|held| self.is_with_a_cheat(held))
+                // What its agent lacks after a restore is sent again as new work is.
+                let waits = self.is_waiting_after_a_restore(&run.tenant)
+                    && self.waits_for_a_cheats_report(&run.tenant);
+                let unsent = |held: &AttemptRecord| waits && held.phase == Phase::Assigned;
+                held.is_some_and(|held| self.is_with_a_cheat(held) || unsent(held))
             }
             TaskState::Queued { .. } | TaskState::Backoff { .. } => {
                 let bound = run.agent.as_ref();

@@ -9,12 +9,14 @@ use outpost_driver::{Core, Micros};
 use outpost_orchestrator_core::event::{Answer, Ask, Explanation, Speech};
 use outpost_orchestrator_core::record::{AttemptRecord, Phase, RunState, Snapshot, TaskState};
 use outpost_proto::ids::{AttemptId, Conn, RunId};
+use outpost_proto::limits::REMEMBERED;
 use outpost_proto::outcome::Outcome;
 
 use crate::disk::Change;
 use crate::invariants::{Checked, broken, holds};
 use crate::records::{is_rerun, outcome_of};
 use crate::replicas::{Replica, scoped};
+use crate::restore::kept_for_a_decision;
 use crate::shop;
 use crate::world::World;
 
@@ -40,6 +42,7 @@ impl World {
             .core
             .next_deadline()
             .is_some_and(|deadline| deadline.0 <= at)
+            && site.disk.memories() <= REMEMBERED
         {
             return Err(broken(
                 "no deadline is left behind",
@@ -54,7 +57,7 @@ impl World {
             );
             return Err(broken("what the agent believes durable is durable", what));
         }
-        Ok(())
+        self.invariant_what_is_acknowledged_is_let_go(index)
     }
 
     fn invariant_an_outcome_is_kept_until_it_is_durable_upstream(
@@ -64,16 +67,14 @@ impl World {
     ) -> Checked {
         let mirror = &self.center.disk.mirror;
         let known = mirror.attempts.get(&attempt);
-        let cheated = known.is_some_and(|known| self.is_with_a_cheat(known));
-        let lost = self.is_of_a_former_life(attempt);
+        let cheated = self.plan.played || known.is_some_and(|known| self.is_with_a_cheat(known));
+        let lost = self.was_durable_in_a_former_life(attempt);
         // Told by another incarnation, and believed once that is surely the only one.
         let in_doubt = known.is_some_and(|known| {
             let agent = (known.tenant.clone(), known.agent.clone());
             let agent = mirror.agents.get(&agent);
-            let doubt = agent.and_then(|agent| agent.standing.doubt.as_ref());
-            let told = doubt.is_some_and(|doubt| doubt.told.contains_key(&attempt));
-            // And dropped when another holder appears.
-            told || (interrupted && self.is_exposed(known))
+            let is_kept = |agent| kept_for_a_decision(agent).any(|kept| kept == attempt);
+            agent.is_some_and(is_kept) || (interrupted && self.is_let_go(known))
         });
         if cheated || lost || in_doubt || known.and_then(outcome_of).is_some() {
             return Ok(());
@@ -104,8 +105,12 @@ impl World {
                     self.invariant_no_run_begins_beyond_the_limit(before.as_ref(), after)?;
                 }
                 Change::Task(before, after) => {
+                    if after.state == TaskState::Cancelled {
+                        self.truth.former.cancelled(after.run, after.task);
+                    }
                     let rerun = rerun.contains(&after.run);
                     self.task_change(before.as_ref(), after, rerun)?;
+                    self.invariant_a_task_has_the_tries_that_it_was_given(before.as_ref(), after)?;
                 }
                 Change::Attempt(before, after) => {
                     if before.is_none() {
@@ -116,6 +121,7 @@ impl World {
                         self.trace.count("attempt given up");
                     }
                     self.attempt_change(before.as_ref(), after)?;
+                    self.invariant_nothing_is_given_up_too_early(before.as_ref(), after)?;
                 }
             }
         }
@@ -214,6 +220,7 @@ impl World {
             && self.center.replicas.iter().all(awake)
             && self.sites.iter().all(told)
             && self.is_everybody_single()
+            && self.is_everybody_rekeyed()
             && self.clients.all_are_answered()
             && mirror
                 .runs

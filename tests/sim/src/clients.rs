@@ -285,16 +285,25 @@ impl World {
 
     /// The orchestrator answers: what it says must be durable now, whether or not the answer arrives.
     pub(crate) fn answered(&mut self, id: u64, answer: Result<Answer, Denied>) -> Checked {
+        if let Some(minutes) = &mut self.minutes
+            && minutes.waits_for(id)
+        {
+            minutes.answered(id, answer);
+            return Ok(());
+        }
         let Some(request) = self.clients.requests.get(&id) else {
             return Ok(());
         };
         let (tenant, want) = (request.tenant.clone(), request.want.clone());
         self.judge_answer(&tenant, &want, &answer)?;
         if let Some(fact) = self.fact(&tenant, &want, &answer) {
+            if let Fact::Cancelled(run) = fact {
+                self.truth.cancelled.entry(run).or_insert(self.now);
+            }
             self.truth.facts.push(fact);
             self.invariant_what_was_acknowledged_is_in_the_store(1)?;
         }
-        if self.now < self.plan.quiet_from && self.dice.percent(8) {
+        if self.now < self.plan.quiet_from && self.dice.percent(8) && !self.plan.directed {
             self.trace.count("answer lost");
             return Ok(());
         }
@@ -454,7 +463,9 @@ impl World {
             }
             (Want::Enrol(site), Ok(_)) => {
                 self.sites[site].enrolled = true;
-                self.sites[site].identity.since = self.now;
+                let dated = self.database_time(self.now).0;
+                let identity = &mut self.sites[site].identity;
+                (identity.since, identity.dated) = (self.now, dated);
                 self.start_site(site);
             }
             (Want::Enrol(site), Err(_)) => {

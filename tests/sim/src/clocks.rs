@@ -76,7 +76,7 @@ impl World {
             process.not_before = process.not_before.max(until);
         }
         // What stood still cannot end itself in time: only its fence shuts it out.
-        let alive = |phase| matches!(phase, Phase::Requested | Phase::Forked | Phase::Running);
+        let alive = |phase| !matches!(phase, Phase::Over | Phase::Dead);
         let keepers = site.keepers.iter();
         let asleep = keepers.filter(|(_, keeper)| alive(keeper.phase));
         for (attempt, _) in asleep {

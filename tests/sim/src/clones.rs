@@ -1,25 +1,24 @@
 //! Agents of which there are two: a state directory is copied to another site, or a host is put back to an earlier
-//! snapshot of itself. What must hold of them, and people who decide which one stays.
-//!
-//! Until the second of two holders has come, nobody can know of it: what either does in that time is told truly and may
-//! be wrong all the same. Such attempts are exempt from what rests on an agent's word, and from nothing else.
+//! snapshot of itself. What must hold of them, and people who decide which one stays. What cannot hold of them is in
+//! `excuses`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use outpost_driver::Micros;
 use outpost_orchestrator_core::event::{Alarm, CloseReason};
 use outpost_orchestrator_core::record::{AgentRecord, AttemptRecord};
 use outpost_orchestrator_core::standing::Keep;
-use outpost_proto::ids::{Conn, Incarnation};
+use outpost_proto::ids::{AttemptId, Conn, Incarnation};
 use outpost_proto::message::DownMessage;
 use outpost_proto::name::{AgentName, TenantName};
 
 use crate::clients::Want;
 use crate::disk::SiteDisk;
+use crate::identity::Identity;
 use crate::invariants::{Checked, holds};
 use crate::keeper::{Keeper, Phase};
 use crate::queue::{At, BootClock, MINUTE, SECOND};
-use crate::site::{Identity, Site};
+use crate::site::Site;
 use crate::trace::note;
 use crate::world::{Happening, World};
 
@@ -28,11 +27,11 @@ type Name = (TenantName, AgentName);
 
 /// What is known of an identity that was copied.
 #[derive(Debug)]
-struct Copied {
+pub(crate) struct Copied {
     /// Until when what its holders say may be wrong, on the database host's clock: somebody decided then.
     until: Option<Micros>,
     /// Both holders are the same incarnation.
-    alike: bool,
+    pub(crate) alike: bool,
     /// When that was.
     at: At,
     /// The site of whose sessions that were begun since then one was ready last.
@@ -45,6 +44,33 @@ struct Copied {
 #[derive(Debug, Default)]
 pub(crate) struct Clones {
     copied: BTreeMap<Name, Copied>,
+    /// Attempts of one holder that another one's word was taken for.
+    pub(crate) taken_for_over: BTreeSet<AttemptId>,
+}
+
+impl Clones {
+    /// A restored database knows agents again that were removed since: whoever is turned away is removed once more.
+    pub(crate) fn removals_are_undone(&mut self) {
+        for copied in self.copied.values_mut() {
+            copied.removing = false;
+        }
+    }
+}
+
+impl Copied {
+    /// Whether nobody had decided yet when something was assigned.
+    pub(crate) fn was_open_at(&self, assigned_at: u64) -> bool {
+        self.until.is_none_or(|until| assigned_at <= until.0)
+    }
+
+    pub(crate) fn is_decided(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Whether another site's session was ready last, since the copy and since the database was restored.
+    pub(crate) fn was_ready_elsewhere(&self, site: usize) -> bool {
+        self.ready.is_some_and(|ready| ready != site)
+    }
 }
 
 /// What a snapshot of a host keeps.
@@ -55,7 +81,7 @@ pub(crate) struct HostSnapshot {
 }
 
 impl Site {
-    fn name(&self) -> Name {
+    pub(crate) fn name(&self) -> Name {
         (self.identity.tenant.clone(), self.identity.agent.clone())
     }
 }
@@ -79,33 +105,18 @@ impl World {
             Incarnation(self.dice.next())
         };
         let drift_ppm = original.drift_ppm;
+        let clock = if alike {
+            original.clock
+        } else {
+            BootClock::new(self.now, drift_ppm)
+        };
+        let identity = original.identity.clone();
         let site = Site {
-            identity: original.identity.clone(),
             enrolled: true,
-            slots: original.slots,
-            clock: if alike {
-                original.clock
-            } else {
-                BootClock::new(self.now, drift_ppm)
-            },
-            drift_ppm,
-            incarnation,
             catalogue: original.catalogue,
             disk: original.disk.copied(),
             keepers: copied_files(&original.keepers),
-            process: None,
-            processes: 0,
-            cut_speech: false,
-            session: None,
-            newest: 0,
-            heard: None,
-            met: false,
-            wall_ahead_s: 0,
-            suspended_until: 0,
-            cheats: false,
-            next_lie: None,
-            gone: false,
-            snapshot: None,
+            ..Site::new(identity, original.slots, (clock, drift_ppm), incarnation)
         };
         note!(self, "s{of} is copied to s{index}, alike: {alike}");
         self.begin_copied(of, alike);
@@ -186,7 +197,7 @@ impl World {
 
     /// After each turn of the orchestrator: whether somebody decided.
     pub(crate) fn note_decisions(&mut self, now: Micros) {
-        let Clones { copied } = &mut self.clones;
+        let Clones { copied, .. } = &mut self.clones;
         let agents = &self.center.disk.mirror.agents;
         for (name, copied) in copied {
             let agent = agents.get(name);
@@ -266,28 +277,13 @@ impl World {
         copied.is_some_and(|copied| copied.until.is_none() || self.twin(site).is_some())
     }
 
-    /// Whether what its agent says of this attempt may be wrong, because another one holds the same identity.
-    pub(crate) fn is_exposed(&self, attempt: &AttemptRecord) -> bool {
+    /// What is known of the copying of this attempt's agent.
+    pub(crate) fn copied_name(&self, attempt: &AttemptRecord) -> Option<&Copied> {
         if self.clones.copied.is_empty() {
-            return false;
+            return None;
         }
         let name = (attempt.tenant.clone(), attempt.agent.clone());
-        self.clones.copied.get(&name).is_some_and(|copied| {
-            copied
-                .until
-                .is_none_or(|until| attempt.assigned_at <= until.0)
-        })
-    }
-
-    /// Whether both holders of an attempt may have started it, each once: not even their hosts differ.
-    pub(crate) fn may_start_at_both(&self, attempt: &AttemptRecord) -> bool {
-        let name = (attempt.tenant.clone(), attempt.agent.clone());
-        let alike = self
-            .clones
-            .copied
-            .get(&name)
-            .is_some_and(|copied| copied.alike);
-        alike && self.is_exposed(attempt)
+        self.clones.copied.get(&name)
     }
 
     /// Whether an alarm tells nothing but that there are two: what one of them holds may lie before what the other told.
@@ -380,12 +376,10 @@ impl World {
 }
 
 /// What of the keepers lies in the state directory: their files, and no process.
-fn copied_files(
-    keepers: &BTreeMap<outpost_proto::ids::AttemptId, Keeper>,
-) -> BTreeMap<outpost_proto::ids::AttemptId, Keeper> {
+fn copied_files(keepers: &BTreeMap<AttemptId, Keeper>) -> BTreeMap<AttemptId, Keeper> {
     let there = keepers
         .iter()
-        .filter(|(_, keeper)| keeper.phase != Phase::Requested);
+        .filter(|(_, keeper)| !matches!(keeper.phase, Phase::Requested | Phase::Waits));
     there
         .map(|(attempt, keeper)| (*attempt, keeper.files()))
         .collect()

@@ -7,6 +7,7 @@ use std::fmt::Write;
 use outpost_agent_core::SessionPhase;
 
 use crate::faults::{Fault, KINDS};
+use crate::keeper::Phase;
 use crate::moments::{MESSAGES, MOMENTS, Message, When};
 use crate::plan::cells;
 use crate::world::World;
@@ -22,12 +23,13 @@ pub(crate) enum Step {
     Idle,
     Waiting,
     Starting,
+    Ahead,
     Running,
     Reporting,
 }
 
 /// All of them, in their order.
-const STEPS: [(Step, &str); 10] = [
+const STEPS: [(Step, &str); 11] = [
     (Step::NoProcess, "down"),
     (Step::Away, "away"),
     (Step::Dialling, "dialling"),
@@ -36,6 +38,7 @@ const STEPS: [(Step, &str); 10] = [
     (Step::Idle, "idle"),
     (Step::Waiting, "queued"),
     (Step::Starting, "starting"),
+    (Step::Ahead, "ahead"),
     (Step::Running, "running"),
     (Step::Reporting, "outcome"),
 ];
@@ -224,9 +227,12 @@ impl World {
                 .iter()
                 .any(|attempt| is(attempt.state) == starting)
         };
+        let mut keepers = self.sites[site].keepers.values();
+        let ahead = keepers.any(|keeper| keeper.phase == Phase::Waits);
         let work = [
             (!view.queued.is_empty(), Step::Waiting),
             (running(true), Step::Starting),
+            (ahead, Step::Ahead),
             (running(false), Step::Running),
             (view.unacknowledged > 0, Step::Reporting),
         ];

@@ -9,7 +9,7 @@ use outpost_agent_core as agent;
 use outpost_driver::{CommitError, Effects, LoadError, Micros, Store};
 use outpost_orchestrator_core as center;
 use outpost_orchestrator_core::owner::Owner;
-use outpost_orchestrator_core::record::{AttemptRecord, RunRecord, TaskRecord};
+use outpost_orchestrator_core::record::{AttemptRecord, Notice, RunRecord, TaskRecord};
 use outpost_proto::ids::Conn;
 use outpost_proto::wire;
 
@@ -126,6 +126,25 @@ impl SiteDisk {
             journal: self.journal.clone(),
             synced: self.journal.clone(),
             ..Self::default()
+        }
+    }
+
+    pub(crate) fn memories(&self) -> usize {
+        self.journal.snapshot().memories.len()
+    }
+
+    /// Written anew from what it amounts to, synced.
+    pub(crate) fn compact(&mut self) {
+        self.journal = agent::mirror::Mirror::from(self.journal.snapshot());
+        self.synced = self.journal.clone();
+        self.unsynced.clear();
+    }
+
+    /// What a former process wrote, synced.
+    pub(crate) fn prepare(&mut self, writes: &[agent::record::Write]) {
+        for write in writes {
+            self.journal.apply(write);
+            self.synced.apply(write);
         }
     }
 
@@ -247,6 +266,9 @@ pub(crate) struct CenterDisk {
     pub(crate) changes: Vec<Change>,
     /// Whether anything was written since this was last reset.
     pub(crate) wrote: bool,
+    /// Whether somebody reads notices, and those since this was last taken.
+    pub(crate) is_read: bool,
+    pub(crate) told: Vec<Notice>,
     /// Who owns what.
     pub(crate) owners: BTreeMap<Scope, Owner>,
     /// For whom the turn at hand commits, and whether somebody else owns that by now.
@@ -331,8 +353,11 @@ impl Store<center::Orchestrator> for CenterDisk {
             }
             self.wrote |= !effects.writes.is_empty();
             effects.writes.iter().for_each(|write| self.apply(write));
-            // Nobody in the simulation reads old notices, and a snapshot does not hold them.
-            self.mirror.notices.clear();
+            // A seed's simulation reads no notices, and a snapshot does not hold them.
+            let told = std::mem::take(&mut self.mirror.notices);
+            if self.is_read {
+                self.told.extend(told);
+            }
         }
         fault.map_or(Ok(()), |fault| Err(fault.error()))
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use outpost_orchestrator_core::record::{AttemptRecord, Phase, TaskState};
-use outpost_proto::ids::{AttemptId, RunId, TaskIndex};
+use outpost_proto::ids::{AttemptId, Incarnation, RunId, TaskIndex};
 use outpost_proto::message::{Assign, AttemptState};
 use outpost_proto::outcome::Outcome;
 
@@ -45,16 +45,31 @@ pub(crate) fn holds(condition: bool, sentence: &'static str, what: impl Display)
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
     pub(crate) starts: BTreeMap<AttemptId, u32>,
-    /// How tasks ended, as their keepers saw it.
-    pub(crate) ends: BTreeMap<AttemptId, Outcome>,
+    /// How tasks ended, as their keepers saw it: of two alike each may have an end of its own.
+    pub(crate) ends: BTreeMap<AttemptId, Vec<Outcome>>,
     /// When the last task did.
     pub(crate) last_end: At,
     /// Attempts of which keeper or task stood still with its host, and until when.
     pub(crate) slept: BTreeMap<AttemptId, At>,
     /// What the database knew before it was restored.
     pub(crate) former: Former,
+    /// When it was first answered that a run is being cancelled.
+    pub(crate) cancelled: BTreeMap<RunId, At>,
+    /// When a strict site told anything last, on its host's clock, in each life of the host.
+    pub(crate) told: BTreeMap<(usize, Incarnation), u64>,
     /// What was acknowledged.
     pub(crate) facts: Vec<Fact>,
+}
+
+impl Truth {
+    pub(crate) fn ends(&mut self, attempt: AttemptId, outcome: Outcome) {
+        self.ends.entry(attempt).or_default().push(outcome);
+    }
+
+    pub(crate) fn ended_as(&self, attempt: AttemptId, outcome: Outcome) -> bool {
+        let ends = self.ends.get(&attempt);
+        ends.is_some_and(|ends| ends.contains(&outcome))
+    }
 }
 
 impl World {
@@ -76,9 +91,13 @@ impl World {
             "no start without a live lease of the current session",
             assign.attempt,
         )?;
+        if self.plan.played {
+            // Nobody knows what was assigned but the scene.
+            return self.invariant_an_agent_runs_no_more_than_it_may(site);
+        }
         self.invariant_what_starts_was_assigned_here_and_is_not_over(site, assign)?;
         self.invariant_a_task_starts_only_after_all_it_needs_succeeded(assign)?;
-        self.invariant_nothing_starts_once_a_later_attempt_exists(assign)?;
+        self.invariant_nothing_starts_once_a_later_attempt_exists(site, assign)?;
         self.invariant_an_agent_runs_no_more_than_it_may(site)?;
         self.invariant_what_ends_alone_never_overlaps(assign)
     }
@@ -86,7 +105,7 @@ impl World {
     fn invariant_an_attempt_starts_at_most_once(&self, attempt: AttemptId) -> Checked {
         let starts = self.truth.starts.get(&attempt).copied().unwrap_or(0);
         let known = self.center.disk.mirror.attempts.get(&attempt);
-        let twice = known.is_some_and(|known| self.may_start_at_both(known));
+        let twice = known.is_some_and(|known| self.may_be_with_two_alike(known));
         holds(
             starts <= if twice { 2 } else { 1 },
             "an attempt starts at most once",
@@ -115,7 +134,7 @@ impl World {
             format!("{id} is another agent's, or another incarnation's"),
         )?;
         let over = matches!(known.phase, Phase::Finished { .. }) || known.late.is_some();
-        let over = over && !site.cheats && former.is_none() && !self.is_exposed(known);
+        let over = over && !site.cheats && former.is_none() && !self.is_excused(known);
         holds(!over, sentence, format!("{id} is over: {:?}", known.phase))
     }
 
@@ -126,10 +145,12 @@ impl World {
         let sentence = "a task starts only after all it needs succeeded";
         let (run, task) = (assign.run, assign.task);
         // A restored database may not know yet what the one before it did; true it must be all the same.
-        // Nor what one of two holders of an identity was told before.
-        let known = self.center.disk.mirror.attempts.get(&assign.attempt);
-        let former = self.is_of_a_former_life(assign.attempt)
-            || known.is_some_and(|known| self.is_exposed(known));
+        let former = self.is_of_a_former_life(assign.attempt);
+        // Nor is it known of which of two alike it knows the end.
+        let alike = |task| {
+            let mut attempts = self.attempts_of(run, task);
+            attempts.any(|attempt| self.may_be_with_two_alike(attempt))
+        };
         for need in self.needs(run, task) {
             let known = self
                 .center
@@ -139,16 +160,15 @@ impl World {
                 .get(&(run, need))
                 .map(|task| task.state);
             holds(
-                former || known == Some(TaskState::Succeeded),
+                former || known == Some(TaskState::Succeeded) || alike(need) || alike(task),
                 sentence,
                 format!("{task} of {run}: {need} is {known:?}"),
             )?;
             let lost = self.truth.former.attempts_of(run, need);
             let truly = self.attempts_of(run, need).chain(lost).any(|attempt| {
-                let ended = self.truth.ends.get(&attempt.attempt);
                 let said = outcome_of(attempt).map(|report| report.outcome);
                 let said = said == Some(Outcome::Succeeded) && self.is_with_a_cheat(attempt);
-                ended == Some(&Outcome::Succeeded) || said
+                self.truth.ended_as(attempt.attempt, Outcome::Succeeded) || said
             });
             holds(
                 truly,
@@ -159,19 +179,23 @@ impl World {
         Ok(())
     }
 
-    fn invariant_nothing_starts_once_a_later_attempt_exists(&self, assign: &Assign) -> Checked {
+    fn invariant_nothing_starts_once_a_later_attempt_exists(
+        &self,
+        site: usize,
+        assign: &Assign,
+    ) -> Checked {
         let later = self
             .attempts_of(assign.run, assign.task)
             .find(|other| other.fence > assign.fence);
-        let mut own = self.attempts_of(assign.run, assign.task);
-        let unsure = |own: &AttemptRecord| {
-            let told = self.is_with_a_cheat(own) || self.is_exposed(own);
-            told || self.said.is_risky(own.attempt)
+        let id = assign.attempt;
+        let unsure = |own| {
+            let told = self.is_with_a_cheat(own) || self.is_excused(own);
+            told || self.said.is_risky(id)
         };
-        if own.any(|own| own.attempt == assign.attempt && unsure(own)) {
+        let own = self.center.disk.mirror.attempts.get(&id);
+        if own.map_or_else(|| self.is_forgotten_with_its_holder(site, id), unsure) {
             return Ok(());
         }
-        let id = assign.attempt;
         holds(
             later.is_none(),
             "nothing starts once a later attempt of its task exists",
@@ -215,9 +239,10 @@ impl World {
             // Once its host is awake, it is gone within the same time again.
             let late = |awake: &At| self.now <= awake + (u64::from(ends_alone_s) + 1) * SECOND;
             let asleep = self.truth.slept.get(&other.attempt).is_some_and(late);
-            let unsure = self.is_exposed(other) || self.said.is_risky(other.attempt);
-            if other.attempt != assign.attempt && !asleep && !unsure && !self.is_with_a_cheat(other)
-            {
+            let unsure = self.is_excused(other) || self.said.is_risky(other.attempt);
+            // Whether a former attempt may start at all is another sentence's.
+            let former = other.fence < assign.fence;
+            if former && !asleep && !unsure && !self.is_with_a_cheat(other) {
                 holds(!self.runs_somewhere(other.attempt), sentence, other.attempt)?;
             }
         }

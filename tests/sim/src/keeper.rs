@@ -1,7 +1,9 @@
 //! Fake spawner, keepers and tasks of one host: what really ran is counted here, not by the code under test.
 //!
-//! The order is that of the real keeper: forked, record written, lease looked at, claim made, executed. A runner that
-//! comes back looks in the order of the real one: exit record, living keeper, claim.
+//! The order is that of the real keeper: forked, lease looked at, claim made, executed. A runner that comes back looks in
+//! the order of the real one: exit record, living keeper, which it knows by its claim, claim.
+
+use std::collections::VecDeque;
 
 use outpost_agent_core::Found;
 use outpost_agent_core::event::{Event, KeeperSaid, NotStarted};
@@ -11,7 +13,7 @@ use outpost_proto::outcome::{KillReason, Outcome, Report, StartFailure};
 
 use crate::invariants::{Checked, broken};
 use crate::queue::{At, MS, SECOND};
-use crate::shop::{Entry, entry};
+use crate::shop::{Entry, LINGERS_MS, entry};
 use crate::trace::note;
 use crate::world::{Happening, World};
 
@@ -20,25 +22,33 @@ use crate::world::{Happening, World};
 pub(crate) struct Keeper {
     pub(crate) assign: Assign,
     pub(crate) entry: Option<&'static Entry>,
-    lease_until: u64,
+    pub(crate) lease_until: u64,
     pub(crate) phase: Phase,
     claim: Option<Claimant>,
     /// The exit record.
     record: Option<KeeperSaid>,
     /// Why the task is being ended.
     cause: Option<Outcome>,
-    began: At,
+    pub(crate) began: At,
     /// When the runner was last heard to be in touch.
     in_touch: At,
     /// When its newest word arrives.
-    last_word: At,
+    pub(crate) last_word: At,
+    /// Who waits for its end at the same keeper, in order.
+    pub(crate) line: VecDeque<AttemptId>,
+    /// Whom its keeper went on with.
+    pub(crate) heir: Option<AttemptId>,
+    /// It waits, and its runner wants it back.
+    pub(crate) asked_back: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Asked for; nothing exists.
     Requested,
-    /// The keeper's process exists.
+    /// Handed over to the keeper of another one; nothing of its own exists.
+    Waits,
+    /// The keeper has begun it; nothing on disk says so yet.
     Forked,
     /// The task's process exists.
     Running,
@@ -55,17 +65,44 @@ enum Claimant {
 }
 
 impl Keeper {
+    pub(crate) fn new(assign: Assign, lease_until: u64, phase: Phase) -> Self {
+        Self {
+            entry: entry(&assign.entry),
+            assign,
+            lease_until,
+            phase,
+            claim: None,
+            record: None,
+            cause: None,
+            began: 0,
+            in_touch: 0,
+            last_word: 0,
+            line: VecDeque::new(),
+            heir: None,
+            asked_back: false,
+        }
+    }
+
+    /// Nothing is left of it, and somebody waits for that at its keeper.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.phase == Phase::Over && !self.line.is_empty()
+    }
+
     /// What a copy of its files says: what lived when they were copied does not live there.
     pub(crate) fn files(&self) -> Self {
         let phase = match self.phase {
-            Phase::Requested | Phase::Forked | Phase::Running | Phase::Dead => Phase::Dead,
+            Phase::Requested | Phase::Waits | Phase::Forked | Phase::Running | Phase::Dead => {
+                Phase::Dead
+            }
             Phase::Over => Phase::Over,
         };
         Self {
-            assign: self.assign.clone(),
-            phase,
-            cause: None,
-            ..*self
+            claim: self.claim,
+            record: self.record,
+            began: self.began,
+            in_touch: self.in_touch,
+            last_word: self.last_word,
+            ..Self::new(self.assign.clone(), self.lease_until, phase)
         }
     }
 }
@@ -75,6 +112,10 @@ impl Keeper {
 pub(crate) enum Step {
     Fork,
     Exec,
+    /// Begins whoever waits for the end of this one.
+    GoOn,
+    /// Reads that this one, which waits, is wanted back.
+    GiveBack,
     /// The task ends; how it would have ended by itself.
     End(Outcome),
     TimedOut,
@@ -86,28 +127,15 @@ impl World {
     /// The runner asks for a start.
     pub(crate) fn start_task(&mut self, site: usize, assign: Assign, lease_until: u64) -> Checked {
         let attempt = assign.attempt;
-        if self.sites[site].keepers.contains_key(&attempt) {
-            return Err(broken("a start is asked for once", attempt));
-        }
-        let keeper = Keeper {
-            entry: entry(&assign.entry),
-            assign,
-            lease_until,
-            phase: Phase::Requested,
-            claim: None,
-            record: None,
-            cause: None,
-            began: 0,
-            in_touch: self.now,
-            last_word: 0,
-        };
+        self.invariant_a_start_is_asked_for_once(site, attempt)?;
+        let keeper = Keeper::new(assign, lease_until, Phase::Requested);
         self.sites[site].keepers.insert(attempt, keeper);
         let at = self.now + self.plan.start_takes(&mut self.dice);
         self.keeper_later(site, attempt, at, Step::Fork);
         Ok(())
     }
 
-    fn keeper_later(&mut self, site: usize, attempt: AttemptId, at: At, step: Step) {
+    pub(crate) fn keeper_later(&mut self, site: usize, attempt: AttemptId, at: At, step: Step) {
         let life = self.sites[site].incarnation;
         self.queue.put(
             at,
@@ -147,16 +175,36 @@ impl World {
                 let at = self.now + self.plan.start_takes(&mut self.dice);
                 self.keeper_later(site, attempt, at, Step::Exec);
             }
-            (Phase::Forked, Step::Exec) => return self.exec(site, attempt),
+            (Phase::Forked, Step::Exec) => {
+                self.exec(site, attempt)?;
+                self.goes_on_soon(site, attempt);
+            }
+            (Phase::Over, Step::GoOn) => self.go_on(site, attempt),
+            (Phase::Waits, Step::GiveBack) => self.give_back(site, attempt),
             (Phase::Running, Step::End(outcome)) => {
-                let outcome = keeper.cause.unwrap_or(outcome);
-                self.task_ends(site, attempt, outcome);
+                let cause = keeper.cause;
+                if cause.is_none() {
+                    self.invariant_what_is_cancelled_is_ended(site, attempt)?;
+                }
+                self.task_ends(site, attempt, cause.unwrap_or(outcome));
+                self.goes_on_soon(site, attempt);
             }
             (Phase::Running, Step::TimedOut) => self.end_task(site, attempt, Outcome::TimedOut),
             (Phase::Running, Step::DeadMan) => self.dead_man(site, attempt),
             (
-                Phase::Requested | Phase::Forked | Phase::Running | Phase::Over | Phase::Dead,
-                Step::Fork | Step::Exec | Step::End(_) | Step::TimedOut | Step::DeadMan,
+                Phase::Requested
+                | Phase::Waits
+                | Phase::Forked
+                | Phase::Running
+                | Phase::Over
+                | Phase::Dead,
+                Step::Fork
+                | Step::Exec
+                | Step::GoOn
+                | Step::GiveBack
+                | Step::End(_)
+                | Step::TimedOut
+                | Step::DeadMan,
             ) => {}
         }
         Ok(())
@@ -164,7 +212,7 @@ impl World {
 
     fn exec(&mut self, site: usize, attempt: AttemptId) -> Checked {
         let shown = self.sites[site].clock.shows(self.now);
-        let fails = self.dice.percent(2);
+        let fails = self.dice.percent(2) && !self.plan.directed;
         let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
             return Ok(());
         };
@@ -187,6 +235,7 @@ impl World {
         }
         if keeper.claim.is_some() {
             keeper.phase = Phase::Over;
+            self.trace.count("keeper came too late for the claim");
             return Ok(());
         }
         keeper.claim = Some(Claimant::Keeper);
@@ -210,7 +259,12 @@ impl World {
                 attempt,
             ));
         };
-        let runs = self.dice.span(entry.runs_ms.0, entry.runs_ms.1) * MS;
+        let lingers = entry.lingers > 0 && self.dice.percent(entry.lingers);
+        let (shortest, longest) = if lingers { LINGERS_MS } else { entry.runs_ms };
+        let drawn = self.dice.span(shortest, longest);
+        let host = self.sites[site].host.as_deref();
+        let takes = host.and_then(|host| host.takes_ms(entry.name));
+        let runs = takes.unwrap_or(drawn) * MS;
         let fails = self.dice.percent(entry.fails);
         let outcome = if fails {
             Outcome::Failed
@@ -258,6 +312,10 @@ impl World {
             return;
         }
         let grace = keeper.entry.map_or(0, |entry| u64::from(entry.grace_s)) * SECOND;
+        let obeys = match keeper.entry.filter(|_| self.plan.directed) {
+            Some(entry) => entry.name != "stubborn",
+            None => obeys,
+        };
         let takes = if obeys {
             self.dice.span(MS, SECOND).min(grace)
         } else {
@@ -281,14 +339,15 @@ impl World {
         keeper.phase = Phase::Over;
         keeper.record = Some(KeeperSaid::Finished(report));
         note!(self, "s{site} {attempt} ends: {outcome}");
-        self.truth.ends.insert(attempt, outcome);
+        self.truth.ends(attempt, outcome);
         self.truth.last_end = now;
         self.keeper_says(site, attempt, KeeperSaid::Finished(report));
     }
 
     /// A keeper's word is on its way to the runner that lives now.
-    fn keeper_says(&mut self, site: usize, attempt: AttemptId, said: KeeperSaid) {
-        let takes = self.dice.between(100, 2 * MS);
+    pub(crate) fn keeper_says(&mut self, site: usize, attempt: AttemptId, said: KeeperSaid) {
+        let longest = if self.plan.directed { 100 } else { 2 * MS };
+        let takes = self.dice.between(100, longest);
         let Some(process) = self.sites[site]
             .process
             .as_ref()
@@ -296,11 +355,11 @@ impl World {
         else {
             return;
         };
-        let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) else {
-            return;
-        };
-        let at = (self.now + takes).max(keeper.last_word);
-        keeper.last_word = at;
+        let mut at = self.now + takes;
+        if let Some(keeper) = self.sites[site].keepers.get_mut(&attempt) {
+            at = at.max(keeper.last_word);
+            keeper.last_word = at;
+        }
         let event = Event::Keeper { attempt, said };
         self.queue.put(
             at,
@@ -313,6 +372,10 @@ impl World {
     }
 
     pub(crate) fn cancel_task(&mut self, site: usize, attempt: AttemptId) {
+        if self.ask_back(site, attempt) {
+            self.trace.count("attempt held ahead cancelled");
+            return;
+        }
         self.end_task(site, attempt, Outcome::Cancelled);
     }
 
@@ -324,8 +387,18 @@ impl World {
     }
 
     pub(crate) fn discard(&mut self, site: usize, attempt: AttemptId) -> Checked {
-        let keeper = self.sites[site].keepers.remove(&attempt);
-        let alive = |keeper: Keeper| matches!(keeper.phase, Phase::Forked | Phase::Running);
+        let keepers = &mut self.sites[site].keepers;
+        if keepers.get(&attempt).is_some_and(Keeper::goes_on) {
+            // Its files go; its keeper is still to begin the next one.
+            return Ok(());
+        }
+        let keeper = keepers.remove(&attempt);
+        let alive = |keeper: Keeper| match keeper.phase {
+            Phase::Waits | Phase::Running => true,
+            // Once a runner has made the claim, its keeper does nothing more.
+            Phase::Forked => keeper.claim.is_none(),
+            Phase::Requested | Phase::Over | Phase::Dead => false,
+        };
         if keeper.is_some_and(alive) {
             return Err(broken("the files of what may still run are kept", attempt));
         }
@@ -343,11 +416,15 @@ impl World {
         note!(self, "s{site} the keeper of {attempt} is killed");
         keeper.phase = Phase::Dead;
         self.truth
-            .ends
-            .insert(attempt, Outcome::Killed(KillReason::Keeper));
-        if self.sites[site].process.is_none() {
-            return;
+            .ends(attempt, Outcome::Killed(KillReason::Keeper));
+        if self.sites[site].process.is_some() {
+            self.says_what_is_found(site, attempt);
         }
+        self.line_is_lost(site, attempt);
+    }
+
+    /// Of an attempt whose keeper fell silent.
+    pub(crate) fn says_what_is_found(&mut self, site: usize, attempt: AttemptId) {
         let said = match self.look(site, attempt) {
             Found::Running => KeeperSaid::Running,
             Found::Finished(report) => KeeperSaid::Finished(report),
@@ -375,14 +452,17 @@ impl World {
             }
             None => {}
         }
-        if matches!(keeper.phase, Phase::Forked | Phase::Running) {
+        if keeper.phase == Phase::Running {
             return Found::Running;
         }
-        if keeper.claim.is_some() {
-            return Found::Gone { claimed: true };
+        match keeper.claim {
+            Some(Claimant::Keeper) => Found::Gone { claimed: true },
+            Some(Claimant::Runner) => Found::NeverStarted,
+            None => {
+                keeper.claim = Some(Claimant::Runner);
+                Found::NeverStarted
+            }
         }
-        keeper.claim = Some(Claimant::Runner);
-        Found::NeverStarted
     }
 
     /// A runner that found a living keeper connects to it, and is told its state.

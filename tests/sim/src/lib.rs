@@ -7,6 +7,8 @@
 //! Read downward: [`run`] plays one seed; `world` is the next event, `center` and `site` the two ends with `disk` under
 //! them and `network` between them, `keeper` what really ran, `invariants`, `records` and `checks` what must hold.
 
+mod acts;
+mod ahead;
 pub mod bugbank;
 mod center;
 mod cheats;
@@ -16,14 +18,19 @@ mod clocks;
 mod clones;
 mod coverage;
 mod dice;
+mod directed;
 mod disk;
 mod driver;
+mod duties;
+mod excuses;
 mod faults;
+mod identity;
 mod invariants;
 mod keeper;
 mod limits;
 mod moments;
 mod network;
+mod patience;
 mod person;
 mod plan;
 mod queue;
@@ -31,10 +38,12 @@ mod records;
 mod renewal;
 mod replicas;
 mod restore;
+pub mod scene;
 mod schedules;
 mod shop;
 mod shrink;
 mod site;
+pub mod stage;
 mod trace;
 mod workload;
 mod world;

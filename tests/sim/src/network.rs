@@ -11,6 +11,7 @@ use outpost_proto::ids::Conn;
 use outpost_proto::message::{AttemptState, DownMessage};
 use outpost_proto::wire;
 
+use crate::directed::OnItsWay;
 use crate::invariants::{Checked, broken};
 use crate::moments::Message;
 use crate::queue::{At, MS, SECOND};
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     pub(crate) conn: Conn,
     /// The key of the certificate that was presented.
     pub(crate) key: String,
+    /// When that certificate ends, in microseconds since 1970.
+    not_after: u64,
     /// Where it was dialled to, and the orchestrator's process that accepted it.
     replica: usize,
     pub(crate) center_process: Option<u64>,
@@ -41,7 +44,7 @@ pub(crate) struct Link {
     pub(crate) up: Lane,
     pub(crate) down: Lane,
     pub(crate) site_open: bool,
-    center_open: bool,
+    pub(crate) center_open: bool,
     greeted: bool,
 }
 
@@ -122,13 +125,17 @@ impl World {
             .get(&site)
             .is_some_and(|until| *until > self.now);
         let wrong = self.sites[site].wall_ahead_s != 0;
+        let ended = self.has_certificate_ended(site);
         let replica = self.some_replica();
-        if refused || wrong || self.center.replicas[replica].me.is_none() {
+        let absent = |world: &Self| world.center.replicas[replica].me.is_none();
+        if refused || wrong || ended || (!self.plan.played && absent(self)) {
             self.trace.count("connection refused");
             let at = self.now + self.dice.span(MS, 3 * SECOND);
             // By a clock that is wrong, no certificate holds.
             let why = if wrong {
                 Down::Refused
+            } else if ended && !refused {
+                Down::Expired
             } else {
                 Down::Unreachable
             };
@@ -151,6 +158,7 @@ impl World {
             process,
             conn,
             key: self.sites[site].identity.key_hash(),
+            not_after: self.certificate_ends(site),
             replica,
             center_process: None,
             latency: (near, near * 2),
@@ -177,6 +185,25 @@ impl World {
         }
         let at = (self.now + takes).max(lane.held_until).max(lane.last);
         lane.last = at;
+        if let (Packet::Frame(bytes), Some(minutes)) = (&packet, &mut self.minutes) {
+            match minutes.on_its_way(link.site, direction, bytes) {
+                OnItsWay::Arrives => {}
+                OnItsWay::Lost => return,
+                OnItsWay::Twice => {
+                    let (link, packet) = (id, packet.clone());
+                    let again = Happening::Packet {
+                        link,
+                        direction,
+                        packet,
+                    };
+                    self.queue.put(at, again);
+                }
+            }
+        }
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        let lane = link.lane(direction);
         if let Packet::Frame(bytes) = &packet {
             lane.newest.push_back(Rc::clone(bytes));
             if lane.newest.len() > REPLAYED {
@@ -202,6 +229,7 @@ impl World {
             return Ok(());
         }
         match direction {
+            Direction::Up if self.plan.played => self.arrived_at_scene(id, packet),
             Direction::Up => self.arrived_up(id, packet),
             Direction::Down => self.arrived_down(id, packet),
         }
@@ -214,7 +242,7 @@ impl World {
         };
         let (site, replica) = (link.site, link.replica);
         let identity = &self.sites[site].identity;
-        let opened = identity.opened(Conn(id), &link.key);
+        let opened = identity.opened(Conn(id), &link.key, link.not_after);
         let Some(number) = self.center.seat_at(replica, &identity.tenant) else {
             let host = &self.center.replicas[replica];
             let (lives, awake) = (host.me.is_some(), host.is_awake(self.now));
@@ -271,6 +299,9 @@ impl World {
                     .map_err(|error| broken("an honest agent's frame is understood", error))?;
                 self.cheat(site, &mut messages);
                 let heard = messages.clone();
+                if let Some(minutes) = &mut self.minutes {
+                    minutes.center_heard(self.now, site, id, &messages);
+                }
                 let conn = Conn(id);
                 self.center_hears(number, CenterEvent::Frame { conn, messages });
                 let is = |message: Message| heard.iter().any(|sent| message.is_up(sent));
@@ -300,6 +331,9 @@ impl World {
                 })?;
                 self.observe_down(site, process, conn, &messages)?;
                 let heard = messages.clone();
+                if let Some(minutes) = &mut self.minutes {
+                    minutes.agent_heard(self.now, site, conn, &messages);
+                }
                 self.site_hears(site, process, SiteEvent::Frame { conn, messages });
                 if self.sites[site].runs(process) && open {
                     let is = |message: Message| heard.iter().any(|sent| message.is_down(sent));

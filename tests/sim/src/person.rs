@@ -85,7 +85,10 @@ impl World {
     /// Nothing of this attempt lives anywhere, and nobody can still begin it.
     fn is_truly_over(&self, attempt: AttemptId) -> bool {
         let lives = |phase| match phase {
-            keeper::Phase::Requested | keeper::Phase::Forked | keeper::Phase::Running => true,
+            keeper::Phase::Requested
+            | keeper::Phase::Waits
+            | keeper::Phase::Forked
+            | keeper::Phase::Running => true,
             keeper::Phase::Over | keeper::Phase::Dead => false,
         };
         let kept = |site: &crate::site::Site| {

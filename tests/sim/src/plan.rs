@@ -40,9 +40,19 @@ pub(crate) struct Plan {
     pub(crate) replicas: u64,
     /// Somebody watches and decides, also what is not so urgent.
     pub(crate) person: bool,
+    /// How many attempts wait at most at one keeper.
+    pub(crate) ahead: u16,
+    /// Most tasks are over within moments, and many are wanted at once: what this is drawn from.
+    pub(crate) brief: Option<u64>,
+    /// Some sites tell little of what they run: which, bit by bit.
+    pub(crate) strict: u64,
     /// Speak before the commit, to prove that it is noticed.
     pub(crate) hasty_agent: bool,
     pub(crate) hasty_center: bool,
+    /// Nothing is left to chance but what nobody can see: see `scene`.
+    pub(crate) directed: bool,
+    /// The orchestrator's part is played by the scene.
+    pub(crate) played: bool,
 }
 
 impl Plan {
@@ -64,7 +74,7 @@ impl Plan {
         let longest_outage = dice.span(2 * SECOND, 6 * MINUTE);
         let calm = !long && dice.percent(12);
         let several = !long && !calm && more.percent(25);
-        Self {
+        let mut plan = Self {
             quiet_from: quiet_from + if long { 24 * HOUR + 10 * MINUTE } else { 0 },
             longest_outage,
             calm,
@@ -76,9 +86,27 @@ impl Plan {
             hurried: dice.percent(25),
             person: !calm && more.percent(60),
             replicas: if several { more.between(2, 3) } else { 1 },
+            ahead: 1,
+            brief: None,
+            strict: 0,
             hasty_agent: false,
             hasty_center: false,
+            directed: false,
+            played: false,
+        };
+        if more.percent(20) {
+            plan.ahead = 2;
         }
+        plan.brief = (!long && more.percent(40)).then(|| more.next());
+        if more.percent(15) {
+            plan.strict = more.next();
+        }
+        plan
+    }
+
+    /// Whether this site tells little of what it runs.
+    pub(crate) fn is_strict(&self, site: usize) -> bool {
+        self.strict >> (site % 64) & 1 == 1
     }
 
     /// What the operator set.
@@ -96,6 +124,9 @@ impl Plan {
 
     /// How long a busy host takes for one step of a start, now and then longer than a lease.
     pub(crate) fn start_takes(&self, dice: &mut Dice) -> At {
+        if self.directed {
+            return MS;
+        }
         let slow = dice.percent(if self.hurried { 25 } else { 3 });
         match (slow, self.hurried) {
             (false, _) => dice.span(MS, 20 * MS),

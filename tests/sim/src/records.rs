@@ -98,7 +98,7 @@ impl World {
     }
 
     pub(crate) fn attempt_change(
-        &self,
+        &mut self,
         before: Option<&AttemptRecord>,
         after: &AttemptRecord,
     ) -> Checked {
@@ -118,6 +118,10 @@ impl World {
             return self.invariant_attempts_stay_in_their_tenant(after);
         };
         self.invariant_an_accepted_outcome_is_never_replaced(before, after)?;
+        // What follows a loss changes nothing any more.
+        if before.phase != after.phase {
+            self.invariant_only_a_silent_life_is_taken_for_over(after)?;
+        }
         let had = outcome_of(before);
         match outcome_of(after) {
             Some(report) if had.is_none() => {
@@ -139,15 +143,20 @@ impl World {
             let twice = self.may_run_twice(other);
             let lost = matches!(other.phase, Phase::Lost { .. });
             let known = outcome_of(other).is_some_and(|report| !unknown_end(report));
-            let said = other.asserted.is_some() || self.is_exposed(other);
-            let ended = known || said || (twice && (lost || outcome_of(other).is_some()));
+            // What a person said of it may be what a restored database lacks.
+            let former = self.truth.former.attempt(other.attempt);
+            let former = former.is_some_and(|former| former.asserted.is_some());
+            let ended = known
+                || other.asserted.is_some()
+                || former
+                || (twice && (lost || outcome_of(other).is_some()));
             holds(
                 ended,
                 sentence,
                 format!("{} beside {:?}", after.attempt, other),
             )?;
             // What it said of the end may be a lie.
-            let sure = !self.said.is_risky(other.attempt) && !self.is_exposed(other);
+            let sure = !self.said.is_risky(other.attempt) && !self.is_excused(other);
             let runs = self.runs_somewhere(other.attempt) && !self.is_with_a_cheat(other) && sure;
             holds(
                 twice || !runs,
@@ -207,10 +216,11 @@ impl World {
         report: Report,
     ) -> Checked {
         let id = after.attempt;
-        if self.is_with_a_cheat(after) || self.is_exposed(after) {
+        if self.is_with_a_cheat(after) || self.may_be_with_two_alike(after) {
             return Ok(());
         }
-        if !unknown_end(report) {
+        let over = self.is_taken_for_over(id) || self.is_word_beside(after, report);
+        if !unknown_end(report) && !over {
             let gone = !self.runs_somewhere(id);
             holds(
                 gone,
@@ -227,7 +237,7 @@ impl World {
         );
         let what = format!("{id}: {} instead of {truth:?}", report.outcome);
         holds(
-            !claims || truth == Some(&report.outcome),
+            !claims || self.truth.ended_as(id, report.outcome),
             "an accepted outcome is the true one",
             what,
         )

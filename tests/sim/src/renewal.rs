@@ -31,8 +31,17 @@ pub(crate) enum Letter {
 /// A renewal that the orchestrator decides on.
 #[derive(Debug)]
 pub(crate) struct Renewing {
-    pub(crate) link: u64,
-    next: u64,
+    pub(crate) way: Way,
+    pub(crate) next: u64,
+}
+
+/// On which way the answer comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Beside this stream.
+    Link(u64),
+    /// On a connection without a stream, of this site and process.
+    Alone(usize, u64, Conn),
 }
 
 impl World {
@@ -47,6 +56,11 @@ impl World {
         )
     }
 
+    /// When it ends, on the orchestrator's clock.
+    pub(crate) fn certificate_ends(&self, index: usize) -> u64 {
+        self.sites[index].identity.dated + self.plan.certificate_life
+    }
+
     /// Link makes a key, or takes the one of a renewal that was interrupted.
     pub(crate) fn make_csr(&mut self, index: usize, process: u64) {
         let key = match self.sites[index].identity.pending {
@@ -55,7 +69,8 @@ impl World {
         };
         self.sites[index].identity.pending = Some(key);
         let at = self.now + self.dice.span(MS, 20 * MS);
-        let event = if self.now < self.plan.quiet_from && self.dice.percent(3) {
+        let fails = self.now < self.plan.quiet_from && self.dice.percent(3);
+        let event = if fails && !self.plan.directed {
             self.trace.count("no request could be made");
             SiteEvent::Csr(Vec::new())
         } else {
@@ -98,7 +113,7 @@ impl World {
         let (presented, identity) = (link.key.clone(), self.sites[link.site].identity.clone());
         let next_key = identity.key_hash_of(*next);
         let renewing = Renewing {
-            link: id,
+            way: Way::Link(id),
             next: *next,
         };
         self.center_is_asked_to_renew(number, renewing, |call| CenterEvent::Renew {
@@ -117,6 +132,10 @@ impl World {
         renewing: &Renewing,
         answer: Option<Result<Answer, Denied>>,
     ) {
+        let link = match renewing.way {
+            Way::Link(link) => link,
+            Way::Alone(..) => return self.recovery_answered(renewing, answer),
+        };
         let letter = match answer {
             Some(Ok(_)) => Letter::Renewed(renewing.next),
             Some(Err(_)) | None => {
@@ -124,7 +143,7 @@ impl World {
                 Letter::NotRenewed
             }
         };
-        self.carry(renewing.link, Direction::Down, Packet::Letter(letter));
+        self.carry(link, Direction::Down, Packet::Letter(letter));
     }
 
     /// A letter arrived at a site: link stores what it brings, then says so.
@@ -138,15 +157,22 @@ impl World {
         }
         let event = match letter {
             Letter::Renewed(key) if self.sites[index].identity.pending == Some(*key) => {
-                let identity = &mut self.sites[index].identity;
-                (identity.key, identity.pending, identity.since) = (*key, None, self.now);
-                self.trace.count("certificate renewed");
-                let (life_us, until) = self.certificate_of(index);
-                SiteEvent::Renewed { life_us, until }
+                self.stored(index, *key)
             }
             Letter::Renewed(_) | Letter::NotRenewed | Letter::Renew(_) => SiteEvent::NotRenewed,
         };
         self.site_hears(index, process, event);
+    }
+
+    /// A certificate for this key is durable at the site.
+    pub(crate) fn stored(&mut self, index: usize, key: u64) -> SiteEvent {
+        let dated = self.database_time(self.now).0;
+        let identity = &mut self.sites[index].identity;
+        (identity.key, identity.pending) = (key, None);
+        (identity.since, identity.dated) = (self.now, dated);
+        self.trace.count("certificate renewed");
+        let (life_us, until) = self.certificate_of(index);
+        SiteEvent::Renewed { life_us, until }
     }
 
     // --- what must hold
@@ -205,11 +231,13 @@ impl World {
 
     /// The orchestrator ends a stream: what arrived on it last may have been shown to a core that had let go of it after
     /// a failed commit, and counts as nothing heard.
-    pub(crate) fn nothing_counts_as_heard(&mut self, conn: Conn) {
-        let site = self.network.links.get(&conn.0).map(|link| link.site);
-        let site = site.and_then(|site| self.sites.get_mut(site));
-        if let Some(site) = site.filter(|site| site.newest == conn.0) {
+    pub(crate) fn nothing_counts_as_heard(&mut self, conn: Conn, why: CloseReason) {
+        // Of its agent nothing may be left of the stream by now.
+        let site = self.sites.iter_mut().find(|site| site.newest == conn.0);
+        if let Some(site) = site {
             site.heard = None;
+            // A stream that another one took the place of was known until then.
+            site.spoke = site.spoke.filter(|_| why == CloseReason::Replaced);
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use outpost_driver::Micros;
 use outpost_orchestrator_core::Orchestrator;
 use outpost_orchestrator_core::event::Event;
-use outpost_orchestrator_core::owner::{BEAT, Hold, Owner, Watch};
+use outpost_orchestrator_core::owner::{BEAT, Hold, Owner, TTL, Watch};
 use outpost_orchestrator_core::record::Snapshot;
 use outpost_proto::name::TenantName;
 
@@ -222,6 +222,17 @@ impl World {
         let left = self.plan.quiet_from.saturating_sub(self.now).max(SECOND);
         let lasts = self.dice.span(SECOND, 4 * MINUTE).min(left);
         self.center.replicas[replica].stops_for = Some(lasts);
+    }
+
+    /// A restore begins once no owner can be sure any more: one that went on before would have been noticed.
+    pub(crate) fn owners_cannot_be_sure_any_more(&mut self) {
+        let wait = At::try_from(TTL.as_micros()).unwrap_or(At::MAX);
+        for replica in 0..self.center.replicas.len() {
+            let until = self.center.replicas[replica].frozen_until;
+            if until > self.now {
+                self.stands_still(replica, until.max(self.now + wait));
+            }
+        }
     }
 
     fn stands_still(&mut self, replica: usize, until: At) {

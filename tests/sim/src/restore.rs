@@ -27,6 +27,8 @@ pub(crate) struct Former {
     attempts: BTreeMap<AttemptId, AttemptRecord>,
     /// Tasks that had succeeded, each with the sites whose agents held or remembered that.
     succeeded: BTreeMap<(RunId, TaskIndex), BTreeSet<usize>>,
+    /// Attempts whose end was kept for a person's decision, and told to the agent as durable.
+    told: BTreeSet<AttemptId>,
     /// Runs that were over when the backup was made.
     over: BTreeSet<RunId>,
     backup: Option<Backup>,
@@ -49,6 +51,12 @@ impl Former {
         }
     }
 
+    /// A client cancelled a task that nobody had told yet to have succeeded: that is kept beside, and a run that is to be run
+    /// again runs what was cancelled of it.
+    pub(crate) fn cancelled(&mut self, run: RunId, task: TaskIndex) {
+        self.succeeded.remove(&(run, task));
+    }
+
     /// An attempt as the newest former life that knew it did.
     pub(crate) fn attempt(&self, attempt: AttemptId) -> Option<&AttemptRecord> {
         self.attempts.get(&attempt)
@@ -62,6 +70,15 @@ impl Former {
         let attempts = self.attempts.values();
         attempts.filter(move |attempt| attempt.run == run && attempt.task == task)
     }
+}
+
+/// Attempts whose ends an agent told, and that a person's decision or the agent's next word will settle.
+pub(crate) fn kept_for_a_decision(agent: &AgentRecord) -> impl Iterator<Item = AttemptId> {
+    let (doubt, two) = (&agent.standing.doubt, &agent.standing.quarantine);
+    let doubt = doubt.iter().flat_map(|it| it.told.keys());
+    doubt
+        .chain(two.iter().flat_map(|it| it.told.keys()))
+        .copied()
 }
 
 impl World {
@@ -102,6 +119,7 @@ impl World {
             tenant.restored(true, now);
         }
         self.truth.facts.truncate(backup.facts);
+        self.clones.removals_are_undone();
         self.calendar.clock_was_set();
         let runs = &self.center.disk.mirror.runs;
         let over = runs.values().filter(|run| run.finished_at.is_some());
@@ -112,6 +130,9 @@ impl World {
         let attempts = lost.attempts.into_iter();
         let more = attempts.filter(|(attempt, known)| kept.get(attempt) != Some(known));
         self.truth.former.attempts.extend(more);
+        let told = lost.agents.values().flat_map(kept_for_a_decision);
+        self.truth.former.told.extend(told);
+        self.owners_cannot_be_sure_any_more();
         // Whoever owned anything does so no longer, also if its process stands still and is forgotten.
         self.center.disk.owners.clear();
         self.center.disk.wrote_under.clear();
@@ -143,7 +164,7 @@ impl World {
                 let place = (attempt.run, attempt.task);
                 let task = lost.tasks.get(&place);
                 if task.is_some_and(|task| task.state == TaskState::Succeeded)
-                    && self.truth.ends.get(&id) == Some(&Outcome::Succeeded)
+                    && self.truth.ended_as(id, Outcome::Succeeded)
                 {
                     let succeeded = &mut self.truth.former.succeeded;
                     succeeded.entry(place).or_default().insert(index);
@@ -155,6 +176,11 @@ impl World {
     /// Whether only a former life of the database knew this attempt, or knew more of it.
     pub(crate) fn is_of_a_former_life(&self, attempt: AttemptId) -> bool {
         self.truth.former.attempts.contains_key(&attempt)
+    }
+
+    /// Whether a former life of the database had this attempt's end, in whatever form.
+    pub(crate) fn was_durable_in_a_former_life(&self, attempt: AttemptId) -> bool {
+        self.is_of_a_former_life(attempt) || self.truth.former.told.contains(&attempt)
     }
 
     /// When an attempt is made.

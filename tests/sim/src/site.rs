@@ -6,59 +6,23 @@ use std::rc::Rc;
 use outpost_agent_core::event::{Event, Site as SiteWants, Speech};
 use outpost_agent_core::{Agent, Found, Settings, unsettled};
 use outpost_driver::{Core, Micros, Turn};
-use outpost_orchestrator_core::event::Event as CenterEvent;
-use outpost_proto::ids::{AttemptId, Conn, Incarnation};
-use outpost_proto::message::{Directive, DownMessage, UpMessage};
-use outpost_proto::name::{AgentName, TenantName};
+use outpost_proto::ids::{AttemptId, Conn, EventSeq, Incarnation};
+use outpost_proto::message::{Directive, DownMessage, Reporting, UpMessage};
 use outpost_proto::wire;
 
 use crate::clones::HostSnapshot;
 use crate::disk::SiteDisk;
 use crate::driver::take_turn;
+use crate::identity::Identity;
 use crate::invariants::{Checked, broken};
 use crate::keeper::Keeper;
 use crate::moments::Message;
 use crate::network::{Direction, Packet};
 use crate::queue::{At, BootClock, MS, SECOND};
+use crate::scene::Host;
 use crate::shop;
 use crate::trace::note;
 use crate::world::{Happening, World};
-
-/// Who a site's agent is.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    pub(crate) tenant: TenantName,
-    pub(crate) agent: AgentName,
-    pub(crate) spiffe_id: String,
-    /// Stands for its key; another one after every new enrolment and every renewal.
-    pub(crate) key: u64,
-    /// Of a renewal that is not stored yet.
-    pub(crate) pending: Option<u64>,
-    /// When its certificate was stored.
-    pub(crate) since: At,
-}
-
-impl Identity {
-    /// As the orchestrator knows it.
-    pub(crate) fn key_hash(&self) -> String {
-        self.key_hash_of(self.key)
-    }
-
-    pub(crate) fn key_hash_of(&self, key: u64) -> String {
-        format!("key-{}-{key:016x}", self.agent)
-    }
-
-    pub(crate) fn opened(&self, conn: Conn, key_hash: &str) -> CenterEvent {
-        CenterEvent::Opened {
-            conn,
-            tenant: self.tenant.clone(),
-            agent: self.agent.clone(),
-            spiffe_id: self.spiffe_id.clone(),
-            key_hash: key_hash.to_owned(),
-            not_after: u64::MAX,
-        }
-    }
-}
 
 /// One site.
 #[derive(Debug)]
@@ -81,6 +45,8 @@ pub(crate) struct Site {
     /// Its newest stream on which a frame arrived at the orchestrator, and when one did last.
     pub(crate) newest: u64,
     pub(crate) heard: Option<At>,
+    /// When its orchestrator took in what it said last, whatever became of the stream since.
+    pub(crate) spoke: Option<At>,
     /// Without faults: it was in touch.
     pub(crate) met: bool,
     /// How far its wall clock is ahead.
@@ -94,6 +60,8 @@ pub(crate) struct Site {
     /// It is not honest, and what it makes of its next frame.
     pub(crate) cheats: bool,
     pub(crate) next_lie: Option<u64>,
+    /// As a scene wants it.
+    pub(crate) host: Option<Box<Host>>,
 }
 
 /// The agent's process.
@@ -105,6 +73,9 @@ pub(crate) struct Process {
     turn_at: At,
     /// It was stopped, or waits after a failed commit.
     pub(crate) not_before: At,
+    /// It tells little, and whether it is about to end.
+    pub(crate) strict: bool,
+    pub(crate) stops: bool,
 }
 
 /// A session as the network saw it.
@@ -114,14 +85,71 @@ pub(crate) struct Session {
     /// When its Hello was said.
     pub(crate) since: At,
     ready: bool,
+    acknowledged: EventSeq,
     sent: BTreeMap<u32, u64>,
     /// End of the lease on the host's clock.
     until: u64,
 }
 
+impl Session {
+    /// Up to where its events are durable upstream, if it has reconciled.
+    pub(crate) fn acknowledged(&self) -> Option<EventSeq> {
+        self.ready.then_some(self.acknowledged)
+    }
+}
+
 impl Site {
-    fn settings(&self) -> Settings {
+    /// A host on which nothing was installed or ran yet: `clock` and how far it drifts.
+    pub(crate) fn new(
+        identity: Identity,
+        slots: u16,
+        (clock, drift_ppm): (BootClock, i64),
+        incarnation: Incarnation,
+    ) -> Self {
+        Self {
+            identity,
+            enrolled: false,
+            slots,
+            clock,
+            drift_ppm,
+            incarnation,
+            catalogue: 1,
+            disk: SiteDisk::default(),
+            keepers: BTreeMap::new(),
+            process: None,
+            processes: 0,
+            cut_speech: false,
+            session: None,
+            newest: 0,
+            heard: None,
+            spoke: None,
+            met: false,
+            wall_ahead_s: 0,
+            suspended_until: 0,
+            gone: false,
+            snapshot: None,
+            cheats: false,
+            next_lie: None,
+            host: None,
+        }
+    }
+
+    /// The catalogue that it has now.
+    fn rules(&self) -> Event {
+        let sells = self.host.as_deref().map(|host| &host.sells[..]);
+        Event::Catalogue(shop::rules(self.catalogue, &self.identity.spiffe_id, sells))
+    }
+
+    fn settings(&self, ahead: u16, reporting: Reporting) -> Settings {
+        if let Some(host) = &self.host {
+            return Settings {
+                wall_offset_s: self.wall_offset_s(),
+                ..host.settings(self.incarnation)
+            };
+        }
         Settings {
+            ahead,
+            reporting,
             schema_hash: outpost_proto::wire::schema_hash(),
             drain_limit: std::time::Duration::from_secs(120),
             wall_offset_s: self.wall_offset_s(),
@@ -161,11 +189,24 @@ impl World {
         if let Some(at) = self.asleep_until(index) {
             return self.queue.put(at, Happening::StartSite { site: index });
         }
-        let (settings, snapshot) = (site.settings(), site.disk.snapshot());
+        let host = site.host.as_deref();
+        let strict = host.map_or(self.plan.is_strict(index), |host| host.strict);
+        let reporting = if strict {
+            Reporting::Strict
+        } else {
+            Reporting::Normal
+        };
+        let settings = site.settings(self.plan.ahead, reporting);
+        let snapshot = site.disk.snapshot();
         let found: BTreeMap<AttemptId, Found> = unsettled(&snapshot, &settings)
             .into_iter()
             .map(|attempt| (attempt, self.look(index, attempt)))
             .collect();
+        if let Some(minutes) = &mut self.minutes {
+            minutes
+                .looked
+                .insert(index, found.keys().copied().collect());
+        }
         let now = Micros(self.sites[index].clock.shows(self.now));
         let (life_us, until) = self.certificate_of(index);
         let core = Agent::new(settings, self.dice.seed(), now, snapshot, found.clone());
@@ -177,12 +218,11 @@ impl World {
         site.process = Some(Process {
             number: site.processes,
             core,
-            inbox: vec![
-                Event::Catalogue(shop::rules(site.catalogue, &site.identity.spiffe_id)),
-                Event::Certificate { life_us, until },
-            ],
+            inbox: vec![site.rules(), Event::Certificate { life_us, until }],
             turn_at: self.now + MS,
             not_before: 0,
+            strict,
+            stops: false,
         });
         note!(self, "s{index} starts, {} attempts begun", found.len());
         for attempt in found.into_keys() {
@@ -192,7 +232,8 @@ impl World {
 
     /// Something for the agent's core, if that process still lives.
     pub(crate) fn site_hears(&mut self, index: usize, process: u64, event: Event) {
-        let takes = self.dice.between(50, 3 * MS);
+        let longest = if self.plan.directed { 50 } else { 3 * MS };
+        let takes = self.dice.between(50, longest);
         let site = &mut self.sites[index];
         if let Event::Closed { conn, .. } = &event
             && site.processes == process
@@ -214,18 +255,19 @@ impl World {
 
     /// The site itself wants something of its agent.
     pub(crate) fn site_wants(&mut self, index: usize, wants: SiteWants) {
-        let process = self.sites[index].processes;
+        let site = &mut self.sites[index];
+        if let Some(process) = &mut site.process {
+            process.stops |= matches!(wants, SiteWants::Stop | SiteWants::Drain);
+        }
+        let process = site.processes;
         self.site_hears(index, process, Event::Site(wants));
     }
 
     pub(crate) fn reload_catalogue(&mut self, index: usize) {
         let site = &mut self.sites[index];
         site.catalogue += 1;
-        let (process, rules) = (
-            site.processes,
-            shop::rules(site.catalogue, &site.identity.spiffe_id),
-        );
-        self.site_hears(index, process, Event::Catalogue(rules));
+        let (process, rules) = (site.processes, site.rules());
+        self.site_hears(index, process, rules);
     }
 
     /// Takes note of what a frame grants before the core sees it.
@@ -248,6 +290,7 @@ impl World {
                     let sent = granted
                         .lease
                         .and_then(|(seq, ms)| Some((session.sent.get(&seq.0)?, ms)));
+                    session.acknowledged = session.acknowledged.max(granted.highest_event_seq);
                     if let Some((sent, lease_ms)) = sent {
                         session.until = session.until.max(sent + u64::from(lease_ms) * MS);
                     }
@@ -304,7 +347,9 @@ impl World {
                 self.trace.count("agent crash in mid-speech");
                 self.crash_site(index);
             }
-            Ok(Turn::Spoken) => {}
+            Ok(Turn::Spoken) => {
+                self.invariant_nothing_waits_at_a_keeper_that_may_not_begin(index)?;
+            }
             Ok(Turn::NotCommitted(_)) => {
                 self.trace.count("agent commit failed");
                 self.again_at_site(index, events);
@@ -358,6 +403,9 @@ impl World {
     ) -> Checked {
         let number = self.sites[index].processes;
         for (speech, recorded) in said {
+            if let Some(minutes) = &mut self.minutes {
+                minutes.agent_said(self.now, index, &speech);
+            }
             match speech {
                 Speech::Dial { conn } => {
                     if self.lease_of(index).is_some() {
@@ -371,6 +419,7 @@ impl World {
                     };
                     let bytes = self.recorded(index, frame, recorded, conn, same)?;
                     frame += 1;
+                    self.invariant_a_strict_site_tells_little(index, conn, shown, &messages)?;
                     self.beats(index, conn, shown, &messages);
                     if let Some(link) = self.network.of_site(index, number, conn) {
                         let is = |message: Message| messages.iter().any(|sent| message.is_up(sent));
@@ -380,8 +429,19 @@ impl World {
                     }
                 }
                 Speech::MakeCsr => self.make_csr(index, number),
-                // Certificates do not end here.
-                Speech::Prove { .. } | Speech::Recover { .. } => {}
+                // Certificates end in scenes only.
+                Speech::Prove {
+                    session_nonce,
+                    challenge,
+                } => self.prove(index, session_nonce, challenge),
+                Speech::Recover { conn, request } => {
+                    let same = |bytes: &[u8]| {
+                        wire::RecoverRequest::decode(bytes).is_ok_and(|said| said == *request)
+                    };
+                    self.recorded(index, frame, recorded, conn, same)?;
+                    frame += 1;
+                    self.ask_to_recover(index, conn, *request);
+                }
                 Speech::Renew { conn, csr } => {
                     let same = |bytes: &[u8]| {
                         wire::RenewRequest::decode(bytes).is_ok_and(|request| request.csr == csr)
@@ -401,20 +461,20 @@ impl World {
                 Speech::Start {
                     assign,
                     lease_until,
-                    behind: _,
+                    behind,
                 } => {
                     self.may_start(index, &assign, shown, lease_until.0)?;
-                    self.start_task(index, *assign, lease_until.0)?;
+                    match behind {
+                        Some(first) => self.hand_over(index, *assign, lease_until.0, first)?,
+                        None => self.start_task(index, *assign, lease_until.0)?,
+                    }
                 }
-                // Nothing is handed over ahead of time here.
-                Speech::TakeBack { attempt } => {
-                    return Err(broken("nothing waits at a keeper", attempt));
-                }
+                Speech::TakeBack { attempt } => self.take_back(index, attempt)?,
                 Speech::Cancel { attempt } => self.cancel_task(index, attempt),
                 Speech::InTouch => self.in_touch(index),
                 Speech::Discard { attempt } => self.discard(index, attempt)?,
                 Speech::Refused { .. } => self.trace.count("assignment refused by its site"),
-                Speech::Alarm(_) if self.sites[index].cheats => {}
+                Speech::Alarm(_) if self.sites[index].cheats || self.is_forged(index) => {}
                 Speech::Alarm(alarm) => {
                     return Err(broken(
                         "an honest orchestrator raises no alarm",
@@ -438,6 +498,7 @@ impl World {
                 conn,
                 since: self.now,
                 ready: false,
+                acknowledged: EventSeq(0),
                 sent: BTreeMap::new(),
                 until: 0,
             });
@@ -467,6 +528,7 @@ impl World {
         site.process = None;
         site.session = None;
         let number = site.processes;
+        self.nobody_waits_any_more(index);
         let of_it = |id: &u64| {
             let link = self.network.links.get(id);
             link.is_some_and(|link| (link.site, link.process) == (index, number))

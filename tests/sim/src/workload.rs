@@ -10,11 +10,12 @@ use outpost_proto::message::ParamValue;
 use outpost_proto::name::{NotAName, ParamName, TenantName, WorkflowName, spiffe_id};
 
 use crate::clients::Want;
-use crate::disk::SiteDisk;
+use crate::dice::Dice;
+use crate::identity::Identity;
 use crate::limits;
-use crate::queue::{At, BootClock, SECOND};
-use crate::shop::ENTRIES;
-use crate::site::{Identity, Site};
+use crate::queue::{At, BootClock, MS, SECOND};
+use crate::shop::{BRIEF_ENTRIES, ENTRIES, Entry};
+use crate::site::Site;
 use crate::world::{Happening, World};
 
 /// Most tasks of one workflow.
@@ -33,15 +34,22 @@ impl World {
             let tenant = tenants[index % many].clone();
             self.add_site(index, tenant)?;
         }
+        let mut named = Vec::new();
         for tenant in &tenants {
             let names = self.workflows(tenant)?;
             self.runs(tenant, &names)?;
+            named.push((tenant, names));
         }
         if self.dice.percent(25) {
             let site = self.dice.below(sites);
             let tenant = self.sites[site].identity.tenant.clone();
             let at = self.dice.between(60 * SECOND, self.plan.quiet_from);
             self.want_at(at, &tenant, Want::Remove(site));
+        }
+        for (number, (tenant, names)) in (0..).zip(named) {
+            if let Some(draw) = self.plan.brief {
+                self.with_own_dice(draw ^ number, |world| world.bursts(tenant, &names));
+            }
         }
         Ok(())
     }
@@ -72,30 +80,14 @@ impl World {
             key: self.dice.next(),
             pending: None,
             since: 0,
+            dated: 0,
         };
+        let slots = u16::try_from(self.dice.between(1, 5)).unwrap_or(1);
+        let incarnation = Incarnation(self.dice.next());
+        let clock = (BootClock::new(0, drift_ppm), drift_ppm);
         self.sites.push(Site {
-            identity,
-            enrolled: false,
-            slots: u16::try_from(self.dice.between(1, 5)).unwrap_or(1),
-            clock: BootClock::new(0, drift_ppm),
-            drift_ppm,
-            incarnation: Incarnation(self.dice.next()),
-            catalogue: 1,
-            disk: SiteDisk::default(),
-            keepers: BTreeMap::new(),
-            process: None,
-            processes: 0,
-            cut_speech: false,
-            session: None,
-            newest: 0,
-            heard: None,
-            met: false,
-            wall_ahead_s: 0,
-            suspended_until: 0,
             cheats: self.plan.cheats && index == 0,
-            next_lie: None,
-            gone: false,
-            snapshot: None,
+            ..Site::new(identity, slots, clock, incarnation)
         });
         let at = self.dice.span(1, 20 * SECOND);
         let want = Want::Invite(index);
@@ -150,7 +142,8 @@ impl World {
     }
 
     fn task(&mut self, index: u64, needs: Vec<TaskIndex>) -> Result<TaskSpec, NotAName> {
-        let entry = ENTRIES[self.dice.below(ENTRIES.len())];
+        let entry = ENTRIES[self.dice.below(ENTRIES.len() - BRIEF_ENTRIES.len())];
+        let entry = self.brief_instead(index).unwrap_or(entry);
         let n: ParamName = "n".parse()?;
         let argument = Argument::Param(n.clone());
         Ok(TaskSpec {
@@ -168,6 +161,33 @@ impl World {
             timeout_ms: self.dice.percent(20).then(|| self.dice.span(1_000, 60_000)),
             ..TaskSpec::new(format!("task-{index}").parse()?, entry.name.parse()?)
         })
+    }
+
+    /// What most tasks are in a simulation in which most are over within moments.
+    fn brief_instead(&self, index: u64) -> Option<Entry> {
+        let mut dice = Dice::new(self.plan.brief? ^ (u64::from(self.wants) << 8 | index));
+        let entry = BRIEF_ENTRIES[dice.below(BRIEF_ENTRIES.len())];
+        dice.percent(80).then_some(entry)
+    }
+
+    /// Many at once, so that they wait for each other.
+    fn bursts(&mut self, tenant: &TenantName, names: &[WorkflowName]) {
+        for _ in 0..self.dice.between(1, 4) {
+            let workflow = names[self.dice.below(names.len())].clone();
+            let mut at = self.dice.between(30 * SECOND, self.plan.quiet_from);
+            for _ in 0..self.dice.between(3, 10) {
+                let want = Want::Trigger {
+                    workflow: workflow.clone(),
+                    params: BTreeMap::new(),
+                    key: None,
+                    refused: false,
+                    cancel_ms: self.dice.percent(15).then(|| self.dice.span(5, 5_000)),
+                    rerun_ms: None,
+                };
+                self.want_at(at, tenant, want);
+                at += self.dice.span(1, 200) * MS;
+            }
+        }
     }
 
     /// Triggers, some of them more than once, some with parameters that are refused, some to be cancelled.

@@ -13,6 +13,7 @@ use crate::clients::{Clients, Want};
 use crate::clones::Clones;
 use crate::coverage::Coverage;
 use crate::dice::Dice;
+use crate::directed::Minutes;
 use crate::disk::SiteDisk;
 use crate::invariants::{Checked, Truth, broken};
 use crate::keeper::Step;
@@ -163,6 +164,8 @@ pub(crate) struct World {
     pub(crate) wanted: Option<BTreeSet<u32>>,
     /// Turns of the orchestrator.
     pub(crate) turns: u64,
+    /// What was said, for a scene.
+    pub(crate) minutes: Option<Box<Minutes>>,
     events: u64,
     over: bool,
 }
@@ -197,6 +200,7 @@ impl World {
             wants: 0,
             wanted: None,
             turns: 0,
+            minutes: None,
             events: 0,
             over: false,
         }
@@ -225,8 +229,16 @@ impl World {
         Ok(())
     }
 
+    /// When the next thing happens.
+    pub(crate) fn due(&self) -> Option<At> {
+        let center = self.center.wakes().map(|(at, _)| at);
+        let sites = self.sites.iter().filter_map(Site::wakes);
+        let first = self.queue.first_at().into_iter().chain(center).chain(sites);
+        first.min()
+    }
+
     /// The next thing: what was put in first, then the orchestrator, then the sites in their order.
-    fn next(&mut self) -> Checked {
+    pub(crate) fn next(&mut self) -> Checked {
         let center = self.center.wakes();
         let site = self
             .sites
@@ -353,7 +365,7 @@ impl World {
         site.enrolled = false;
         site.disk = SiteDisk::default();
         site.catalogue = 1;
-        site.heard = None;
+        (site.heard, site.spoke) = (None, None);
         site.identity.pending = None;
         site.identity.key = self.dice.next();
         let tenant = site.identity.tenant.clone();

@@ -63,6 +63,7 @@ fn every_invariant_holds_on_sixty_seeds_in_which_everything_goes_wrong() {
         "certificate renewed",
         "stream made beside one that works",
         "scheduled run",
+        "strict site told of attempts",
         "run made to run again",
         "fault: wall clock set",
         "stale owner's commit refused",

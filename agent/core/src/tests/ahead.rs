@@ -365,6 +365,31 @@ fn upstream_is_not_told_that_it_runs_before_it_does() {
     assert!(told(&mut stage, 2), "it has the slot now");
 }
 
+/// A keeper that was stopped gives one back only when the next session's inventory has said that it begins.
+#[test]
+fn what_upstream_was_told_begins_does_not_wait_here_again() {
+    let refused = Outcome::Refused(Refusal::NoLease);
+    for (cancel, outcome) in [(false, refused), (true, Outcome::Cancelled)] {
+        let mut stage = stage();
+        let (conn, why) = (stage.conn, Down::Unreachable);
+        stage.spoken(&[Event::Closed { conn, why }]);
+        assert_eq!(asked(&mut stage), [2]);
+        stage.connect(None);
+        let items = stage.welcomed(welcome());
+        let told = items.iter().find(|item| item.attempt == AttemptId(2));
+        assert_eq!(told.map(|item| item.state), Some(AttemptState::Starting));
+        if cancel {
+            let cancel = stage.order(Directive::Cancel(AttemptId(2)));
+            stage.frame(vec![cancel]);
+        }
+        back(&mut stage, 2);
+        assert_eq!(
+            state(&stage, 2),
+            AttemptState::Finished(ended(outcome, false))
+        );
+    }
+}
+
 #[test]
 fn a_commit_that_fails_takes_back_what_was_not_handed_over() {
     for written in [false, true] {

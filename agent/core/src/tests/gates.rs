@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outpost_driver::Core;
 use outpost_proto::ids::*;
-use outpost_proto::message::{AttemptState, Directive, UpMessage};
+use outpost_proto::message::{AttemptState, Directive, DownMessage, ParamValue, UpMessage};
 use outpost_proto::outcome::{Outcome, Refusal};
 
 use super::harness::*;
@@ -219,6 +219,28 @@ fn an_entry_with_a_limit_waits_and_others_pass_it() {
 }
 
 #[test]
+fn whoever_waits_behind_one_that_is_cancelled_while_paused_begins_after_it() {
+    let one = Terms {
+        max_parallel: Some(1),
+        ..free()
+    };
+    let mut stage = ready_with(settings(), one);
+    let jobs = [1, 2, 3].map(|n| stage.job(n, "copy"));
+    stage.frame(jobs.into());
+    assert_eq!(stage.started(), 1);
+    stage.acked();
+    stage.spoken(&[Event::Site(Site::Pause)]);
+    stage.said.clear();
+    stage.keeper(1, KeeperSaid::Finished(report(Outcome::Succeeded)));
+    let cancel = stage.order(Directive::Cancel(AttemptId(2)));
+    stage.frame(vec![cancel]);
+    stage.said.clear();
+    stage.spoken(&[Event::Site(Site::Resume)]);
+    assert_eq!(stage.started(), 3);
+    assert_eq!(stage.agent.view().queued.len(), 0);
+}
+
+#[test]
 fn an_hourly_limit_refuses_and_comes_back() {
     let mut stage = ready_with(
         settings(),
@@ -242,6 +264,95 @@ fn an_hourly_limit_refuses_and_comes_back() {
     let job = stage.job(3, "copy");
     stage.frame(vec![job]);
     assert_eq!(stage.started(), 3);
+}
+
+#[test]
+fn what_began_under_an_earlier_process_counts_in_its_hour() {
+    let limit = Terms {
+        max_per_hour: Some(2),
+        ..free()
+    };
+    let mut stage = ready_with(settings(), limit);
+    let later = |stage: &mut Stage, seconds: u64| {
+        stage.spoken(&[Event::Closed {
+            conn: stage.conn,
+            why: crate::event::Down::Ended,
+        }]);
+        stage.after(seconds * SECOND);
+        stage.ready(None);
+        stage.acked();
+    };
+    later(&mut stage, 7200);
+    let (entry, now) = ("copy".parse().unwrap(), stage.now);
+    // In whatever order they are found.
+    for ago in [600, 1200] {
+        let at = now.0.saturating_sub(ago * SECOND);
+        stage.agent.began(&entry, outpost_driver::Micros(at));
+    }
+    refuses(&mut stage, 1, "copy", Refusal::Rate);
+    // The older one is an hour old: one more may begin.
+    later(&mut stage, 2500);
+    let job = stage.job(2, "copy");
+    stage.frame(vec![job]);
+    assert_eq!(stage.started(), 2);
+    stage.acked();
+    refuses(&mut stage, 3, "copy", Refusal::Rate);
+}
+
+/// A job with parameters of nearly full size.
+fn large_job(stage: &mut Stage, attempt: u128) -> DownMessage {
+    let DownMessage::Assign(mut assign) = stage.job(attempt, "copy") else {
+        unreachable!()
+    };
+    let text = || ParamValue::Text("x".repeat(4096));
+    assign.parameters = (0..15)
+        .map(|n| (format!("p{n:02}").parse().unwrap(), text()))
+        .collect();
+    DownMessage::Assign(assign)
+}
+
+#[test]
+fn what_is_refused_leaves_no_parameters_behind_and_is_the_same_when_it_comes_again() {
+    let mut stage = ready_stage();
+    stage.spoken(&[Event::Site(Site::Pause)]);
+    stage.said.clear();
+    let job = large_job(&mut stage, 1);
+    stage.frame(vec![job]);
+    assert_eq!(stage.agent.durable().attempts[0].assign.parameters, vec![]);
+    stage.said.clear();
+    let again = large_job(&mut stage, 1);
+    stage.frame(vec![again]);
+    let messages = stage.sent();
+    let UpMessage::Event(event) = &messages[1] else {
+        panic!("{messages:?}")
+    };
+    assert_eq!(event.state, refused(Refusal::Paused));
+}
+
+#[test]
+fn more_parameters_than_an_agent_holds_are_refused_until_some_are_gone() {
+    let settings = Settings {
+        backlog: 4000,
+        ..settings()
+    };
+    let mut stage = ready_with(settings, free());
+    let each = 15 * (4096 + 3);
+    let most = 64 * 1024 * 1024 / each;
+    let jobs = (1..=most + 1).map(|n| large_job(&mut stage, n)).collect();
+    stage.frame(jobs);
+    stage.said.clear();
+    let state = |stage: &Stage, n| {
+        let attempts = stage.agent.durable().attempts;
+        let mut of = attempts.iter().filter(|one| one.assign.attempt.0 == n);
+        of.next().map(|record| record.state)
+    };
+    assert_eq!(state(&stage, most), Some(AttemptState::Assigned));
+    assert_eq!(state(&stage, most + 1), Some(refused(Refusal::Full)));
+    let forget = stage.order(Directive::Forget(AttemptId(most)));
+    stage.frame(vec![forget]);
+    let next = large_job(&mut stage, most + 2);
+    stage.frame(vec![next]);
+    assert_eq!(state(&stage, most + 2), Some(AttemptState::Assigned));
 }
 
 #[test]

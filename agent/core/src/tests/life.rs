@@ -190,6 +190,10 @@ fn what_keepers_say_becomes_an_outcome() {
             ended(Outcome::StartFailed(StartFailure::Permission), false),
         ),
         (
+            KeeperSaid::NotStarted(NotStarted::Refused(Refusal::NotApproved)),
+            refused(Refusal::NotApproved),
+        ),
+        (
             KeeperSaid::Gone { claimed: true },
             ended(Outcome::Killed(KillReason::Keeper), true),
         ),

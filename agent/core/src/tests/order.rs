@@ -6,7 +6,7 @@ use outpost_driver::Core;
 use outpost_proto::ids::*;
 use outpost_proto::limits;
 use outpost_proto::message::{
-    AttemptState, Directive, DownMessage, Granted, InventoryItem, UpMessage, Welcome,
+    AttemptState, Directive, DownMessage, Granted, InventoryItem, Receipt, UpMessage, Welcome,
 };
 use outpost_proto::outcome::{Outcome, Refusal};
 
@@ -140,6 +140,34 @@ fn what_an_earlier_connection_says_is_not_heard() {
         None,
         "a lease does not outlive its session"
     );
+}
+
+#[test]
+fn a_receipt_is_no_command_and_may_come_at_any_time_with_any_number() {
+    let mut stage = stage();
+    let receipt = |number| DownMessage::Directive {
+        command_seq: CommandSeq(number),
+        directive: Directive::Receipt(Receipt {
+            session_epoch: SessionEpoch(1),
+            frame_count: 1,
+            head: [7; 32],
+            signature: vec![1],
+            named_signature: vec![1],
+            linked: None,
+        }),
+    };
+    stage.connect(shop_one());
+    stage.frame(vec![receipt(1)]);
+    stage.nothing_else();
+    stage.welcomed(welcome());
+    stage.reconciled();
+    stage.acked();
+    stage.frame(vec![receipt(1), receipt(1 << 40), receipt(3)]);
+    stage.nothing_else();
+    // Commands go on where they were.
+    let job = stage.job(1, "copy");
+    stage.frame(vec![job]);
+    assert_eq!(stage.started(), 1);
 }
 
 #[test]
@@ -443,6 +471,42 @@ fn an_orchestrator_cannot_silence_an_agent_by_a_number() {
         highest_event_seq,
         ..welcome()
     })]);
+    broken_off(&mut stage, Alarm::OutOfOrder);
+}
+
+#[test]
+fn what_an_agent_numbered_itself_is_believed_however_high_it_was_told_to_begin() {
+    let mut stage = stage();
+    stage.connect(shop_one());
+    let highest = (1 << 47) - 1;
+    let knows = |event_seq| Welcome {
+        highest_event_seq: EventSeq(event_seq),
+        ..welcome()
+    };
+    stage.welcomed(knows(highest));
+    stage.reconciled();
+    stage.acked();
+    let job = stage.job(1, "nowhere");
+    stage.frame(vec![job]);
+    stage.said.clear();
+    let numbered = stage.agent.durable().attempts[0].event_seq;
+    assert_eq!(numbered, EventSeq(highest + 1));
+    let lost = Event::Closed {
+        conn: stage.conn,
+        why: Down::Ended,
+    };
+    stage.spoken(&[lost]);
+    stage.connect(None);
+    stage.welcomed(knows(numbered.0));
+    stage.reconciled();
+    let beyond = stage.agent.durable().session.event_seq_reserved;
+    stage.spoken(&[Event::Closed {
+        conn: stage.conn,
+        why: Down::Ended,
+    }]);
+    stage.connect(None);
+    let message = DownMessage::Welcome(knows(beyond.0 + 1));
+    stage.frame(vec![message]);
     broken_off(&mut stage, Alarm::OutOfOrder);
 }
 

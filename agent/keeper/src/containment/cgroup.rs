@@ -130,6 +130,13 @@ fn own_cgroup() -> Option<PathBuf> {
     dir.join("cgroup.procs").exists().then_some(dir)
 }
 
+/// Where the cgroup v2 tree is mounted that tasks can be put into, if it is.
+#[must_use]
+pub fn tree() -> Option<PathBuf> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mount_point(&mountinfo).map(|(mount, _)| mount)
+}
+
 /// The first cgroup2 mount: where it is, and which node of the tree is mounted there.
 fn mount_point(mountinfo: &str) -> Option<(PathBuf, PathBuf)> {
     mountinfo.lines().find_map(|line| {

@@ -19,6 +19,8 @@ pub(crate) mod pidns;
 mod subreaper;
 
 pub(crate) use cgroup::Leaf;
+pub use cgroup::tree as cgroup_tree;
+pub(crate) use subreaper::marked;
 
 /// What `Want::Auto` means for a spawner of this state directory, run by the caller's user in the caller's cgroup.
 #[must_use]
@@ -269,6 +271,8 @@ mod tests {
             cgroup,
             task,
             about: None,
+            sealed: false,
+            sealed_with: None,
         })
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::DumpableBehavior;
 
 use crate::sys::{self, Fork, Reaped};
 
@@ -70,9 +71,13 @@ pub(crate) fn fork_init() -> io::Result<Fork> {
 pub(crate) fn settle(ids: Option<(u32, u32)>) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     if let Some((uid, gid)) = ids {
+        // A process whose memory is closed to its account owns none of its files in `/proc`.
+        let before = rustix::process::dumpable_behavior()?;
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
         fs::write("/proc/self/setgroups", "deny")?;
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
         fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+        rustix::process::set_dumpable_behavior(before)?;
     }
     // Where mounts are forbidden (a container's profile) the task sees the outer /proc, and is contained all the same.
     if sys::unshare(libc::CLONE_NEWNS).is_ok() {

@@ -46,7 +46,7 @@ pub(super) fn kill_below(roots: &[u32]) {
 ///
 /// # Errors
 /// When the look failed: some may be missing.
-pub(super) fn marked(attempt: &str) -> io::Result<Vec<ProcessRef>> {
+pub(crate) fn marked(attempt: &str) -> io::Result<Vec<ProcessRef>> {
     let marker = format!("OUTPOST_ATTEMPT={attempt}");
     let own = std::process::id();
     let mut found = Vec::new();

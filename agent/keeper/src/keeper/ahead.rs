@@ -10,7 +10,7 @@ use crate::failpoint;
 use crate::process;
 use crate::protocol::{FromKeeper, StartSpec};
 
-use super::Keeper;
+use super::{Keeper, Spare};
 
 /// More than any runner gives.
 const MOST: usize = 16;
@@ -68,7 +68,10 @@ impl Keeper<'_> {
             }
             failpoint::reach("keeper-following");
             // A word that came meanwhile may have it back, or be the end of whoever could.
-            self.obey(process::boot_time_us());
+            if !self.obey(process::boot_time_us()) {
+                // The rest is there already, so that the next round comes at once.
+                return;
+            }
             if !self.is_free() {
                 continue;
             }
@@ -81,6 +84,20 @@ impl Keeper<'_> {
             } else {
                 self.begin(&spec);
             }
+        }
+    }
+
+    /// Makes the next attempt's directories ready while nothing waits; what fails is done when it is needed.
+    pub(super) fn prepare(&mut self) {
+        let may = std::mem::take(&mut self.may_prepare);
+        if !may || !self.is_free() || !self.ahead.specs.is_empty() {
+            return;
+        }
+        // Its runner, which has just been told of the end, may be waiting for this processor.
+        rustix::thread::sched_yield();
+        self.workdir.set_aside(self.means.own);
+        if self.spare.is_none() {
+            self.spare = Spare::make(&self.attempt.path, self.means.own).ok();
         }
     }
 

@@ -5,6 +5,9 @@
 //! number. Beyond it the beginning (`log.0`) and the newest files stay and the middle goes: the oldest file after
 //! `log.0` is deleted, and one line at the end of `log.0` says how many bytes are left out there. With one file the
 //! beginning stays and the rest goes. Bytes are written as they come: no lines, no encoding, no escapes.
+//!
+//! An encrypted log (`sealed`) has the same files. What is left out of it is not said in a line, because nothing in it is
+//! ever written twice: each file says how much output came before it, and the last frame how much was left out in all.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,6 +16,13 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::protocol::StartSpec;
+use crate::seal::Frame;
+
+mod sealed;
+
+use sealed::Sealing;
 
 /// How much is read at a time: at first, since most tasks say little and a keeper shall be small, and from a task that
 /// has filled that once.
@@ -33,16 +43,31 @@ pub(super) struct Log {
     current: Option<File>,
     number: u32,
     oldest_after_head: u32,
+    /// Bytes of the current file that are used, and how many of them are output.
     written: u64,
+    kept: u64,
     sizes: std::collections::VecDeque<u64>,
+    sealing: Option<Box<Sealing>>,
+    /// Bytes of output that were looked at, on disk or not.
+    position: u64,
     received: u64,
     dropped: u64,
     buffer: Vec<u8>,
 }
 
 impl Log {
-    /// Makes nothing yet: `log.0` comes with the first byte.
-    pub(super) fn new(dir: Rc<OwnedFd>, max_bytes: u64, files: u32) -> Self {
+    /// Of an attempt. Makes nothing yet: `log.0` comes with the first byte.
+    pub(super) fn of(dir: Rc<OwnedFd>, spec: &StartSpec) -> Self {
+        let mut log = Self::new(dir, spec.log_max_bytes, spec.log_files);
+        log.sealing = Sealing::of(spec).map(Box::new);
+        // Asked for and not possible: then nothing is written that could be read.
+        if spec.seal.is_some() && log.sealing.is_none() {
+            log.file_bytes = 0;
+        }
+        log
+    }
+
+    fn new(dir: Rc<OwnedFd>, max_bytes: u64, files: u32) -> Self {
         let files = files.max(1);
         Self {
             begun: false,
@@ -55,7 +80,10 @@ impl Log {
             number: 0,
             oldest_after_head: 1,
             written: 0,
+            kept: 0,
             sizes: std::collections::VecDeque::new(),
+            sealing: None,
+            position: 0,
             received: 0,
             dropped: 0,
             buffer: Vec::new(),
@@ -67,7 +95,24 @@ impl Log {
         self.begun = true;
         if let Ok(head) = open_new(&self.dir, 0) {
             self.current = head.try_clone().ok();
+            if let Some(sealing) = &mut self.sealing {
+                sealing.begin(&head, 0, 0);
+            }
             self.head = Some(head);
+        }
+    }
+
+    /// The output is over: an encrypted log says so.
+    pub(super) fn close(&mut self) {
+        let Some(sealing) = self.sealing.as_mut().filter(|_| self.begun) else {
+            return;
+        };
+        let last = Frame::End {
+            received: self.received,
+            left_out: self.dropped,
+        };
+        if !sealing.end(self.current.as_ref(), last) {
+            self.dropped += sealing.unwritten();
         }
     }
 
@@ -107,20 +152,25 @@ impl Log {
                     continue;
                 }
                 self.dropped += bytes.len() as u64;
+                self.position += bytes.len() as u64;
                 break;
             }
             let (now, later) =
                 bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
             self.write(now);
+            self.position += now.len() as u64;
             bytes = later;
         }
-        if self.dropped != dropped_before {
+        if self.dropped != dropped_before && self.sealing.is_none() {
             self.note();
         }
     }
 
     /// How much the current file still takes.
     fn room(&self) -> u64 {
+        if let Some(sealing) = &self.sealing {
+            return Sealing::room(self.file_bytes, sealing.used());
+        }
         let reserved = if self.number == 0 { NOTE_BYTES } else { 0 };
         self.file_bytes
             .saturating_sub(reserved)
@@ -129,6 +179,15 @@ impl Log {
 
     /// Writes what the disk takes of it; the rest is dropped. The position counts as used either way.
     fn write(&mut self, bytes: &[u8]) {
+        if let Some(sealing) = &mut self.sealing {
+            let length = bytes.len() as u64;
+            if sealing.write(self.current.as_ref(), bytes) {
+                self.kept += length;
+            } else {
+                self.dropped += length;
+            }
+            return;
+        }
         let mut done = 0;
         while let (Some(file), Some(rest)) = (
             &self.current,
@@ -142,6 +201,7 @@ impl Log {
             }
         }
         self.written += done as u64;
+        self.kept += done as u64;
         if self.number == 0 {
             self.head_len = self.written;
         }
@@ -150,11 +210,11 @@ impl Log {
 
     /// Goes on in the next file; `false` when there is none to go on in.
     fn rotate(&mut self) -> bool {
-        if self.files == 1 || self.file_bytes <= NOTE_BYTES {
+        if self.files == 1 || self.file_bytes <= NOTE_BYTES || !self.takes_another() {
             return false;
         }
         if self.number > 0 {
-            self.sizes.push_back(self.written);
+            self.sizes.push_back(self.kept);
         }
         let next = self.number + 1;
         // One place is log.0's, one the new file's.
@@ -167,9 +227,13 @@ impl Log {
         }
         match open_new(&self.dir, next) {
             Ok(file) => {
-                self.current = Some(file);
                 self.number = next;
                 self.written = 0;
+                self.kept = 0;
+                if let Some(sealing) = &mut self.sealing {
+                    sealing.begin(&file, next, self.position);
+                }
+                self.current = Some(file);
                 true
             }
             Err(_) => {
@@ -179,6 +243,16 @@ impl Log {
                 false
             }
         }
+    }
+
+    /// Ends an encrypted file, if another one may follow it.
+    fn takes_another(&mut self) -> bool {
+        let Some(sealing) = &mut self.sealing else {
+            return true;
+        };
+        // A file too small for anything is followed by others like it.
+        Sealing::room(self.file_bytes, 0) > 0
+            && sealing.end(self.current.as_ref(), Frame::Continues)
     }
 
     fn remove_oldest(&mut self, size: u64) {
@@ -218,98 +292,5 @@ fn open_new(dir: &OwnedFd, number: u32) -> io::Result<File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    fn run(max: u64, files: u32, output: &[u8]) -> (tempfile::TempDir, Log) {
-        let dir = tempfile::tempdir().unwrap();
-        let opened = crate::socket::open_dir(dir.path()).unwrap();
-        let mut log = Log::new(Rc::new(opened), max, files);
-        let mut source = output;
-        while log.read_from(&mut source).unwrap() > 0 {}
-        (dir, log)
-    }
-
-    fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
-        let mut found: Vec<_> = std::fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| {
-                let entry = entry.unwrap();
-                (
-                    entry.file_name().into_string().unwrap(),
-                    std::fs::read(entry.path()).unwrap(),
-                )
-            })
-            .collect();
-        found.sort_by_key(|(name, _)| name.trim_start_matches("log.").parse::<u32>().unwrap());
-        found
-    }
-
-    #[test]
-    fn within_the_cap_every_byte_is_kept_in_order() {
-        let output: Vec<u8> = (0..3500_u32).map(|i| i.to_le_bytes()[0]).collect();
-        let (dir, log) = run(4096, 4, &output);
-        assert_eq!(log.counts(), (3500, 0));
-        let found = files(dir.path());
-        assert_eq!(found.len(), 4);
-        // log.0 keeps a place for the note.
-        assert_eq!(found[0].1.len(), 1024 - 64);
-        assert_eq!(
-            found
-                .into_iter()
-                .flat_map(|(_, bytes)| bytes)
-                .collect::<Vec<_>>(),
-            output
-        );
-    }
-
-    #[test]
-    fn beyond_the_cap_the_beginning_and_the_newest_stay_and_one_line_counts_the_rest() {
-        let output: Vec<u8> = (0..500_000_u32)
-            .flat_map(|i| format!("{i}\n").into_bytes())
-            .collect();
-        let (dir, log) = run(8192, 4, &output);
-        let found = files(dir.path());
-        let total: usize = found.iter().map(|(_, bytes)| bytes.len()).sum();
-        assert!(total <= 8192, "{total} bytes on disk");
-        assert_eq!(found.len(), 4);
-        assert_eq!(found[0].0, "log.0");
-        let (received, dropped) = log.counts();
-        assert_eq!(received, output.len() as u64);
-        let (head, note) = found[0].1.split_at(2048 - 64);
-        assert!(output.starts_with(head));
-        let note = std::str::from_utf8(note).unwrap();
-        assert_eq!(
-            note.trim(),
-            format!("[outpost: {dropped} bytes of output left out here]")
-        );
-        let tail: Vec<u8> = found[1..]
-            .iter()
-            .flat_map(|(_, bytes)| bytes.clone())
-            .collect();
-        assert!(output.ends_with(&tail));
-        assert_eq!((head.len() + tail.len()) as u64, received - dropped);
-    }
-
-    #[test]
-    fn one_file_keeps_the_beginning_and_no_room_keeps_nothing() {
-        let (dir, log) = run(1064, 1, &[b'x'; 5000]);
-        assert_eq!(log.counts(), (5000, 4000));
-        assert_eq!(files(dir.path())[0].1.len(), 1064);
-        let (_dir, log) = run(0, 3, &[b'x'; 5000]);
-        assert_eq!(log.counts(), (5000, 5000));
-    }
-
-    #[test]
-    fn two_files_keep_the_beginning_and_the_newest() {
-        let (dir, log) = run(4096, 2, &[b'x'; 20_000]);
-        let found = files(dir.path());
-        assert_eq!(found.len(), 2);
-        assert!(found.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() <= 4096);
-        let (received, dropped) = log.counts();
-        let kept: usize = 2048 - 64 + found[1].1.len();
-        assert_eq!(received - dropped, kept as u64);
-    }
-}
+#[path = "log/tests.rs"]
+mod tests;

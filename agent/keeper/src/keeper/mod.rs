@@ -6,14 +6,17 @@
 //! made the claim. It keeps one attempt at a time and begins the next one only when nothing of the last one is left;
 //! what it was handed ahead of that waits (`ahead`).
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::claim::{self, Claim, Draft};
 use crate::containment::{Leaf, Placement, Tree};
+use crate::door::Token;
 use crate::exec::Leash;
 use crate::failpoint;
 use crate::packets::Packets;
@@ -22,18 +25,23 @@ use crate::protocol::{
     Cause, Ended, ExitRecord, FromKeeper, NotStarted, PROTOCOL_VERSION, StartSpec, cut,
 };
 use crate::record::KeeperRecord;
+use crate::seal::SealSpec;
+use crate::secrets::{Files, Handed, SecretError};
 use crate::spawner::Place as BoardPlace;
 use crate::sys::{self, child::Stack};
+use crate::wall::Beside;
 
 mod ahead;
 mod log;
 mod poll;
+mod spare;
 mod start;
 mod task;
 mod workdir;
 
 use ahead::Ahead;
 use log::Log;
+use spare::{Spare, Used};
 use start::{NoStart, Started};
 use task::Task;
 use workdir::Workdir;
@@ -52,12 +60,14 @@ pub(crate) struct Handover<'a> {
     pub(crate) placement: &'a Placement,
     /// Where the spawner looks up which attempt this keeper holds.
     pub(crate) board: BoardPlace,
+    /// What a later runner shows.
+    pub(crate) token: &'a Token,
 }
 
 /// Makes what a keeper of this build makes itself, for one of an older build that expects it to be there.
-pub(crate) fn make_directories(spec: &StartSpec) -> std::io::Result<()> {
+pub(crate) fn make_directories(spec: &StartSpec) -> io::Result<()> {
     workdir::make_attempt(&spec.dir)?;
-    Workdir::default().make(spec)
+    Workdir::default().make(spec).map(drop)
 }
 
 /// A keeper's life; called in the forked child.
@@ -75,6 +85,7 @@ fn keep(handover: Handover<'_>) {
         Some(handover.runner.as_raw_fd()),
         Some(handover.board.as_raw_fd()),
         handover.leash.as_ref().map(AsRawFd::as_raw_fd),
+        crate::secrets::beside(&handover.spec).map(|fd| fd.as_raw_fd()),
     ]
     .into_iter()
     .flatten()
@@ -82,7 +93,7 @@ fn keep(handover: Handover<'_>) {
     sys::close_all_but(&keep);
     // Fails only for a process group leader, which a fork is not.
     let _ = rustix::process::setsid();
-    let _ = rustix::thread::set_name(c"outpost-keeper");
+    let _ = rustix::thread::set_name(process::KEEPER);
     // A task's `kill -1` or a shutdown's TERM must not cost the outcome; KILL is what ends a keeper.
     sys::ignore(&sys::IGNORED);
     let _ = handover.runner.set_nonblocking(true);
@@ -92,8 +103,9 @@ fn keep(handover: Handover<'_>) {
         leash,
         placement,
         board,
+        token,
     } = handover;
-    match Means::get(placement, board) {
+    match Means::get(placement, board, token) {
         Ok(means) => {
             let mut keeper = Keeper::new(means, runner, leash);
             keeper.begin(&spec);
@@ -115,6 +127,7 @@ fn keep(handover: Handover<'_>) {
 struct Means<'a> {
     placement: &'a Placement,
     board: BoardPlace,
+    token: &'a Token,
     own: ProcessRef,
     boot_id: String,
     signals: OwnedFd,
@@ -124,9 +137,9 @@ struct Means<'a> {
 }
 
 impl<'a> Means<'a> {
-    fn get(placement: &'a Placement, board: BoardPlace) -> Result<Self, NoStart> {
+    fn get(placement: &'a Placement, board: BoardPlace, token: &'a Token) -> Result<Self, NoStart> {
         let fail = |what: &'static str| {
-            move |error: std::io::Error| NoStart::from_io(what, &error).not_the_program()
+            move |error: io::Error| NoStart::from_io(what, &error).not_the_program()
         };
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .map_err(|errno| fail("the keeper cannot become a subreaper")(errno.into()))?;
@@ -134,8 +147,9 @@ impl<'a> Means<'a> {
         Ok(Self {
             placement,
             board,
+            token,
             own: ProcessRef::own()
-                .ok_or_else(|| fail("/proc cannot be read")(std::io::Error::other("no entry")))?,
+                .ok_or_else(|| fail("/proc cannot be read")(io::Error::other("no entry")))?,
             boot_id: process::boot_id().map_err(fail("the boot id cannot be read"))?,
             signals: sys::child_signals().map_err(fail("signals cannot be received"))?,
             timer: poll::timer().map_err(fail("no timer can be had"))?,
@@ -159,6 +173,8 @@ struct Keeper<'a> {
     runner: Option<Runner>,
     /// Where a later runner connects; there from the moment at which the first one is gone.
     listener: Option<OwnedFd>,
+    /// Who has come there last and has not shown yet that it is one.
+    guest: Option<Packets>,
     /// The present state, which is all that a runner is ever told.
     state: FromKeeper,
     /// Until when a task that has just been started is not worth being told of.
@@ -172,21 +188,30 @@ struct Keeper<'a> {
     /// An empty cgroup of the keeper's own, for its next task.
     leaf: Option<Leaf>,
     workdir: Workdir,
+    /// What the wall around the last task was made of.
+    beside: Beside,
+    /// A directory for the next attempt, if there was time to make one.
+    spare: Option<Spare>,
+    /// Once per attempt: what failed would fail again.
+    may_prepare: bool,
     over_since_us: Option<u64>,
     taken: bool,
-    /// When the timer fires, as it was set last.
-    armed_us: u64,
+    /// When the timer fires; perhaps before anything is due.
+    armed_us: Option<u64>,
 }
 
 /// What is on disk of the attempt at hand.
 #[derive(Default)]
 struct Attempt {
     id: String,
+    path: PathBuf,
     dir: Option<Rc<OwnedFd>>,
     claim: Option<Claim>,
     containment: Option<crate::protocol::Containment>,
     /// What belongs into the claim's last line, once it is known.
     exit: Option<ExitRecord>,
+    /// Its secrets that are files.
+    secrets: Files,
 }
 
 impl<'a> Keeper<'a> {
@@ -200,6 +225,7 @@ impl<'a> Keeper<'a> {
                 told: true,
             }),
             listener: None,
+            guest: None,
             state: FromKeeper::Starting,
             quiet_until_us: None,
             let_go_at_us: None,
@@ -208,9 +234,12 @@ impl<'a> Keeper<'a> {
             ahead: Ahead::default(),
             leaf: None,
             workdir: Workdir::default(),
+            beside: Beside::default(),
+            spare: None,
+            may_prepare: false,
             over_since_us: None,
             taken: false,
-            armed_us: 0,
+            armed_us: None,
         }
     }
 
@@ -219,8 +248,10 @@ impl<'a> Keeper<'a> {
         self.state = FromKeeper::Starting;
         self.over_since_us = None;
         self.listener = None;
+        self.guest = None;
         self.attempt = Attempt {
             id: spec.attempt.clone(),
+            path: spec.dir.clone(),
             ..Attempt::default()
         };
         // First of all: if this keeper dies, whatever it has made by then is looked for under this attempt.
@@ -233,17 +264,18 @@ impl<'a> Keeper<'a> {
 
     fn try_begin(&mut self, spec: &StartSpec) -> Result<(), NoStart> {
         let fail = |what: &'static str| {
-            move |error: std::io::Error| NoStart::from_io(what, &error).not_the_program()
+            move |error: io::Error| NoStart::from_io(what, &error).not_the_program()
         };
-        let (dir, is_new) = workdir::make_attempt(&spec.dir)
-            .map_err(fail("the attempt's directory cannot be made"))?;
-        if !is_new && claim::is_made(dir.as_fd()) {
-            return Err(NoStart::claim_lost());
-        }
-        self.workdir
+        let (dir, blank) = self
+            .make_attempt(&spec.dir)
+            .map_err(fail("the attempt's directory cannot be made"))?
+            .ok_or_else(NoStart::claim_lost)?;
+        let cwd = self
+            .workdir
             .make(spec)
             .map_err(fail("the working directory cannot be made"))?;
-        let place = start::Place::make(spec, self.means.placement, &mut self.leaf, self.means.own)?;
+        let (leaf, own) = (&mut self.leaf, self.means.own);
+        let place = start::Place::make(spec, self.means.placement, leaf, own, cwd)?;
         self.attempt.containment = Some(place.containment);
         let record = KeeperRecord {
             version: PROTOCOL_VERSION,
@@ -255,9 +287,16 @@ impl<'a> Keeper<'a> {
             cgroup: place.leaf.as_ref().map(|leaf| leaf.path().to_owned()),
             task: None,
             about: spec.about.clone(),
+            sealed: spec.seal.is_some(),
+            sealed_with: spec.seal.as_ref().map(SealSpec::sealed_with),
         };
-        let draft = Draft::write(dir.as_fd(), record)
-            .map_err(fail("the keeper's record cannot be written"))?;
+        let seal = spec.seal.as_ref();
+        let witness = seal.and_then(|seal| seal.witness(&spec.attempt));
+        let draft = match blank {
+            Some(blank) => blank.fill(dir.as_fd(), record, witness),
+            None => Draft::write(dir.as_fd(), record, witness),
+        };
+        let draft = draft.map_err(fail("the keeper's record cannot be written"))?;
         failpoint::reach("keeper-drafted");
         if process::boot_time_us() >= spec.lease_until_boot_us {
             draft.discard(dir.as_fd());
@@ -273,14 +312,28 @@ impl<'a> Keeper<'a> {
         self.attempt.claim = Some(made.ok_or_else(NoStart::claim_lost)?);
         failpoint::reach("keeper-claimed");
         let dir = self.attempt.dir.insert(Rc::new(dir));
-        let log = Log::new(Rc::clone(dir), spec.log_max_bytes, spec.log_files);
+        let log = Log::of(Rc::clone(dir), spec);
         let started_us = process::boot_time_us();
-        let started = start::start(spec, place, &self.means)?;
+        let handed =
+            Handed::make(spec, &mut self.attempt.secrets).map_err(|error| no_secrets(&error))?;
+        let started = start::start(spec, place, &self.means, &handed, &mut self.beside)?;
+        drop(handed);
         failpoint::reach("keeper-started");
         self.quiet_until_us = Some(started_us.saturating_add(WORTH_SAYING_US));
         self.let_go_at_us = Some(started_us.saturating_add(WORTH_LETTING_GO_US));
         self.task = Some(Task::new(spec, started, log, started_us));
         Ok(())
+    }
+
+    /// The attempt's directory, and a blank draft in it where that was made before; `None` when somebody made the claim.
+    fn make_attempt(&mut self, dir: &Path) -> io::Result<Option<(OwnedFd, Option<Draft>)>> {
+        match self.spare.take().map(|spare| spare.become_one(dir)) {
+            Some(Used::Here(dir, blank)) => return Ok(Some((dir, Some(blank)))),
+            Some(Used::NotNeeded(spare)) => self.spare = Some(spare),
+            Some(Used::Not) | None => {}
+        }
+        let (dir, is_new) = workdir::make_attempt(dir)?;
+        Ok((is_new || !claim::is_made(dir.as_fd())).then_some((dir, None)))
     }
 
     /// The attempt is over without ever having run.
@@ -338,7 +391,10 @@ impl<'a> Keeper<'a> {
 
     /// Persist, then speak.
     fn be_over(&mut self, state: FromKeeper) {
+        // Nobody is left who may read them.
+        self.attempt.secrets = Files::default();
         self.over_since_us = Some(process::boot_time_us());
+        self.may_prepare = true;
         self.quiet_until_us = None;
         self.let_go_at_us = None;
         failpoint::reach("keeper-ended");
@@ -380,10 +436,26 @@ impl<'a> Keeper<'a> {
     }
 }
 
+fn no_secrets(error: &SecretError) -> NoStart {
+    match error {
+        SecretError::HandOver { source, .. } => {
+            NoStart::from_io(&error.to_string(), source).not_the_program()
+        }
+        SecretError::Missing => NoStart {
+            why: NotStarted::Other,
+            text: error.to_string(),
+        },
+    }
+}
+
 impl Drop for Keeper<'_> {
     fn drop(&mut self) {
         if let Some(leaf) = self.leaf.take() {
             leaf.remove();
         }
+        if let Some(spare) = self.spare.take() {
+            spare.remove();
+        }
+        self.workdir.remove();
     }
 }

@@ -9,10 +9,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
+use crate::door::Shown;
 use crate::packets::PacketError;
 use crate::process;
 use crate::protocol::{Cause, FromKeeper, ToKeeper};
 use crate::record;
+use crate::secrets;
 
 use super::{Keeper, Runner};
 
@@ -39,6 +41,7 @@ struct Ready {
     timer: bool,
     leash: bool,
     listener: bool,
+    guest: bool,
     runner: bool,
     task: bool,
 }
@@ -57,11 +60,16 @@ impl Keeper<'_> {
             if ready.listener {
                 self.accept();
             }
+            if ready.listener || ready.guest {
+                self.welcome();
+            }
             if ready.runner {
-                self.obey(now);
+                // What is left is there in the next round, which comes at once.
+                let _ = self.obey(now);
             }
             self.act(now);
             self.follow();
+            self.prepare();
             self.open_door();
         }
     }
@@ -88,12 +96,15 @@ impl Keeper<'_> {
             .then(|| process::boot_time_us() + AGAIN_US);
         let at = [at, self.quiet_until_us, self.let_go_at_us, door];
         let at = at.into_iter().flatten().min();
-        // All zero disarms, so that a deadline in the past is one microsecond after boot.
-        let at = at.map_or(0, |at| at.max(1));
-        if at == self.armed_us {
+        // A timer that fires too early costs one look; setting it for each of many short tasks costs more.
+        let fires_before = |armed: u64| at.is_none_or(|at| armed <= at.max(1));
+        if self.armed_us.is_some_and(fires_before) {
             return;
         }
-        self.armed_us = at;
+        let Some(at) = at else { return };
+        // All zero disarms, so that a deadline in the past is one microsecond after boot.
+        let at = at.max(1);
+        self.armed_us = Some(at);
         let value = Timespec {
             tv_sec: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
             tv_nsec: i64::try_from(at % 1_000_000 * 1000).unwrap_or(0),
@@ -112,7 +123,7 @@ impl Keeper<'_> {
 
     fn wait(&mut self) -> Ready {
         let read = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = Vec::with_capacity(9);
+        let mut fds = Vec::with_capacity(10);
         fds.push(read(self.means.signals.as_fd()));
         fds.push(read(self.means.timer.as_fd()));
         let (leash, listener) = (fds.len(), fds.len() + usize::from(self.leash.is_some()));
@@ -122,6 +133,8 @@ impl Keeper<'_> {
                 .as_ref()
                 .map(|listener| read(listener.as_fd())),
         );
+        let guest = fds.len();
+        fds.extend(self.guest.as_ref().map(|guest| read(guest.as_fd())));
         let runner = fds.len();
         if let Some(runner) = &self.runner {
             let flags = if runner.told && self.ahead.word().is_none() {
@@ -154,7 +167,8 @@ impl Keeper<'_> {
             signals: any(0..1),
             timer: any(1..2),
             leash: any(leash..listener),
-            listener: any(listener..runner),
+            listener: any(listener..guest),
+            guest: any(guest..runner),
             runner: any(runner..tasks),
             task: any(tasks..fds.len()),
         };
@@ -164,7 +178,7 @@ impl Keeper<'_> {
         }
         if ready.timer {
             drain(self.means.timer.as_fd());
-            self.armed_us = 0;
+            self.armed_us = None;
         }
         ready
     }
@@ -199,31 +213,47 @@ impl Keeper<'_> {
         }
         if self.let_go_at_us.is_some_and(|at| at <= now_us) {
             self.let_go_at_us = None;
+            self.beside = crate::wall::Beside::default();
             crate::sys::memory::let_go();
         }
     }
 
-    /// A later runner has come: the newest wins.
     fn accept(&mut self) {
         let listener = self.listener.as_ref().map(AsFd::as_fd);
         if let Some(packets) = listener.and_then(crate::socket::accept) {
-            self.ahead.clear();
-            self.runner = Some(Runner {
-                packets,
-                told: false,
-            });
+            self.guest = Some(packets);
         }
     }
 
-    pub(super) fn obey(&mut self, now_us: u64) {
+    /// A later runner has come, if it shows that it is one: the newest wins.
+    fn welcome(&mut self) {
+        let Some(guest) = self.guest.take() else {
+            return;
+        };
+        match self.means.token.look(&guest) {
+            Shown::Token => {
+                self.ahead.clear();
+                self.runner = Some(Runner {
+                    packets: guest,
+                    told: false,
+                });
+            }
+            Shown::Nothing => self.guest = Some(guest),
+            Shown::Other => {}
+        }
+    }
+
+    /// Takes what the runner says. Gives whether that was all of it.
+    pub(super) fn obey(&mut self, now_us: u64) -> bool {
         for _ in 0..COMMANDS_AT_A_TIME {
             let Some(runner) = &mut self.runner else {
-                return;
+                return true;
             };
             match runner.packets.recv::<ToKeeper>() {
                 Ok(Some((ToKeeper::Query, _))) => runner.told = false,
                 Ok(Some((ToKeeper::Taken, _))) => self.taken = self.over_since_us.is_some(),
-                Ok(Some((ToKeeper::Next(spec), _))) => {
+                Ok(Some((ToKeeper::Next(mut spec), fds))) => {
+                    secrets::join(&mut spec, fds.into_iter().next());
                     if !self.ahead.take(spec) {
                         self.hang_up();
                     }
@@ -242,7 +272,7 @@ impl Keeper<'_> {
                     }
                 }
                 Ok(Some((ToKeeper::Cancel, _))) => self.cancel(now_us),
-                Err(PacketError::WouldBlock) => return,
+                Err(PacketError::WouldBlock) => return true,
                 // Gone, or talking nonsense: the task does not care.
                 Ok(None)
                 | Err(
@@ -253,6 +283,7 @@ impl Keeper<'_> {
                 ) => self.hang_up(),
             }
         }
+        false
     }
 
     fn cancel(&mut self, now_us: u64) {

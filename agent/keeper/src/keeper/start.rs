@@ -14,10 +14,13 @@ use rustix::fs::Mode;
 use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 
+use crate::calls::Filter;
 use crate::containment::{Leaf, Placement, Tree, pidns};
 use crate::process::ProcessRef;
-use crate::protocol::{Containment, NotStarted, StartSpec, UserIds};
+use crate::protocol::{Containment, NotStarted, StartSpec, UserIds, Wall};
+use crate::secrets::{self, Handed};
 use crate::sys::{self, Fork, child};
+use crate::wall::{self, Beside, WallError};
 
 use super::Means;
 
@@ -31,6 +34,9 @@ pub(super) struct Started {
     pub(super) exec_status: Option<File>,
     /// The task's output, non-blocking.
     pub(super) output: File,
+    /// Where the task writes. As long as the keeper has it too, it hears of a task that ends when that has ended, and
+    /// is not woken before because the pipe is closed.
+    pub(super) output_end: OwnedFd,
 }
 
 /// Why there is no child.
@@ -86,9 +92,11 @@ enum Step {
     Flags = 5,
     Directory = 6,
     Exec = 7,
+    Secrets = 8,
+    Wall = 9,
 }
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 9] = [
     Step::Namespace,
     Step::Cgroup,
     Step::Streams,
@@ -96,7 +104,11 @@ const STEPS: [Step; 7] = [
     Step::Flags,
     Step::Directory,
     Step::Exec,
+    Step::Secrets,
+    Step::Wall,
 ];
+
+const WALL: &str = "the wall around the task cannot be put up";
 
 /// Decodes what came through `exec_status`.
 pub(super) fn failure_from(bytes: &[u8]) -> NoStart {
@@ -120,6 +132,8 @@ fn failure_at(step: u8, number: i32) -> NoStart {
         Step::Flags => "the process flags cannot be set",
         Step::Directory => "the working directory cannot be entered",
         Step::Exec => "the program cannot be executed",
+        Step::Wall => WALL,
+        Step::Secrets => "the secrets' descriptors cannot be handed over",
     };
     let mut failure = NoStart::from_io(what, &error);
     // "Not found" is said of the program only.
@@ -191,8 +205,15 @@ struct Child<'a> {
     user: Option<&'a UserIds>,
     umask: u32,
     no_new_privs: bool,
+    wall: Option<&'a Wall>,
+    /// What it comes to, once it is made.
+    rules: Option<OwnedFd>,
+    calls: Option<Filter>,
+    cwd: Cwd,
     null: BorrowedFd<'a>,
     output: BorrowedFd<'a>,
+    /// Secrets that it gets as descriptors.
+    secrets: &'a [OwnedFd],
     /// Where to enter the cgroup; `None` when born inside.
     door: Option<File>,
     /// A fork's way to say what failed; `None` when `failed` is shared.
@@ -203,10 +224,43 @@ struct Child<'a> {
     parent: u32,
 }
 
+impl Child<'_> {
+    fn make_rules(&mut self, beside: &mut Beside) -> Result<(), WallError> {
+        let Some(wall) = self.wall else {
+            return Ok(());
+        };
+        self.rules = wall::build(wall, beside)?;
+        self.calls = Filter::new(wall);
+        Ok(())
+    }
+}
+
+/// The working directory, for who is to enter it.
+enum Cwd {
+    /// The site names it: entered as the task's user.
+    Path,
+    /// Made by the keeper.
+    Open(OwnedFd),
+    /// Entered already.
+    Entered,
+}
+
+impl Cwd {
+    fn enter(&self, path: &CStr) -> rustix::io::Result<()> {
+        match self {
+            Self::Path => rustix::process::chdir(path),
+            Self::Open(dir) => rustix::process::fchdir(dir),
+            Self::Entered => Ok(()),
+        }
+    }
+}
+
 /// How the task will be held together, made before anything is started.
 pub(super) struct Place {
     pub(super) containment: Containment,
     pub(super) leaf: Option<Leaf>,
+    /// The working directory, where the keeper has made it.
+    cwd: Option<OwnedFd>,
 }
 
 impl Place {
@@ -216,6 +270,7 @@ impl Place {
         placement: &Placement,
         spare: &mut Option<Leaf>,
         keeper: ProcessRef,
+        cwd: Option<OwnedFd>,
     ) -> Result<Self, NoStart> {
         let refuse = |text: &str| NoStart {
             why: NotStarted::Other,
@@ -234,12 +289,22 @@ impl Place {
             }
             Containment::PidNamespace | Containment::Subreaper => None,
         };
-        Ok(Self { containment, leaf })
+        Ok(Self {
+            containment,
+            leaf,
+            cwd,
+        })
     }
 }
 
 /// Makes the task's first process.
-pub(super) fn start(spec: &StartSpec, place: Place, means: &Means<'_>) -> Result<Started, NoStart> {
+pub(super) fn start(
+    spec: &StartSpec,
+    mut place: Place,
+    means: &Means<'_>,
+    handed: &Handed,
+    beside: &mut Beside,
+) -> Result<Started, NoStart> {
     let fail = |error: io::Error| NoStart::from_io("the task cannot be forked", &error);
     let image = Image::of(spec).map_err(|error| NoStart {
         why: NotStarted::Other,
@@ -248,46 +313,64 @@ pub(super) fn start(spec: &StartSpec, place: Place, means: &Means<'_>) -> Result
     let (output, output_end) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
     rustix::io::ioctl_fionbio(&output, true).map_err(|e| fail(e.into()))?;
-    let (argv, envp) = image.pointers();
-    let child = Child {
+    let (argv, mut envp) = image.pointers();
+    handed.add_to(&mut envp);
+    let mut child = Child {
         image: &image,
         argv,
         envp,
         user: spec.user.as_ref(),
         umask: spec.umask,
-        no_new_privs: spec.no_new_privs,
+        // Both parts of a wall ask for it too.
+        no_new_privs: spec.no_new_privs || spec.wall.is_some(),
+        wall: spec.wall.as_ref(),
+        rules: None,
+        calls: None,
+        cwd: place.cwd.take().map_or(Cwd::Path, Cwd::Open),
         null: means.null.as_fd(),
         output: output_end.as_fd(),
+        secrets: handed.fds(),
         door: None,
         failure: None,
         failed: None,
         parent: means.own.pid,
     };
-    let output = File::from(output);
+    if place.containment != Containment::PidNamespace {
+        let made = child.make_rules(beside);
+        made.map_err(|error| NoStart::from_io(WALL, &io::Error::other(error)))?;
+    }
     // A keeper that borrows its memory to a child stands still until that has executed its program. Where the end of
     // a task must come on time whatever disk the program lies on, the child is a fork.
     let borrows = child::KNOWN && spec.stop_after_ms.is_none();
-    if place.containment != Containment::PidNamespace && borrows {
+    let made = if place.containment != Containment::PidNamespace && borrows {
         match borrow(child, place, means)? {
-            Borrowed::Started(pid, tree) => {
-                return Ok(Started {
-                    pid,
-                    tree,
-                    exec_status: None,
-                    output,
-                });
-            }
-            Borrowed::Not(child, place) => return fork(child, place, output),
+            Borrowed::Started(made) => made,
+            Borrowed::Not(both) => fork(both.0, both.1)?,
         }
-    }
-    fork(child, place, output)
+    } else {
+        fork(child, place)?
+    };
+    Ok(Started {
+        pid: made.pid,
+        tree: made.tree,
+        exec_status: made.exec_status,
+        output: File::from(output),
+        output_end,
+    })
+}
+
+/// A child, and what is known of its exec: see [`Started`].
+struct Made {
+    pid: u32,
+    tree: Tree,
+    exec_status: Option<File>,
 }
 
 /// What became of a try to make a child without a fork.
 enum Borrowed<'a> {
-    Started(u32, Tree),
+    Started(Made),
     /// The kernel does not do this here.
-    Not(Child<'a>, Place),
+    Not(Box<(Child<'a>, Place)>),
 }
 
 fn borrow<'a>(
@@ -299,7 +382,7 @@ fn borrow<'a>(
     let made = child::run(&means.stack, cgroup, become_task_in, &raw mut child);
     let pid = match made {
         Ok(pid) => pid,
-        Err(error) if is_forbidden(&error) => return Ok(Borrowed::Not(child, place)),
+        Err(error) if is_forbidden(&error) => return Ok(Borrowed::Not(Box::new((child, place)))),
         Err(error) => return Err(NoStart::from_io("the task cannot be started", &error)),
     };
     if let Some((step, number)) = child.failed {
@@ -308,7 +391,11 @@ fn borrow<'a>(
         return Err(failure_at(step as u8, number));
     }
     let tree = place.leaf.map_or(Tree::Subreaper, Tree::Cgroup);
-    Ok(Borrowed::Started(pid, tree))
+    Ok(Borrowed::Started(Made {
+        pid,
+        tree,
+        exec_status: None,
+    }))
 }
 
 /// What kernels and the profiles of containers say to a call that they do not want.
@@ -320,11 +407,12 @@ fn is_forbidden(error: &io::Error) -> bool {
 }
 
 /// Forks the task's first process. Returns when it is forked, not when it is executed.
-fn fork(mut child: Child<'_>, place: Place, output: File) -> Result<Started, NoStart> {
+fn fork(mut child: Child<'_>, place: Place) -> Result<Made, NoStart> {
     let fail = |error: io::Error| NoStart::from_io("the task cannot be forked", &error);
     let (status, status_end) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fail(e.into()))?;
     rustix::io::ioctl_fionbio(&status, true).map_err(|e| fail(e.into()))?;
+    let status_end = secrets::out_of_the_way(status_end).map_err(fail)?;
     child.failure = Some(File::from(status_end));
     let door = place.leaf.as_ref().map(Leaf::door).transpose();
     child.door = door.map_err(fail)?;
@@ -335,11 +423,10 @@ fn fork(mut child: Child<'_>, place: Place, output: File) -> Result<Started, NoS
             (fork_plain(child).map_err(fail)?, Tree::Subreaper)
         }
     };
-    Ok(Started {
+    Ok(Made {
         pid,
         tree,
         exec_status: Some(File::from(status)),
-        output,
     })
 }
 
@@ -374,8 +461,19 @@ fn fork_namespace(mut child: Child<'_>) -> io::Result<(u32, Tree)> {
 }
 
 fn init(mut child: Child<'_>, control: &OwnedFd, ids: Option<(u32, u32)>) -> ! {
+    // Before there are other mounts, which what was opened earlier does not belong to.
+    if matches!(child.cwd, Cwd::Open(_)) {
+        if let Err(errno) = child.cwd.enter(c"") {
+            give_up(&mut child, Step::Directory, &errno.into());
+        }
+        child.cwd = Cwd::Entered;
+    }
     if let Err(error) = pidns::settle(ids) {
         give_up(&mut child, Step::Namespace, &error);
+    }
+    // Here, because the namespace has another `/proc`. Init itself is outside of the wall.
+    if let Err(error) = child.make_rules(&mut Beside::default()) {
+        give_up(&mut child, Step::Wall, &io::Error::other(error));
     }
     match sys::fork() {
         Ok(Fork::Child) => become_task(&mut child),
@@ -409,6 +507,10 @@ fn become_task(child: &mut Child<'_>) -> ! {
     if let Err((step, error)) = prepare(child) {
         give_up(child, step, &error);
     }
+    // Last: nothing but the way to say what failed is needed any more.
+    if let Err(error) = secrets::give(child.secrets) {
+        give_up(child, Step::Secrets, &error);
+    }
     let error = sys::execve(child.image.program(), &child.argv, &child.envp);
     give_up(child, Step::Exec, &error)
 }
@@ -441,5 +543,14 @@ fn prepare(child: &Child<'_>) -> Result<(), (Step, io::Error)> {
         // The keeper died before the line above: nobody would end this task.
         sys::exit_now(127);
     }
-    rustix::process::chdir(&child.image.cwd).map_err(at(Step::Directory))
+    let entered = child.cwd.enter(&child.image.cwd);
+    entered.map_err(at(Step::Directory))?;
+    let at_wall = |error: io::Error| (Step::Wall, error);
+    if let Some(rules) = &child.rules {
+        sys::restrict_self(rules.as_fd()).map_err(at_wall)?;
+    }
+    child
+        .calls
+        .as_ref()
+        .map_or(Ok(()), |calls| calls.enter().map_err(at_wall))
 }

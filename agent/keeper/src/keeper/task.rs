@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::containment::{Tree, pidns};
 use crate::process::ProcessRef;
@@ -46,6 +46,7 @@ pub(super) struct Task {
     exec_status: Option<File>,
     exec_failure: Vec<u8>,
     output: Option<File>,
+    _output_end: OwnedFd,
     log: Log,
     started_us: u64,
     timeout_at_us: Option<u64>,
@@ -70,6 +71,7 @@ impl Task {
             exec_status: started.exec_status,
             exec_failure: Vec::new(),
             output: Some(started.output),
+            _output_end: started.output_end,
             log,
             started_us,
             timeout_at_us: spec.timeout_ms.map(|ms| started_us.saturating_add(us(ms))),
@@ -251,6 +253,7 @@ impl Task {
     pub(super) fn finish(mut self) -> (Result<End, NoStart>, Tree) {
         self.look_at_exec();
         self.read_chunks(CHUNKS_AT_THE_END);
+        self.log.close();
         let end = if self.exec_failure.is_empty() {
             Ok(self.end_of())
         } else {

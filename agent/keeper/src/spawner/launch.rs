@@ -13,7 +13,7 @@ use rustix::pipe::PipeFlags;
 
 use super::{
     AsFd, File, Fork, Leash, OpenOptions, OpenOptionsExt, OwnedFd, Path, PathBuf, SOCKET, Spawner,
-    io, say, sys,
+    Token, io, say, sys,
 };
 
 const LOCK: &str = "spawner.lock";
@@ -89,13 +89,14 @@ fn launch(args: impl IntoIterator<Item = OsString>) -> Result<&'static str, Laun
     {
         log.set_len(0).map_err(at_state)?;
     }
+    let token = Token::make(&state).map_err(at_state)?;
     let listener = crate::socket::listen(dir.as_fd(), SOCKET, 16)
         .map_err(|error| LaunchError::Socket(state.clone(), error))?;
     let fork = |error: io::Error| LaunchError::Fork(error);
     let (ready, ready_end) =
         rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| fork(e.into()))?;
     match sys::fork().map_err(fork)? {
-        Fork::Child => serve(options, listener, &log, ready_end),
+        Fork::Child => serve(options, (listener, token), &log, ready_end),
         Fork::Parent(_) => {
             drop(ready_end);
             let mut byte = [0; 1];
@@ -145,8 +146,8 @@ fn own_file(path: &Path) -> io::Result<File> {
 }
 
 /// The child: the spawner proper. The lock is inherited and ends with this process; keepers close it.
-fn serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) -> ! {
-    let life = AssertUnwindSafe(|| try_serve(options, listener, log, ready));
+fn serve(options: Options, door: (OwnedFd, Token), log: &File, ready: OwnedFd) -> ! {
+    let life = AssertUnwindSafe(|| try_serve(options, door, log, ready));
     let code = match std::panic::catch_unwind(life) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
@@ -158,10 +159,15 @@ fn serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) -> ! {
     sys::exit_now(code)
 }
 
-fn try_serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) -> io::Result<()> {
+fn try_serve(
+    options: Options,
+    (listener, token): (OwnedFd, Token),
+    log: &File,
+    ready: OwnedFd,
+) -> io::Result<()> {
     rustix::process::setsid()?;
     rustix::process::chdir(c"/")?;
-    let _ = rustix::thread::set_name(c"outpost-spawner");
+    let _ = rustix::thread::set_name(crate::process::SPAWNER);
     sys::default_signals();
     // Before anything is forked: what a keeper costs beside this process.
     sys::memory::share_tables();
@@ -170,7 +176,7 @@ fn try_serve(options: Options, listener: OwnedFd, log: &File, ready: OwnedFd) ->
     sys::put(null.as_fd(), 0)?;
     sys::put(log.as_fd(), 1)?;
     sys::put(log.as_fd(), 2)?;
-    let mut spawner = Spawner::new(listener, options)?;
+    let mut spawner = Spawner::new(listener, token, options)?;
     rustix::io::write(&ready, b"r")?;
     drop(ready);
     spawner.serve();

@@ -56,10 +56,11 @@ fn never_began(stage: &Stage, spec: &StartSpec) {
 fn what_waits_begins_in_order_when_nothing_of_the_last_one_is_left() {
     let site = Site::new();
     // Its tree outlives its first process, and the second begins after it.
-    let first = site.script(
+    let mut first = site.script(
         "(trap '' TERM; echo > deaf; sleep 0.2; echo over >> order) & \
          while [ ! -e deaf ]; do sleep 0.01; done; exit 3",
     );
+    first.grace_ms = 15_000;
     let keeper = site.start(&first);
     let second = site.script("echo second >> order; exit 4");
     let third = site.script("echo third >> order; exit 5");
@@ -112,6 +113,7 @@ fn an_end_by_name_ends_that_one_only() {
     let first = site.script("sleep 1000");
     let keeper = site.start(&first);
     running(&keeper);
+    site.lines("starts", 1);
     let [second, third] = [site.script("exit 4"), until_go(&site, 5)];
     keeper.next(&second).unwrap();
     keeper.next(&third).unwrap();
@@ -236,6 +238,10 @@ fn c1_a_word_that_is_there_before_the_next_begins_is_heeded() {
     go(site);
     expect(next_word(&keeper), Ended::Exited(3), Cause::Own);
     stage.held("keeper-following");
+    // Behind more than it takes at a time.
+    for _ in 0..20 {
+        keeper.send(ToKeeper::StillConnected).unwrap();
+    }
     give_back(&keeper, &second);
     stage.let_on("keeper-following");
     is_given_back(&next_word(&keeper), &second);

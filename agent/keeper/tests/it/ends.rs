@@ -18,7 +18,7 @@ fn a_deadline_ends_a_task_that_ignores_term_without_any_contact() {
         (record.ended, record.cause),
         (Ended::Signalled(9), Cause::TimedOut)
     );
-    assert!((500..5000).contains(&record.duration_ms), "{record:?}");
+    assert!((500..20_000).contains(&record.duration_ms), "{record:?}");
     assert_eq!(site.starts(), 1);
 }
 
@@ -51,11 +51,12 @@ fn a_cancel_after_the_end_changes_nothing() {
 fn the_dead_man_timer_fires_unless_it_is_pushed() {
     let site = Site::new();
     let mut spec = site.script("sleep 1000");
-    spec.stop_after_ms = Some(600);
+    // Longer than a busy machine keeps whoever pushes from it.
+    spec.stop_after_ms = Some(3_000);
     let keeper = site.start(&spec);
     running(&keeper);
     let since = std::time::Instant::now();
-    while since.elapsed().as_millis() < 1500 {
+    while since.elapsed().as_millis() < 4_500 {
         keeper.send(ToKeeper::StillConnected).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -64,5 +65,5 @@ fn the_dead_man_timer_fires_unless_it_is_pushed() {
         "it was pushed"
     );
     let record = expect(last(&keeper), Ended::Signalled(15), Cause::DeadMan);
-    assert!(record.duration_ms >= 2000, "{record:?}");
+    assert!(record.duration_ms >= 4_500, "{record:?}");
 }

@@ -11,6 +11,7 @@
 )]
 
 mod ahead;
+mod calls;
 mod damage;
 mod dead;
 mod ends;
@@ -18,6 +19,9 @@ mod life;
 mod output;
 mod races;
 mod role;
+mod sealed;
+mod secrets;
 mod site;
+mod strangers;
 mod trees;
 mod versions;

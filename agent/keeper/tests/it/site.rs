@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -97,9 +98,12 @@ impl Site {
             lease_until_boot_us: boot_time_us() + 60_000_000,
             log_max_bytes: 1 << 20,
             log_files: 4,
+            seal: None,
             containment: Want::Auto,
             umask: 0o077,
             no_new_privs: true,
+            wall: None,
+            secrets: None,
         })
     }
 
@@ -231,4 +235,12 @@ pub(crate) fn keeper_of(spec: &StartSpec) -> KeeperRecord {
     read_keeper_record(&spec.dir)
         .unwrap()
         .expect("no keeper was here")
+}
+
+/// This program under another path. Copied by a process of its own: a descriptor of ours that is written with would be
+/// held for a moment by whatever another test forks in the middle of it, and the copy be busy.
+pub(crate) fn copy_of_this_program(to: &Path) {
+    let mut cp = Command::new("cp");
+    let copied = cp.arg(std::env::current_exe().unwrap()).arg(to).status();
+    assert!(copied.unwrap().success());
 }

@@ -4,7 +4,7 @@
 //! can decode them. A packet that is cut short or does not parse ends the pair.
 //!
 //! Rules of the conversation:
-//! * link says [`FromLink::Ready`] first, and again right after each `Stored { ok: true }` (the certificate changed);
+//! * link says [`FromLink::Confined`] first, once, before it has heard anybody; then [`FromLink::Ready`], and that again right after each `Stored { ok: true }` (the certificate changed);
 //! * every connection number that [`ToLink::Open`] or [`ToLink::Unary`] brought up ends with exactly one
 //!   [`FromLink::Closed`], also after [`ToLink::Close`]; numbers are never used twice;
 //! * after `Closed` (or after sending `Close`) words about that number are dropped politely by either side.
@@ -14,10 +14,13 @@ mod wire;
 
 pub use socket::{LinkSocket, RunnerSocket, socket_pair};
 pub(crate) use socket::{receive_descriptor, send_descriptor};
+pub(crate) use wire::MAX_DER_BYTES;
 
 use std::fmt;
 
 use bytes::Bytes;
+
+use crate::sandbox::Confinement;
 
 /// Bytes of one frame or unary body, either way.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
@@ -115,6 +118,8 @@ pub enum ToLink {
 /// What link tells the runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FromLink {
+    /// Link is confined, so far as it could be, and has heard nobody yet.
+    Confined(Confinement),
     /// Link is up, or its identity has changed.
     Ready {
         /// Seconds since 1970 when the agent's certificate was stored; 0 without a certificate.
@@ -129,7 +134,15 @@ pub enum FromLink {
         /// As in `Open`.
         conn: Conn,
     },
-    /// The server's certificate ends well before the agent's own, and the stream with it. Said right after `Opened`.
+    /// What the server presented on this connection, so that the runner can judge for itself what that server signs. Said
+    /// right after `Opened`, unless it is larger than any chain of ours.
+    Server {
+        /// An opened connection.
+        conn: Conn,
+        /// DER, leaf first; 1 to [`MAX_CERTIFICATES`].
+        chain: Vec<Vec<u8>>,
+    },
+    /// The server's certificate ends well before the agent's own, and the stream with it. Said right after `Server`.
     Ends {
         /// An opened connection.
         conn: Conn,

@@ -8,6 +8,7 @@ use super::{
     ClosedReason, FromLink, IpcError, MAX_CERTIFICATES, MAX_FRAME_BYTES, MAX_TEXT_BYTES,
     TlsProblem, ToLink, UnaryMethod, bounded_text,
 };
+use crate::sandbox::{Confinement, Missing};
 
 const OPEN: u8 = 1;
 const TO_FRAME: u8 = 2;
@@ -26,9 +27,11 @@ const REPLY: u8 = 0x86;
 const STORED: u8 = 0x87;
 const ENDS: u8 = 0x88;
 const PROOF: u8 = 0x89;
+const SERVER: u8 = 0x8a;
+const CONFINED: u8 = 0x8b;
 
 /// Bytes of one certificate or certificate request in a local message.
-const MAX_DER_BYTES: usize = 8 * 1024;
+pub(crate) const MAX_DER_BYTES: usize = 8 * 1024;
 
 impl ToLink {
     /// One packet.
@@ -100,6 +103,14 @@ impl FromLink {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         match self {
+            Self::Confined(confinement) => {
+                let missing = confinement.missing().iter();
+                Writer::new(CONFINED)
+                    .u8(confinement.landlock_abi)
+                    .u64(confinement.uid.into())
+                    .u8(missing.fold(0, |all, part| all | part.bit()))
+                    .done()
+            }
             Self::Ready {
                 certificate_since_s,
                 certificate_not_after_s,
@@ -110,6 +121,7 @@ impl FromLink {
                 .text(spiffe_id)
                 .done(),
             Self::Opened { conn } => Writer::new(OPENED).u64(*conn).done(),
+            Self::Server { conn, chain } => Writer::new(SERVER).u64(*conn).list(chain).done(),
             Self::Ends { conn, at_s } => Writer::new(ENDS).u64(*conn).u64(*at_s).done(),
             Self::Frame { conn, bytes } => Writer::new(FROM_FRAME).u64(*conn).rest(bytes).done(),
             Self::Closed { conn, reason, text } => Writer::new(CLOSED)
@@ -151,12 +163,17 @@ impl FromLink {
     pub fn decode(packet: &[u8]) -> Result<Self, IpcError> {
         let mut r = Reader(packet);
         let message = match r.u8()? {
+            CONFINED => Self::Confined(confinement(&mut r)?),
             READY => Self::Ready {
                 certificate_since_s: r.u64()?,
                 certificate_not_after_s: r.u64()?,
                 spiffe_id: r.text()?,
             },
             OPENED => Self::Opened { conn: r.u64()? },
+            SERVER => Self::Server {
+                conn: r.u64()?,
+                chain: r.list()?,
+            },
             ENDS => Self::Ends {
                 conn: r.u64()?,
                 at_s: r.u64()?,
@@ -197,6 +214,21 @@ impl FromLink {
         r.end()?;
         Ok(message)
     }
+}
+
+fn confinement(r: &mut Reader<'_>) -> Result<Confinement, IpcError> {
+    let landlock_abi = r.u8()?;
+    let uid = u32::try_from(r.u64()?).map_err(|_| IpcError::Malformed("account"))?;
+    let bits = r.u8()?;
+    let missing: Vec<_> = Missing::ALL
+        .into_iter()
+        .filter(|part| bits & part.bit() != 0)
+        .collect();
+    let known = missing.iter().fold(0, |all, part| all | part.bit());
+    if bits != known {
+        return Err(IpcError::Malformed("unknown part of the sandbox"));
+    }
+    Ok(Confinement::new(landlock_abi, uid, missing))
 }
 
 fn method_number(method: UnaryMethod) -> u8 {
@@ -389,188 +421,5 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn to_link() -> Vec<ToLink> {
-        let bytes = Bytes::from_static(b"\x00opaque\xff");
-        let mut all = vec![
-            ToLink::Open { conn: 1 },
-            ToLink::Frame {
-                conn: u64::MAX,
-                bytes: bytes.clone(),
-            },
-            ToLink::Frame {
-                conn: 2,
-                bytes: Bytes::new(),
-            },
-            ToLink::Close { conn: 3 },
-            ToLink::MakeCsr { conn: 4 },
-            ToLink::Prove {
-                session_nonce: 1 << 63,
-                challenge: Bytes::from_static(&[7; 32]),
-            },
-            ToLink::StoreIdentity {
-                chain: vec![vec![1, 2], vec![3]],
-                roots: vec![vec![4; 900]],
-            },
-        ];
-        for method in [UnaryMethod::Enrol, UnaryMethod::Renew, UnaryMethod::Recover] {
-            all.push(ToLink::Unary {
-                conn: 5,
-                method,
-                bytes: bytes.clone(),
-            });
-        }
-        all
-    }
-
-    fn from_link() -> Vec<FromLink> {
-        let bytes = Bytes::from_static(b"\x00opaque\xff");
-        let mut all = vec![
-            FromLink::Ready {
-                certificate_since_s: 0,
-                certificate_not_after_s: 0,
-                spiffe_id: String::new(),
-            },
-            FromLink::Ready {
-                certificate_since_s: 1 << 32,
-                certificate_not_after_s: 1 << 33,
-                spiffe_id: "spiffe://d/tenant/t/agent/a".into(),
-            },
-            FromLink::Opened { conn: 1 },
-            FromLink::Ends {
-                conn: 1,
-                at_s: 1 << 33,
-            },
-            FromLink::Frame {
-                conn: 2,
-                bytes: bytes.clone(),
-            },
-            FromLink::Csr { der: vec![1, 2, 3] },
-            FromLink::Proof {
-                certificate: vec![1; 700],
-                csr: vec![2; 300],
-                proof: vec![3; 72],
-            },
-            FromLink::Proof {
-                certificate: Vec::new(),
-                csr: Vec::new(),
-                proof: Vec::new(),
-            },
-            FromLink::Reply {
-                conn: 3,
-                ok: true,
-                code: 0,
-                bytes,
-                text: String::new(),
-            },
-            FromLink::Reply {
-                conn: 3,
-                ok: false,
-                code: 16,
-                bytes: Bytes::new(),
-                text: "token used".into(),
-            },
-            FromLink::Stored {
-                ok: true,
-                text: String::new(),
-            },
-            FromLink::Stored {
-                ok: false,
-                text: "disk full".into(),
-            },
-        ];
-        for number in 1..=13 {
-            all.push(FromLink::Closed {
-                conn: 9,
-                reason: reason(number).unwrap(),
-                text: "why".into(),
-            });
-        }
-        all
-    }
-
-    #[test]
-    fn every_message_survives_the_round_trip() {
-        for message in to_link() {
-            assert_eq!(ToLink::decode(&message.encode()).unwrap(), message);
-        }
-        for message in from_link() {
-            assert_eq!(FromLink::decode(&message.encode()).unwrap(), message);
-        }
-    }
-
-    #[test]
-    fn every_reason_has_its_own_number() {
-        for number in 1..=13 {
-            assert_eq!(reason_number(reason(number).unwrap()), number);
-        }
-        assert!(reason(0).is_err() && reason(14).is_err());
-    }
-
-    #[test]
-    fn damaged_packets_are_refused_and_never_panic() {
-        assert!(ToLink::decode(&[]).is_err());
-        assert!(FromLink::decode(&[]).is_err());
-        for packet in to_link()
-            .iter()
-            .map(ToLink::encode)
-            .chain(from_link().iter().map(FromLink::encode))
-        {
-            for end in 0..packet.len() {
-                let _ = (
-                    ToLink::decode(&packet[..end]),
-                    FromLink::decode(&packet[..end]),
-                );
-            }
-            for place in 0..packet.len() {
-                for value in [0, 1, 0x7f, 0xff] {
-                    let mut bad = packet.clone();
-                    bad[place] = value;
-                    let _ = (ToLink::decode(&bad), FromLink::decode(&bad));
-                }
-            }
-        }
-        let mut longer = ToLink::Open { conn: 1 }.encode();
-        longer.push(0);
-        assert!(matches!(
-            ToLink::decode(&longer),
-            Err(IpcError::Malformed("trailing bytes"))
-        ));
-        // The two directions cannot be taken for each other.
-        assert!(FromLink::decode(&ToLink::Open { conn: 1 }.encode()).is_err());
-    }
-
-    #[test]
-    fn limits_hold_at_both_bounds() {
-        let fits = ToLink::Frame {
-            conn: 1,
-            bytes: vec![7; MAX_FRAME_BYTES].into(),
-        };
-        assert_eq!(ToLink::decode(&fits.encode()).unwrap(), fits);
-        let over = ToLink::Frame {
-            conn: 1,
-            bytes: vec![7; MAX_FRAME_BYTES + 1].into(),
-        };
-        assert!(ToLink::decode(&over.encode()).is_err());
-        let many = ToLink::StoreIdentity {
-            chain: vec![vec![1]; MAX_CERTIFICATES + 1],
-            roots: vec![vec![1]],
-        };
-        assert!(ToLink::decode(&many.encode()).is_err());
-        let none = ToLink::StoreIdentity {
-            chain: vec![],
-            roots: vec![vec![1]],
-        };
-        assert!(ToLink::decode(&none.encode()).is_err());
-    }
-
-    #[test]
-    fn texts_become_one_bounded_line() {
-        let long = format!("a\nb\u{7}{}", "ä".repeat(400));
-        let line = bounded_text(&long);
-        assert!(line.len() <= MAX_TEXT_BYTES && line.starts_with("a b "));
-        assert!(!line.contains('\n'));
-    }
-}
+#[path = "wire_tests.rs"]
+mod tests;

@@ -33,6 +33,7 @@ async fn dial(
         address: address.to_owned(),
         proxy,
         leash_fd: leash.map(|fd| fd.into_raw_fd()),
+        sandbox: None,
         timeout: Duration::from_secs(2),
     };
     tokio::task::spawn_blocking(move || dial_main(args))
@@ -47,20 +48,14 @@ async fn dial_nowhere(address: &str) -> ExitCode {
 
 #[tokio::test]
 async fn failures_have_their_codes() {
-    // A port that was free a moment ago and that nobody listens on.
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_held, deaf) = deaf_port();
     assert_eq!(
-        dial_nowhere(&free.to_string()).await,
+        dial_nowhere(&deaf.to_string()).await,
         code(DialOutcome::Refused)
     );
-    assert_eq!(
-        dial_nowhere("no-such-host.invalid:1").await,
-        code(DialOutcome::NotResolved)
-    );
+    // No name at all, so that no server of names is asked.
+    let name = format!("{}.invalid:1", "a".repeat(64));
+    assert_eq!(dial_nowhere(&name).await, code(DialOutcome::NotResolved));
     assert_eq!(dial_nowhere("no port").await, code(DialOutcome::Other));
     // The other end is gone.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -73,13 +68,18 @@ async fn failures_have_their_codes() {
     );
 }
 
+/// A port that nobody listens on, and nobody else gets while this holds it.
+fn deaf_port() -> (OwnedFd, SocketAddr) {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+    let address: SocketAddrAny = rustix::net::getsockname(&socket).unwrap();
+    (socket, SocketAddr::try_from(address).unwrap())
+}
+
 /// A listener whose queue is full: the kernel answers no further connection request.
 fn full_listener() -> (OwnedFd, SocketAddr, Vec<TcpStream>) {
-    let listener = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
+    let (listener, address) = deaf_port();
     rustix::net::listen(&listener, 0).unwrap();
-    let address: SocketAddrAny = rustix::net::getsockname(&listener).unwrap();
-    let address = SocketAddr::try_from(address).unwrap();
     let mut taken = Vec::new();
     while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
         taken.push(stream);
@@ -105,12 +105,11 @@ async fn the_leashs_end_is_dials_end() {
     let (read, write) = rustix::pipe::pipe().unwrap();
     drop(write);
     let (dial_end, _link_end) = socket_pair().unwrap();
-    let began = Instant::now();
+    // Without it the time would be out.
     assert_eq!(
         dial(dial_end, &address.to_string(), None, Some(read)).await,
         code(DialOutcome::Other)
     );
-    assert!(began.elapsed() < Duration::from_secs(2));
 }
 
 /// A small CONNECT proxy that wants `user:secret`, and otherwise answers 407.
@@ -179,17 +178,13 @@ async fn the_stream_works_through_a_proxy() {
 #[tokio::test]
 async fn a_proxys_refusals_have_their_code() {
     let proxy = proxy().await;
-    let free = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let (_held, deaf) = deaf_port();
+    let deaf = deaf.to_string();
     for credentials in ["", "user:wrong@", "user:secret@"] {
         let (dial_end, _link_end) = socket_pair().unwrap();
         let url = format!("http://{credentials}{proxy}");
         assert_eq!(
-            dial(dial_end, &free, Some(url), None).await,
+            dial(dial_end, &deaf, Some(url), None).await,
             code(DialOutcome::ProxyRefused)
         );
     }
@@ -198,7 +193,7 @@ async fn a_proxys_refusals_have_their_code() {
     let (dial_end, _link_end) = socket_pair().unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
     assert_eq!(
-        dial(dial_end, &free, Some(url), None).await,
+        dial(dial_end, &deaf, Some(url), None).await,
         code(DialOutcome::TimedOut)
     );
 }

@@ -275,6 +275,8 @@ async fn a_key_that_others_can_read_ends_link() {
     )
     .unwrap();
     let (socket, thread) = crate::process::bare_link(&keys.path);
+    let confined = crate::support::soon("Confined", socket.recv()).await;
+    assert!(matches!(confined.unwrap(), Some(FromLink::Confined(_))));
     assert_eq!(
         crate::support::soon("end", socket.recv()).await.unwrap(),
         None

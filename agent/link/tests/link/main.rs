@@ -7,9 +7,11 @@
     reason = "tests and their helpers fail by panicking"
 )]
 
+mod confined;
 mod dependencies;
 mod dialling;
 mod enrolment;
+mod fuzz;
 mod pressure;
 mod process;
 mod recovery;

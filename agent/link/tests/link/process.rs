@@ -36,7 +36,9 @@ fn link_args(ipc_fd: i32, dial_fd: i32, key_dir: &Path) -> LinkArgs {
         key_dir: key_dir.to_owned(),
         server_name: "orchestrator.site.test".into(),
         pin: None,
+        keylog_fd: None,
         leash_fd: None,
+        sandbox: None,
         timeouts: Timeouts::default(),
         when_quiet: || (),
     }
@@ -61,6 +63,7 @@ fn role_entry() {
             address: (*address).to_owned(),
             proxy: None,
             leash_fd: None,
+            sandbox: None,
             timeout: DialArgs::TIMEOUT,
         }),
         other => panic!("{other:?}"),
@@ -106,6 +109,8 @@ async fn both_roles_work_across_exec_and_link_ends_with_its_runner() {
     ));
     drop((link, link_dial));
     let socket = LinkSocket::new(runner).unwrap();
+    let confined = soon("Confined", socket.recv()).await.unwrap().unwrap();
+    assert!(matches!(confined, FromLink::Confined(_)), "{confined:?}");
     let ready = soon("Ready", socket.recv()).await.unwrap().unwrap();
     assert!(
         matches!(
@@ -129,6 +134,10 @@ async fn both_roles_work_across_exec_and_link_ends_with_its_runner() {
         soon("Opened", socket.recv()).await.unwrap(),
         Some(FromLink::Opened { conn: 5 })
     );
+    assert!(matches!(
+        soon("Server", socket.recv()).await.unwrap(),
+        Some(FromLink::Server { conn: 5, .. })
+    ));
     let bytes = Bytes::from_static(b"through two processes");
     socket
         .send(&ToLink::Frame {

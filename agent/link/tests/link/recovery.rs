@@ -33,8 +33,10 @@ async fn until_refused(rig: &Rig, address: std::net::SocketAddr) -> ClosedReason
         match rig.open(conn, address).await {
             FromLink::Closed { reason, .. } => return reason,
             FromLink::Opened { .. } => {}
-            other @ (FromLink::Ready { .. }
+            other @ (FromLink::Confined(_)
+            | FromLink::Ready { .. }
             | FromLink::Ends { .. }
+            | FromLink::Server { .. }
             | FromLink::Frame { .. }
             | FromLink::Csr { .. }
             | FromLink::Proof { .. }
@@ -58,7 +60,7 @@ async fn what_the_orchestrator_says_of_an_ended_certificate_is_told_apart() {
         ..Tls::usual(&ca)
     };
     let server = start(tls, Behaviour::Echo).await;
-    let rig = short_lived(&ca, 2).await;
+    let rig = short_lived(&ca, 6).await;
     let reason = until_refused(&rig, server.address).await;
     assert_eq!(reason, ClosedReason::Expired);
 

@@ -138,6 +138,27 @@ async fn a_crash_at_any_moment_of_storing_leaves_a_pair_that_works() {
     }
 }
 
+#[tokio::test]
+async fn d4_a_damaged_key_of_a_request_keeps_nobody_from_connecting_and_is_replaced_by_the_next() {
+    let ca = Ca::new("root");
+    let rig = Rig::enrolled(&ca, Timeouts::default()).await;
+    let asked = rig.csr().await;
+    let (_, keys) = rig.end().await;
+    fs::write(keys.path.join("pending.key"), "-----BEG").unwrap();
+    let server = start(Tls::usual(&ca), Behaviour::Echo).await;
+    let rig = Rig::start(keys, None, Timeouts::default()).await;
+    let opened = rig.open(1, server.address).await;
+    assert_eq!(opened, FromLink::Opened { conn: 1 });
+    drop(rig.end().await);
+
+    let mut rig = Rig::enrolled(&ca, Timeouts::default()).await;
+    drop(rig.csr().await);
+    fs::write(rig.keys.path.join("pending.key"), [0xff; 40]).unwrap();
+    let again = rig.csr().await;
+    assert_ne!(again, asked);
+    rig.store_chain(&ca, ca.agent(&again).0).await;
+}
+
 fn write(dir: &Path, files: &BTreeMap<String, Vec<u8>>) {
     use std::io::Write as _;
     use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -154,7 +175,7 @@ async fn a_stream_ends_with_the_servers_certificate() {
     let ca = Ca::new("root");
     let leaf = Leaf {
         to_h: 0,
-        to_s: 3,
+        to_s: 6,
         ..Leaf::default()
     };
     let tls = Tls {
@@ -183,7 +204,7 @@ async fn a_stream_ends_with_the_agents_own_certificate() {
     let der = rig.csr().await;
     let leaf = Leaf {
         to_h: 0,
-        to_s: 3,
+        to_s: 6,
         ..Leaf::default()
     };
     let (chain, _) = ca.agent_as(&der, leaf.of_agent(AGENT));

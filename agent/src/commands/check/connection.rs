@@ -9,6 +9,7 @@ use super::Findings;
 use crate::commands::words::left;
 use crate::runner::link_process::{LinkProcess, LinkSetup};
 use crate::runner::wall_us;
+use crate::sandbox::{Reached, Required};
 use crate::state_dir::Identity;
 
 const CERTIFICATE: &str = "certificate";
@@ -27,14 +28,24 @@ const ENROL_AGAIN: &str =
     "get a new join token from the operator, then outpost-agent enrol --force --token-file FILE";
 
 /// Looks at all of it.
-pub(super) async fn look(setup: &LinkSetup, identity: &Identity, found: &mut Findings) {
+pub(super) async fn look(
+    setup: &LinkSetup,
+    identity: &Identity,
+    required: Required,
+    found: &mut Findings,
+) {
     proxies(setup, found);
-    let mut link = match setup.start_for_check() {
+    let mut link = match setup.start_for_check().await {
         Ok(link) => link,
         Err(error) => {
             return found.failure(CERTIFICATE, format!("{error:#}"), "see the message");
         }
     };
+    sandbox(
+        &Reached::new(&link.confinement, &setup.accounts),
+        required,
+        found,
+    );
     match link.socket.recv().await {
         Ok(Some(FromLink::Ready {
             certificate_since_s,
@@ -63,6 +74,17 @@ pub(super) async fn look(setup: &LinkSetup, identity: &Identity, found: &mut Fin
     match reached {
         Ok(()) => found.ok(CONNECTION, format!("{} accepts this agent", setup.address)),
         Err(failed) => found.failure(CONNECTION, failed.says, failed.fix),
+    }
+}
+
+/// How link is confined, which it has said before anything else.
+fn sandbox(reached: &Reached, required: Required, found: &mut Findings) {
+    const CHECK: &str = "sandbox";
+    let says = reached.words();
+    match required {
+        _ if reached.missing.is_empty() => found.ok(CHECK, says),
+        Required::Best => found.warning(CHECK, says, reached.fixes()),
+        Required::Strict => found.failure(CHECK, says, reached.fixes()),
     }
 }
 
@@ -203,7 +225,10 @@ fn unreachable(setup: &LinkSetup, why: &str) -> Failed {
     } else if why.contains("proxy") {
         "see whether --proxy (or OUTPOST_PROXY) names the proxy's own address".to_owned()
     } else if why.contains("cannot be resolved") {
-        format!("see whether the name is right and known here: getent hosts {host}")
+        format!(
+            "see whether the name is right and known here: getent hosts {host}; the agent asks the hosts file and DNS \
+             servers only, so a name that another service of this host knows has to be in /etc/hosts"
+        )
     } else if why.to_lowercase().contains("refused") {
         "nobody listens there: is the orchestrator running, and is this its agent port?".to_owned()
     } else if why.contains("does not answer")

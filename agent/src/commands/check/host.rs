@@ -1,6 +1,7 @@
 //! What the host gives an agent: descriptors, processes, /proc, and a way to hold task trees together.
 
 use std::fs;
+use std::path::Path;
 
 use outpost_agent_keeper::containment;
 use outpost_agent_keeper::protocol::Containment;
@@ -61,6 +62,11 @@ fn processes(found: &mut Findings) {
 /// An agent asks /proc which life of the host this is, and finds its tasks there.
 fn proc(found: &mut Findings) {
     const CHECK: &str = "proc";
+    let shown = fs::read_link("/proc/self").ok();
+    if let Some(says) = shown.and_then(|shown| foreign(&shown, std::process::id())) {
+        let fix = "mount a /proc of the namespace that the agent runs in (unshare --mount-proc)";
+        return found.failure(CHECK, says, fix);
+    }
     let Err(error) = fs::read("/proc/1/stat") else {
         return found.ok(CHECK, "/proc shows what an agent must see");
     };
@@ -77,6 +83,17 @@ fn proc(found: &mut Findings) {
             "mount /proc where the agent runs",
         ),
     }
+}
+
+/// What is wrong when /proc shows this process under a number that is not its own.
+fn foreign(shown: &Path, own: u32) -> Option<String> {
+    let says = || {
+        format!(
+            "/proc is of another PID namespace: this process is {} there and {own} here",
+            shown.display()
+        )
+    };
+    (shown != Path::new(&own.to_string())).then(says)
 }
 
 /// The option that hides processes, if /proc is mounted with one (proc(5)).
@@ -114,9 +131,40 @@ pub(super) fn containment(state: &StateDir, found: &mut Findings) {
     }
 }
 
+/// What keeps tasks apart from the agent and from each other.
+pub(super) fn separation(found: &mut Findings) {
+    const CHECK: &str = "separation";
+    let fix = "run the agent as root, so that each task has an account of its own, or on Linux 6.12 or newer with \
+               Landlock in force (`landlock` in the kernel's lsm= list)";
+    match crate::runner::separation() {
+        (true, says) => found.ok(CHECK, says),
+        (false, says) => found.warning(CHECK, says, fix),
+    }
+    if rustix::process::geteuid().is_root() {
+        let account = crate::users::TASK_ACCOUNT;
+        match crate::users::for_tasks() {
+            Ok(user) => found.ok(
+                CHECK,
+                format!("entries without a user run as {account} (uid {})", user.uid),
+            ),
+            Err(_) => found.ok(
+                CHECK,
+                format!("every entry must name its user: this host has no account {account}"),
+            ),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proc_of_another_namespace_is_told() {
+        assert_eq!(foreign(Path::new("17"), 17), None);
+        let says = foreign(Path::new("4711"), 17).unwrap_or_default();
+        assert!(says.contains("is 4711 there and 17 here"), "{says}");
+    }
 
     #[test]
     fn the_newest_mount_of_proc_counts() {

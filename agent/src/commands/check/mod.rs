@@ -11,17 +11,22 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use outpost_agent_keeper::exec::SelfExec;
+use outpost_proto::message::Reporting;
 use serde::Serialize;
 
 use crate::cli::Form;
 use crate::output;
-use crate::runner::link_process::LinkSetup;
+use crate::runner::link_process::{LinkSetup, Living};
+use crate::sandbox::{Accounts, KeyDirectory, Required};
 
 /// What a command line says about the set-up.
 pub(crate) struct Setup<'a> {
     pub(crate) state: &'a Path,
     pub(crate) catalogue: &'a Path,
     pub(crate) proxy: Option<String>,
+    pub(crate) reporting: Reporting,
+    pub(crate) audit: Option<crate::audit::Audit>,
+    pub(crate) sandbox: Required,
     pub(crate) exec: SelfExec,
 }
 
@@ -98,8 +103,9 @@ pub(crate) fn check(setup: Setup<'_>, form: Form) -> anyhow::Result<ExitCode> {
         all: Vec::new(),
     };
     let state = state::look(setup.state, &mut found);
-    let catalogue = site::look(setup.catalogue, &mut found);
+    let catalogue = site::look(setup.catalogue, setup.reporting, &mut found);
     host::look(&mut found);
+    host::separation(&mut found);
     if let Some(state) = &state {
         state::space(state, &mut found);
         state::reachable(state, catalogue.as_ref(), &mut found);
@@ -108,6 +114,11 @@ pub(crate) fn check(setup: Setup<'_>, form: Form) -> anyhow::Result<ExitCode> {
     }
     if let Some((state, identity)) = state.and_then(|state| state::identity(state, &mut found)) {
         let link = LinkSetup {
+            audit: setup.audit,
+            accounts: Accounts::find(&state.keys(), KeyDirectory::StaysAsItIs),
+            // What is less than is asked for is a finding.
+            least: Required::Best.least(),
+            living: Living::default(),
             exec: setup.exec,
             leash: None,
             key_dir: state.keys(),
@@ -116,7 +127,7 @@ pub(crate) fn check(setup: Setup<'_>, form: Form) -> anyhow::Result<ExitCode> {
             pin: None,
         };
         super::block_on(async {
-            connection::look(&link, &identity, &mut found).await;
+            connection::look(&link, &identity, setup.sandbox, &mut found).await;
             Ok(())
         })?;
     }

@@ -7,10 +7,11 @@ use std::path::Path;
 use super::Findings;
 use crate::ahead;
 use crate::catalogue::Catalogue;
+use crate::causes::with_causes;
 use crate::commands::words::bytes;
 use crate::health::LEAST_BYTES;
 use crate::runner::{Ask, ask};
-use crate::state_dir::{Identity, StateDir, StateError};
+use crate::state_dir::{Identity, StateDir, StateError, modes};
 
 const CHECK: &str = "state";
 const SPACE: &str = "space";
@@ -23,11 +24,19 @@ const LEAST_FILES: u64 = 1000;
 pub(super) fn look(path: &Path, found: &mut Findings) -> Option<StateDir> {
     match StateDir::open(path) {
         Ok(state) => {
-            found.ok(CHECK, state.path().display().to_string());
+            let wrong = modes::look(&state);
+            if wrong.is_empty() {
+                found.ok(CHECK, state.path().display().to_string());
+            }
+            for wrong in wrong {
+                let fix = "chmod it; a running agent does so by itself, and says so in its log: something of this account \
+                           changed it";
+                found.warning(CHECK, wrong.says(), fix);
+            }
             Some(state)
         }
         Err(error) => {
-            found.failure(CHECK, chain(&error), fix(&error));
+            found.failure(CHECK, with_causes(&error), fix(&error));
             None
         }
     }
@@ -50,17 +59,6 @@ fn fix(error: &StateError) -> String {
             "name the agent's own directory with --state; nothing was changed here".to_owned()
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 /// Room on the file system, and whether it can be written at all.
@@ -186,7 +184,7 @@ pub(super) fn lock(state: &StateDir, found: &mut Findings) {
             ),
             "see its log; if it hangs, end it: its tasks go on, and the next one takes them over",
         ),
-        (Err(error), _) => found.failure(CHECK, chain(&error), fix(&error)),
+        (Err(error), _) => found.failure(CHECK, with_causes(&error), fix(&error)),
     }
 }
 
@@ -207,7 +205,7 @@ pub(super) fn identity(state: StateDir, found: &mut Findings) -> Option<(StateDi
         }
         Err(error) => {
             let fix = "enrol again with --force and a new token";
-            found.failure(CHECK, chain(&error), fix);
+            found.failure(CHECK, with_causes(&error), fix);
             None
         }
     }

@@ -14,20 +14,21 @@ use outpost_agent_keeper::adopt::{KeeperClient, SpawnerClient};
 use outpost_agent_keeper::exec::SelfExec;
 use outpost_agent_keeper::process::boot_time_us;
 use outpost_agent_keeper::protocol::{
-    Containment, Ended, ExitRecord, FromKeeper, FromSpawner, ToKeeper,
+    Containment, Ended, ExitRecord, FromKeeper, FromSpawner, StartSpec, ToKeeper,
 };
 use outpost_proto::ids::{AttemptId, CommandSeq, Fence, RunId, TaskIndex};
 use outpost_proto::message::{Assign, DownMessage, ParamValue};
 use outpost_proto::name::{EntryName, ParamName, TaskName};
-use outpost_proto::outcome::{Outcome, Refusal};
+use outpost_proto::outcome::{Outcome, Refusal, StartFailure};
 use outpost_proto::wire;
 use serde::Serialize;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::keepers::next;
+use super::walls::{self, Walls};
 use super::watch::watch;
-use super::{outcome, workspace};
+use super::{outcome, secrets, workspace};
 use crate::catalogue::{Catalogue, Entry};
 use crate::log_tail::LogTail;
 use scratch::Scratch;
@@ -124,10 +125,27 @@ pub(crate) async fn run(
     let entry = catalogue
         .entry(&assign.entry)
         .context("the entry is gone")?;
+    if let Err(why) = catalogue.verify(entry, &plan) {
+        return Ok(never_started(&trial.entry, StartFailure::Permission, why));
+    }
     let lease_until = boot_time_us() + u64::try_from(LEASE.as_micros()).unwrap_or(u64::MAX);
     let begun = super::wall_us();
-    let spec = workspace::prepare(&scratch.state, &assign, entry, plan, lease_until, begun)
+    let mut spec = workspace::prepare(&scratch.state, &assign, entry, plan, lease_until, begun)
         .context("its directories cannot be made")?;
+    let mut walls = Walls::new(&scratch.state);
+    walls.close(trial.state);
+    walls.put(&mut spec, &scratch.state, run, catalogue);
+    let files = match secrets_of(catalogue, entry, &scratch, &mut spec, assign.attempt).await {
+        Ok(files) => files,
+        Err(why) => return Ok(never_started(&trial.entry, StartFailure::Secret, why)),
+    };
+    let place = files
+        .clone()
+        .or_else(|| crate::secrets::Place::existing(trial.state, catalogue.secrets().files_in()));
+    secrets::enclose(&mut spec, catalogue, place.as_ref());
+    if let Err(why) = walls::open_declared(&mut spec, entry) {
+        return Ok(never_started(&trial.entry, StartFailure::Permission, why));
+    }
     let attempt_dir = spec.dir.clone();
     let spawner =
         SpawnerClient::connect_or_start(scratch.state.path(), &trial.exec, Some(&scratch.leash))?;
@@ -138,12 +156,34 @@ pub(crate) async fn run(
         log: LogTail::new(&attempt_dir),
         cancelled: false,
     };
-    let last = following.follow(show).await?;
+    let last = following.follow(show).await;
+    if let Some(files) = files {
+        files.close();
+    }
+    let last = last?;
     let run = scratch.state.run(assign.run);
     let mut tried = tried(last, &assign, entry, &run, &spawner);
     let is_kept = trial.place != Place::Own;
     tried.kept = is_kept.then(|| scratch.state.path().to_owned());
     Ok(tried)
+}
+
+/// Fetches the entry's secrets, as at the start of any attempt; where its files are, if it has some.
+async fn secrets_of(
+    catalogue: &Catalogue,
+    entry: &Entry,
+    scratch: &Scratch,
+    spec: &mut StartSpec,
+    attempt: AttemptId,
+) -> Result<Option<crate::secrets::Place>, String> {
+    if entry.secrets.is_empty() {
+        return Ok(None);
+    }
+    let place = secrets::place_for(entry, catalogue, scratch.state.path())?;
+    let resolver = crate::secrets::Resolver::default();
+    let granted = secrets::fetch(&resolver, catalogue, entry, place.as_ref(), attempt).await?;
+    spec.secrets = Some(granted);
+    Ok(place)
 }
 
 impl Trial<'_> {
@@ -305,6 +345,7 @@ impl Tried {
             KeeperSaid::NotStarted(NotStarted::Failed(failure)) => Outcome::StartFailed(*failure),
             KeeperSaid::NotStarted(NotStarted::LeaseOver) => Outcome::Refused(Refusal::NoLease),
             KeeperSaid::NotStarted(NotStarted::Cancelled) => Outcome::Cancelled,
+            KeeperSaid::NotStarted(NotStarted::Refused(refusal)) => Outcome::Refused(*refusal),
             KeeperSaid::Gone { .. } | KeeperSaid::Running | KeeperSaid::GivenBack => {
                 Outcome::Killed(outpost_proto::outcome::KillReason::Keeper)
             }
@@ -317,6 +358,14 @@ impl Tried {
 fn refused(entry: &EntryName, refusal: Refusal, why: String) -> Tried {
     let mut tried = empty(entry);
     tried.is = Outcome::Refused(refusal);
+    tried.outcome = tried.is.to_string();
+    tried.why = Some(why);
+    tried
+}
+
+fn never_started(entry: &EntryName, failure: StartFailure, why: String) -> Tried {
+    let mut tried = empty(entry);
+    tried.is = Outcome::StartFailed(failure);
     tried.outcome = tried.is.to_string();
     tried.why = Some(why);
     tried

@@ -4,7 +4,7 @@
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -121,6 +121,8 @@ fn parent(state: &Path) -> io::Result<PathBuf> {
         Ok(()) | Err(_) => {}
     }
     owned(&parent)?;
+    // Whatever this process's own mask is.
+    std::fs::set_permissions(&parent, std::fs::Permissions::from_mode(0o711))?;
     Ok(parent)
 }
 

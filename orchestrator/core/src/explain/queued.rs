@@ -3,12 +3,14 @@
 use outpost_driver::Micros;
 use outpost_proto::ids::TaskIndex;
 use outpost_proto::name::{EntryName, TaskName, WorkflowName};
+use outpost_proto::outcome::{Outcome, Refusal};
 
 use super::{Why, count, span, why};
 use crate::agent::{Agent, Obstacle};
 use crate::line::{Gate, Limit, Source, Target};
 use crate::needs::Needs;
 use crate::run::Run;
+use crate::shown::Shown;
 use crate::spec::{Affinity, TaskSpec};
 use crate::tenant::{Ctx, Tenant};
 
@@ -22,24 +24,7 @@ impl Tenant {
         };
         let waited = span(ctx.now.since(since));
         if self.is_recovering(ctx) {
-            let agents: Vec<&str> = self
-                .awaited
-                .iter()
-                .take(5)
-                .map(|name| name.as_str())
-                .collect();
-            let reason = format!(
-                "The orchestrator's database was restored, and {} not told yet what the backup lacks ({}{}). New work \
-                 waits for that, so that nothing runs twice; `outpost recovery continue` goes on without.",
-                if self.awaited.len() == 1 {
-                    "1 agent has".to_owned()
-                } else {
-                    format!("{} agents have", self.awaited.len())
-                },
-                agents.join(", "),
-                if self.awaited.len() > 5 { ", …" } else { "" },
-            );
-            return why("recovering", reason);
+            return why("recovering", self.recovering());
         }
         let line = run.task(task).and_then(|task| task.line);
         if let Some(gate) = line
@@ -53,6 +38,27 @@ impl Tenant {
             Some(agent) => self.queued_for(ctx, run, task, agent, &spec.entry, &waited),
             None => self.unplaced(ctx, run, task, needs, &waited),
         }
+    }
+
+    /// Nothing is sent to anybody yet.
+    pub(super) fn recovering(&self) -> String {
+        let agents: Vec<&str> = self
+            .awaited
+            .iter()
+            .take(5)
+            .map(|name| name.as_str())
+            .collect();
+        format!(
+            "The orchestrator's database was restored, and {} not told yet what the backup lacks ({}{}). New work \
+             waits for that, so that nothing runs twice; `outpost recovery continue` goes on without.",
+            if self.awaited.len() == 1 {
+                "1 agent has".to_owned()
+            } else {
+                format!("{} agents have", self.awaited.len())
+            },
+            agents.join(", "),
+            if self.awaited.len() > 5 { ", …" } else { "" },
+        )
     }
 
     /// A limit of its workflow is reached.
@@ -115,7 +121,8 @@ impl Tenant {
         let name = &agent.record.agent;
         let bound = format!("This run's tasks go to agent `{name}`");
         if let Some(obstacle) = agent.obstacle(ctx.now) {
-            let (code, reason) = obstructed(ctx, agent, obstacle);
+            let (code, mut reason) = obstructed(ctx, agent, obstacle);
+            reason.push_str(&as_shown(run, task, agent, obstacle));
             return self.stays(
                 ctx,
                 run,
@@ -209,7 +216,7 @@ impl Tenant {
             );
             return why("slots_full", reason);
         }
-        hindered(ctx, &offering, waited)
+        hindered(ctx, run, task, &offering, waited)
     }
 
     fn ahead(&self, run: &Run, task: TaskIndex) -> usize {
@@ -350,7 +357,7 @@ fn narrowed(needs: &Needs) -> &'static str {
 }
 
 /// Agents could run it and take no work: the one that comes nearest says why.
-fn hindered(ctx: &Ctx<'_>, offering: &[&Agent], waited: &str) -> Why {
+fn hindered(ctx: &Ctx<'_>, run: &Run, task: TaskIndex, offering: &[&Agent], waited: &str) -> Why {
     let nearest = offering
         .iter()
         .filter_map(|agent| Some((agent.obstacle(ctx.now)?, agent)))
@@ -358,7 +365,8 @@ fn hindered(ctx: &Ctx<'_>, offering: &[&Agent], waited: &str) -> Why {
     let Some((obstacle, agent)) = nearest else {
         return why("slots_full", format!("It has waited for {waited}."));
     };
-    let (code, reason) = obstructed(ctx, agent, obstacle);
+    let (code, mut reason) = obstructed(ctx, agent, obstacle);
+    reason.push_str(&as_shown(run, task, agent, obstacle));
     let others = offering.len() - 1;
     let more = match others {
         0 => String::new(),
@@ -380,8 +388,34 @@ fn limited_slots(agent: &Agent) -> String {
     }
 }
 
+/// What became of showing the task to this agent, if that is what can be done with it.
+fn as_shown(run: &Run, task: TaskIndex, agent: &Agent, obstacle: Obstacle) -> String {
+    let shown = run.task(task).map(|task| task.record.shown.as_slice());
+    let catalogue = agent.record.catalogue.as_ref();
+    let (Obstacle::Observe, Some(shown), Some(catalogue)) = (obstacle, shown, catalogue) else {
+        return String::new();
+    };
+    let is_it =
+        |one: &&Shown| one.agent == agent.record.agent && one.catalogue == catalogue.version;
+    match shown.iter().find(is_it).map(|one| one.answer) {
+        None => String::new(),
+        Some(None) => " It was shown this task.".to_owned(),
+        Some(Some(Refusal::Observe)) => {
+            " It was shown this task, and would have taken it.".to_owned()
+        }
+        Some(Some(refusal)) => format!(
+            " It was shown this task, and would have sent it back as {}.",
+            Outcome::Refused(refusal)
+        ),
+    }
+}
+
 /// Code and half a sentence: what keeps this agent from taking work, and what would change it.
-fn obstructed(ctx: &Ctx<'_>, agent: &Agent, obstacle: Obstacle) -> (&'static str, String) {
+pub(super) fn obstructed(
+    ctx: &Ctx<'_>,
+    agent: &Agent,
+    obstacle: Obstacle,
+) -> (&'static str, String) {
     let silent = span(ctx.now.since(agent.heard));
     let name = &agent.record.agent;
     match obstacle {

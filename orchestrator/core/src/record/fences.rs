@@ -105,6 +105,7 @@ mod tests {
         first.restored(true, NOW);
         let given_out = first.next_fence.0..first.next_fence.0 + (1 << FENCES_A_SECOND);
         second.restored(true, NOW + SECOND);
+        assert!(second.knew(Fence(6)) && !second.knew(Fence(7)));
         assert!(!given_out.contains(&second.next_fence.0));
         assert!(second.next_fence > Fence(given_out.end - 1));
         assert_eq!(second.known, [(Fence(0), Fence(7))]);

@@ -97,7 +97,7 @@ fn an_entry_nobody_announces_is_refused_once_there_is_somebody_to_ask() {
     else {
         panic!()
     };
-    insta::assert_snapshot!(warnings.join("\n"), @"task `a` waits until an agent announces the catalogue entry `laod`: none of the 1 agents that announced a catalogue has it");
+    insta::assert_snapshot!(warnings.join("\n"), @"task `a` waits until an agent announces the catalogue entry `laod`: the only agent that announced a catalogue does not have it");
 }
 
 #[test]
@@ -243,6 +243,17 @@ fn the_same_key_makes_the_same_run_once_for_a_day() {
         trigger_with(&mut rig, &[], Some("")).0,
         Err(Denied::Limit(_))
     ));
+    // Also by a clock that was put forward by a day.
+    rig.now = rig.now.plus_ms(24 * 3_600_000);
+    rig.restart();
+    rig.pass_ms(60_000);
+    assert_eq!(
+        trigger_with(&mut rig, &[], Some("k")).0,
+        Ok(Answer::Triggered {
+            run,
+            created: false
+        })
+    );
     rig.pass_ms(24 * 3_600_000);
     assert!(matches!(
         trigger_with(&mut rig, &[], Some("k")).0,

@@ -185,3 +185,20 @@ fn an_attempt_whose_end_nobody_knows_does_not_hold_up_a_cancel() {
         "and it is not called cancelled"
     );
 }
+
+#[test]
+fn what_its_agent_refuses_of_a_run_that_is_being_cancelled_is_not_tried_again() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    let mut spec = task("a", "once", &[]);
+    spec.retry.retries = 3;
+    rig.apply(workflow("w", vec![spec]));
+    let (run, said) = rig.trigger("w");
+    cancel(&mut rig, run).0.unwrap();
+    let refused = Outcome::Refused(outpost_proto::outcome::Refusal::Full);
+    site.ends(&mut rig, assigns(&said)[0].attempt, refused);
+    assert_eq!(
+        (rig.task_state(run, 0), rig.run_state(run)),
+        (TaskState::Cancelled, RunState::Cancelled)
+    );
+}

@@ -1,24 +1,13 @@
 //! Two holders of one identity.
 
 use crate::event::Alarm;
-use crate::record::NoticeKind;
 use crate::safety::Safety;
 use crate::standing::Keep;
 
 use super::*;
 
-fn told(rig: &Rig) -> Vec<Safety> {
-    let notices = rig.mirror.notices.iter();
-    let told = notices.filter_map(|notice| match &notice.what {
-        NoticeKind::Safety { what, .. } => Some(*what),
-        NoticeKind::Run { .. }
-        | NoticeKind::Task { .. }
-        | NoticeKind::Attempt { .. }
-        | NoticeKind::Workflow { .. }
-        | NoticeKind::Skipped { .. }
-        | NoticeKind::Agent { .. } => None,
-    });
-    told.collect()
+fn whats(rig: &Rig) -> Vec<Safety> {
+    told(rig).into_iter().map(|(what, _, _)| what).collect()
 }
 
 fn says_hello(rig: &mut Rig, site: &mut Site) -> Vec<Speech> {
@@ -78,7 +67,7 @@ fn resolve(rig: &mut Rig, keep: Keep) -> (Result<Answer, Denied>, Vec<Speech>) {
 #[test]
 fn both_keep_their_sessions_and_neither_gets_work_or_a_lease() {
     let (mut rig, mut site, mut copy, assign) = copied(false);
-    assert_eq!(told(&rig), [Safety::Quarantined]);
+    assert_eq!(whats(&rig), [Safety::Quarantined]);
     let listing = copy.frame(vec![copy.catalogue(), Site::inventory(vec![])]);
     assert_eq!(
         messages(&rig.turn(&[listing])),
@@ -125,7 +114,7 @@ fn a_third_holder_is_turned_away_and_nothing_flaps() {
         let said = site.connect(&mut rig, vec![]);
         assert_eq!(closes(&said).len(), 1, "its own former stream: {said:?}");
     }
-    assert_eq!(told(&rig), [Safety::Quarantined], "told once");
+    assert_eq!(whats(&rig), [Safety::Quarantined], "told once");
 }
 
 #[test]
@@ -138,7 +127,7 @@ fn keeping_this_turns_that_away_for_good_and_changes_the_key() {
         (site.conn, CloseReason::Replaced),
     ];
     assert_eq!(closes(&said), ends);
-    assert_eq!(told(&rig), [Safety::Quarantined, Safety::KeptThis]);
+    assert_eq!(whats(&rig), [Safety::Quarantined, Safety::KeptThis]);
     let item = site.item(&assign, AttemptState::Running, 1);
     let said = site.connect(&mut rig, vec![item]);
     assert!(directives(&said).contains(&Directive::RenewNow));
@@ -153,7 +142,7 @@ fn keeping_this_turns_that_away_for_good_and_changes_the_key() {
         what: Alarm::Nonce,
     };
     assert!(said.contains(&alarm));
-    assert_eq!(told(&rig).len(), 2, "no second quarantine");
+    assert_eq!(whats(&rig).len(), 2, "no second quarantine");
     assert!(matches!(
         resolve(&mut rig, Keep::This).0,
         Err(Denied::NotQuarantined(_))
@@ -186,6 +175,27 @@ fn of_two_equal_holders_the_kept_one_starts_nothing_that_the_other_may_have_star
     assert!(directives(&said).contains(&Directive::Cancel(assign.attempt)));
     assert_eq!(assigns(&said), [], "what it lacks is not sent again");
     assert!(matches!(rig.phase(assign.attempt), Phase::Lost { .. }));
+}
+
+#[test]
+fn a_life_that_the_other_one_no_longer_has_may_have_been_its_own_all_the_same() {
+    let (mut rig, mut site, mut copy, assign) = copied(true);
+    let reboot = Outcome::Interrupted(outpost_proto::outcome::Interruption::Reboot);
+    site.event_seq += 1;
+    let ended = AttemptState::Finished(report(reboot));
+    let items = vec![site.item(&assign, ended, site.event_seq)];
+    site.reboots(&mut rig, items);
+    resolve(&mut rig, Keep::That).0.unwrap();
+    // It holds what the other one began before it was rebooted, and lacks the other task.
+    let item = copy.item(&assign, AttemptState::Assigned, 0);
+    let said = copy.connect(&mut rig, vec![item]);
+    assert_eq!(closes(&said), []);
+    assert!(directives(&said).contains(&Directive::Cancel(assign.attempt)));
+    assert_eq!(assigns(&said), [], "the other one may have begun it");
+    let attempts = rig.mirror.attempts.values();
+    let lost = attempts.filter(|attempt| matches!(attempt.phase, Phase::Lost { .. }));
+    assert_eq!(lost.count(), 2);
+    assert_eq!(copy.beats(&mut rig).len(), 1, "it goes on");
 }
 
 #[test]
@@ -247,16 +257,16 @@ fn a_process_that_ends_and_a_commit_that_fails_change_nothing_of_it() {
 }
 
 #[test]
-fn a_copy_from_before_the_last_renewal_is_turned_away_and_told_of_once() {
+fn a_key_that_was_never_known_is_turned_away_and_told_of_once() {
     let mut rig = Rig::new();
     let mut site = rig.site("bank");
     let mut copy = Site::new("bank");
-    copy.key = "the one before".into();
+    copy.key = "of the name's former bearer".into();
     for again in 0..4 {
         let opened = copy.open(&mut rig);
         let said = rig.turn(&[opened]);
         assert_eq!(closes(&said), [(copy.conn, CloseReason::OtherKey)]);
-        assert_eq!(told(&rig), [Safety::OtherKey], "told once");
+        assert_eq!(whats(&rig), [Safety::OtherKey], "told once");
         assert_eq!(
             site.beats(&mut rig).len(),
             1,
@@ -267,10 +277,14 @@ fn a_copy_from_before_the_last_renewal_is_turned_away_and_told_of_once() {
             site.connect(&mut rig, vec![]);
         }
     }
-    copy.key = "one that was never known".into();
-    let opened = copy.open(&mut rig);
-    rig.turn(&[opened]);
-    assert_eq!(told(&rig), [Safety::OtherKey, Safety::OtherKey]);
+    for _ in 0..3 {
+        for key in ["of one", "of another", "of the name's former bearer"] {
+            copy.key = key.into();
+            let opened = copy.open(&mut rig);
+            rig.turn(&[opened]);
+        }
+    }
+    assert_eq!(whats(&rig), [Safety::OtherKey; 3], "each of them once");
 }
 
 #[test]
@@ -294,6 +308,34 @@ fn who_claims_to_have_seen_more_takes_nobodys_place() {
     // With nobody set aside, but the known one in session: a second holder like any other.
     third.nonce = Nonce(78);
     says_hello(&mut rig, &mut third);
-    assert_eq!(told(&rig).last(), Some(&Safety::Quarantined));
+    assert_eq!(whats(&rig).last(), Some(&Safety::Quarantined));
     assert_eq!(site.beats(&mut rig).len(), 1);
+}
+
+/// Of the same life as the one that stayed: what that one got since is not with it.
+#[test]
+fn who_was_turned_away_for_good_says_nothing_of_what_came_after_the_decision() {
+    let (mut rig, mut site, mut copy, assign) = copied(true);
+    resolve(&mut rig, Keep::This).0.unwrap();
+    let item = site.item(&assign, AttemptState::Running, 1);
+    site.connect(&mut rig, vec![item]);
+    rig.pass_ms(1_000);
+    site.beats(&mut rig);
+    rig.apply(workflow("v", vec![task("a", "once", &[])]));
+    let (_, said) = rig.trigger("v");
+    let since = assigns(&said).remove(0);
+    rig.pass_ms(1_000);
+    let mut another = Site::new("bank");
+    (another.nonce, another.incarnation) = (Nonce(78), Incarnation(10));
+    says_hello(&mut rig, &mut another);
+    let said = says_hello(&mut rig, &mut copy);
+    assert_eq!(closes(&said), [(copy.conn, CloseReason::Cloned)]);
+    resolve(&mut rig, Keep::This).0.unwrap();
+    let held = [
+        (&assign, AttemptState::Running, 1),
+        (&since, AttemptState::Assigned, 0),
+    ];
+    let held = held.map(|(assign, state, seq)| site.item(assign, state, seq));
+    let said = site.connect(&mut rig, held.to_vec());
+    assert!(directives(&said).contains(&Directive::Keep(since.attempt)));
 }

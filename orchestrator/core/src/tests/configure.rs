@@ -111,7 +111,16 @@ fn a_drained_agent_gives_back_what_it_has_not_started_and_no_try_is_used_up() {
         (view.cordoned, view.draining, view.attempts),
         (true, true, 3)
     );
-    let said = bank.ends(&mut rig, given[1].attempt, TURNED_AWAY);
+    let attempt = given[1].attempt;
+    let turned_away = bank.event(attempt, AttemptState::Finished(report(TURNED_AWAY)));
+    let done = rig.committed(&[bank.frame(vec![turned_away])]);
+    let paused = |write: &Write| matches!(write, Write::Task(task) if matches!(task.state, TaskState::Backoff { .. }));
+    assert!(
+        !done.writes.iter().any(paused),
+        "no pause: {:?}",
+        done.writes
+    );
+    let said = done.speech;
     let [again] = &assigns(&said)[..] else {
         panic!("{said:?}")
     };

@@ -218,3 +218,134 @@ fn what_was_given_up_and_is_waited_for_goes_on_when_it_is_found_running() {
     site.ends(&mut rig, assign.attempt, Outcome::Succeeded);
     assert_eq!(rig.run_state(run), RunState::Succeeded);
 }
+
+/// An agent with a running task that is set aside beside a copy on another host, and then rebooted.
+fn rebooted_beside_a_copy() -> (Rig, Site, Site, Assign) {
+    let (mut rig, mut site, _, assign) = runs("once");
+    let mut copy = copy_of(&site);
+    site.connect(&mut rig, vec![site.item(&assign, AttemptState::Running, 1)]);
+    comes_back(&mut rig, &mut copy);
+    site.incarnation.0 = 20;
+    site.connect(&mut rig, vec![]);
+    site.tells(&mut rig, assign.attempt, REBOOT);
+    assert_eq!(rig.phase(assign.attempt), Phase::Running, "nobody knows");
+    (rig, site, copy, assign)
+}
+
+#[test]
+fn an_interruption_that_was_acknowledged_between_two_holders_is_not_lost() {
+    for restarts in [true, false] {
+        let (mut rig, mut site, _, assign) = rebooted_beside_a_copy();
+        assert_eq!(passes(&mut rig, &mut site, 300), [], "a person takes time");
+        if restarts {
+            rig.restart();
+        }
+        resolve(&mut rig, Keep::This);
+        site.connect(&mut rig, vec![]);
+        assert_eq!(passes(&mut rig, &mut site, 30), [], "another may come");
+        assert_eq!(rig.phase(assign.attempt), Phase::Running);
+        let tried = passes(&mut rig, &mut site, 30).len();
+        assert!(matches!(
+            rig.phase(assign.attempt),
+            Phase::Finished { report } if report.outcome == Outcome::Interrupted(Interruption::Reboot)
+        ));
+        assert_eq!(tried, 1, "it is over, so that it may be tried again");
+    }
+}
+
+#[test]
+fn of_several_words_in_a_quarantine_the_first_counts() {
+    let (mut rig, mut site, _, assign) = rebooted_beside_a_copy();
+    let AttemptState::Finished(mut other) = REBOOT else {
+        unreachable!()
+    };
+    other.outcome = Outcome::Interrupted(Interruption::AgentStateLost);
+    site.tells(&mut rig, assign.attempt, AttemptState::Finished(other));
+    resolve(&mut rig, Keep::This);
+    site.connect(&mut rig, vec![]);
+    passes(&mut rig, &mut site, 60);
+    assert!(matches!(
+        rig.phase(assign.attempt),
+        Phase::Finished { report } if report.outcome == Outcome::Interrupted(Interruption::Reboot)
+    ));
+}
+
+#[test]
+fn the_word_of_a_holder_that_was_decided_against_ends_nothing() {
+    let (mut rig, _, mut copy, assign) = rebooted_beside_a_copy();
+    resolve(&mut rig, Keep::That);
+    copy.connect(&mut rig, vec![]);
+    assert_eq!(passes(&mut rig, &mut copy, 120), []);
+    assert!(matches!(rig.phase(assign.attempt), Phase::Lost { .. }));
+}
+
+#[test]
+fn what_was_in_doubt_when_a_second_holder_came_is_believed_once_it_is_decided() {
+    let (mut rig, mut site, _, assign) = runs("once");
+    let mut copy = copy_of(&site);
+    let items = says(&site, &assign, true);
+    site.event_seq += 1;
+    site.incarnation.0 = 20;
+    site.connect(&mut rig, items);
+    comes_back(&mut rig, &mut copy);
+    assert_eq!(passes(&mut rig, &mut site, 120), []);
+    assert_eq!(rig.phase(assign.attempt), Phase::Running);
+    resolve(&mut rig, Keep::This);
+    site.connect(&mut rig, vec![]);
+    assert_eq!(passes(&mut rig, &mut site, 60).len(), 1);
+    assert!(matches!(rig.phase(assign.attempt), Phase::Finished { .. }));
+}
+
+#[test]
+fn nothing_is_believed_of_a_life_that_any_of_the_holders_had() {
+    // The one that is decided against had it, and has rebooted since; or a third one has it.
+    for third in [true, false] {
+        let (mut rig, site, _, assign) = runs("once");
+        let mut original = site;
+        let mut first = copy_of(&original);
+        first.event_seq += 1;
+        let items = vec![first.item(&assign, REBOOT, first.event_seq)];
+        first.connect(&mut rig, items);
+        let mut second = copy_of(&original);
+        second.incarnation = Incarnation(10);
+        if third {
+            comes_back(&mut rig, &mut second);
+            let opened = original.open(&mut rig);
+            let said = rig.turn(&[opened, original.frame(vec![original.hello()])]);
+            // It presents what the first of the two came with: nobody is told apart by that alone.
+            original.nonce = Nonce(77);
+            let opened = original.open(&mut rig);
+            let refused = rig.turn(&[opened, original.frame(vec![original.hello()])]);
+            assert_eq!(closes(&refused).len() + closes(&said).len(), 2);
+        } else {
+            comes_back(&mut rig, &mut original);
+            original.incarnation = Incarnation(11);
+            comes_back(&mut rig, &mut original);
+        }
+        resolve(&mut rig, Keep::This);
+        first.connect(&mut rig, vec![]);
+        assert_eq!(passes(&mut rig, &mut first, 120), [], "{third}");
+        assert!(matches!(rig.phase(assign.attempt), Phase::Lost { .. }));
+    }
+}
+
+#[test]
+fn nor_of_a_life_that_only_somebody_had_who_was_turned_away() {
+    let (mut rig, mut original, _, assign) = runs("once");
+    let mut first = copy_of(&original);
+    first.event_seq += 1;
+    let items = vec![first.item(&assign, REBOOT, first.event_seq)];
+    first.connect(&mut rig, items);
+    let mut second = copy_of(&original);
+    second.incarnation = Incarnation(10);
+    comes_back(&mut rig, &mut second);
+    // Its nonce is neither of the two holders'.
+    original.nonce = Nonce(77);
+    let opened = original.open(&mut rig);
+    let said = rig.turn(&[opened, original.frame(vec![original.hello()])]);
+    assert_eq!(closes(&said), [(original.conn, CloseReason::Cloned)]);
+    resolve(&mut rig, Keep::This);
+    first.connect(&mut rig, vec![]);
+    assert_eq!(passes(&mut rig, &mut first, 120), []);
+    assert!(matches!(rig.phase(assign.attempt), Phase::Lost { .. }));
+}

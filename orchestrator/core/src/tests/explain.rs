@@ -98,6 +98,40 @@ fn once_it_is_placed() {
 }
 
 #[test]
+fn what_is_held_by_an_agent_whose_site_has_paused_it_is_told_so() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    rig.apply(workflow("w", vec![task("a", "load", &[])]));
+    let (run, said) = rig.trigger("w");
+    site.says(&mut rig, UpMessage::Ack(assigns(&said)[0].command_seq));
+    let told = explained(&mut rig, run);
+    assert!(told.contains("starts it when a slot is free"), "{told}");
+    site.flags.paused = true;
+    site.beats(&mut rig);
+    let told = explained(&mut rig, run);
+    assert_eq!(
+        told,
+        "a assigned [paused] Agent `bank` holds it and starts nothing: its site has paused it. Only the site can resume \
+         it; it was last heard 0 ms ago."
+    );
+    site.flags = Flags {
+        hold: true,
+        ..Flags::default()
+    };
+    site.beats(&mut rig);
+    let told = explained(&mut rig, run);
+    assert!(
+        told.starts_with("a assigned [hold] Agent `bank` holds it and starts nothing"),
+        "{told}"
+    );
+    // Whoever has gone cannot say whether it holds it still.
+    rig.turn(&[site.close()]);
+    let told = explained(&mut rig, run);
+    assert!(told.starts_with("a assigned [assigned] "), "{told}");
+    assert!(told.contains("which is not connected"), "{told}");
+}
+
+#[test]
 fn when_it_cannot_go_on_by_itself() {
     let mut rig = Rig::new();
     let mut site = rig.site("bank");

@@ -2,11 +2,11 @@
 
 use super::*;
 
-fn sites(rig: &mut Rig, count: usize) -> Vec<Site> {
+pub(super) fn sites(rig: &mut Rig, count: usize) -> Vec<Site> {
     (0..count).map(|n| rig.site(&format!("s{n}"))).collect()
 }
 
-fn is_frozen(rig: &mut Rig) -> bool {
+pub(super) fn is_frozen(rig: &mut Rig) -> bool {
     let Ok(Answer::Recovery(view)) = rig.ask(Ask::Recovery) else {
         panic!()
     };
@@ -14,7 +14,7 @@ fn is_frozen(rig: &mut Rig) -> bool {
 }
 
 /// Lets time pass while these send heartbeats.
-fn pass(rig: &mut Rig, alive: &mut [Site], seconds: u64) {
+pub(super) fn pass(rig: &mut Rig, alive: &mut [Site], seconds: u64) {
     for _ in 0..seconds / 10 {
         rig.pass_ms(10_000);
         for site in alive.iter_mut() {
@@ -82,14 +82,82 @@ fn most_of_all_agents_gone_freeze_every_tenant_that_misses_some() {
         }
     }
     drop(beta);
-    let frozen = |rig: &mut Rig, tenant| {
-        let Ok(Answer::Recovery(view)) = rig.ask_in(tenant, Ask::Recovery).0 else {
-            panic!()
-        };
-        view.frozen_since.is_some()
-    };
     assert!(frozen(&mut rig, "acme") && frozen(&mut rig, "beta"));
     assert!(!frozen(&mut rig, "idle"), "nobody of it is missing");
+}
+
+fn frozen(rig: &mut Rig, tenant: &str) -> bool {
+    let Ok(Answer::Recovery(view)) = rig.ask_in(tenant, Ask::Recovery).0 else {
+        panic!()
+    };
+    view.frozen_since.is_some()
+}
+
+/// Ten agents of one tenant and one of five of another go, so that both are frozen. All of the first, and the four.
+fn frozen_together() -> (Rig, Vec<Site>, Vec<Site>) {
+    let mut rig = Rig::new();
+    let acme: Vec<Site> = (0..10).map(|n| rig.site(&format!("s{n}"))).collect();
+    let mut beta: Vec<Site> = (0..5)
+        .map(|n| rig.site_of("beta", &format!("b{n}")))
+        .collect();
+    pass(&mut rig, &mut beta[1..], 60);
+    assert!(frozen(&mut rig, "acme") && frozen(&mut rig, "beta"));
+    beta.remove(0);
+    (rig, acme, beta)
+}
+
+#[test]
+fn once_nine_in_ten_of_all_agents_are_there_no_tenant_waits_for_its_last_one() {
+    let (mut rig, mut acme, mut beta) = frozen_together();
+    for site in &mut acme {
+        site.beats(&mut rig);
+    }
+    assert!(!frozen(&mut rig, "acme") && !frozen(&mut rig, "beta"));
+    pass(&mut rig, &mut beta, 60);
+    rig.restart();
+    for site in acme.iter_mut().chain(&mut beta) {
+        site.connect(&mut rig, vec![]);
+    }
+    pass(&mut rig, &mut beta, 60);
+    assert!(frozen(&mut rig, "acme"));
+    assert!(
+        !frozen(&mut rig, "beta"),
+        "it misses nobody who is expected"
+    );
+}
+
+#[test]
+fn a_tenant_does_not_stay_frozen_for_another_ones_agents_that_were_removed() {
+    let (mut rig, acme, mut beta) = frozen_together();
+    for site in &acme {
+        let agent = site.agent.clone();
+        let removed = rig.ask_in("acme", Ask::RemoveAgent { agent }).0;
+        assert_eq!(removed, Ok(Answer::Removed));
+    }
+    pass(&mut rig, &mut beta, 110);
+    assert!(frozen(&mut rig, "beta"), "one in five may be on its way");
+    pass(&mut rig, &mut beta, 20);
+    assert!(!frozen(&mut rig, "beta"));
+}
+
+#[test]
+fn a_tenant_that_misses_most_of_its_own_waits_for_them_whoever_else_is_back() {
+    let mut rig = Rig::new();
+    let mut acme: Vec<Site> = (0..50).map(|n| rig.site(&format!("s{n}"))).collect();
+    let mut beta: Vec<Site> = (0..4)
+        .map(|n| rig.site_of("beta", &format!("b{n}")))
+        .collect();
+    pass(&mut rig, &mut beta[2..], 30);
+    rig.pass_ms(20_000);
+    assert!(frozen(&mut rig, "acme") && frozen(&mut rig, "beta"));
+    // Two went with all the others, the two others a little later.
+    rig.pass_ms(40_000);
+    pass(&mut rig, &mut acme, 300);
+    assert!(!frozen(&mut rig, "acme") && frozen(&mut rig, "beta"));
+    for site in &mut beta {
+        site.beats(&mut rig);
+    }
+    assert!(!frozen(&mut rig, "beta"));
 }
 
 #[test]
@@ -172,4 +240,33 @@ fn a_freeze_ends_when_they_are_back_or_a_person_says_so() {
     pass(&mut rig, &mut sites[8..], 20);
     assert_eq!(lost(&rig), 8, "silence means what it always does");
     assert_eq!(rig.ask(Ask::Unfreeze { by }), Err(Denied::NotFrozen));
+}
+
+#[test]
+fn a_freeze_ends_when_whoever_is_not_back_was_removed() {
+    let remove = |rig: &mut Rig, site: &Site| {
+        let agent = site.agent.clone();
+        let removed = rig.ask_in("acme", Ask::RemoveAgent { agent }).0;
+        assert_eq!(removed, Ok(Answer::Removed));
+    };
+    let (mut rig, mut sites) = busy();
+    pass(&mut rig, &mut sites[8..], 600);
+    for site in &sites[..7] {
+        remove(&mut rig, site);
+        assert!(is_frozen(&mut rig), "nobody is back");
+    }
+    remove(&mut rig, &sites[7]);
+    assert!(!is_frozen(&mut rig), "nobody is waited for");
+
+    let (mut rig, mut sites) = busy();
+    pass(&mut rig, &mut sites[8..], 600);
+    for site in &mut sites[2..8] {
+        site.beats(&mut rig);
+    }
+    remove(&mut rig, &sites[0]);
+    assert!(is_frozen(&mut rig), "one of seven is still away");
+    remove(&mut rig, &sites[1]);
+    assert!(!is_frozen(&mut rig));
+    pass(&mut rig, &mut sites[2..], 900);
+    assert_eq!(lost(&rig), 2, "what the removed ones had");
 }

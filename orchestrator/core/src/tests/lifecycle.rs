@@ -195,6 +195,41 @@ fn a_refusal_for_now_is_tried_again_without_using_up_a_try_and_not_for_ever() {
 }
 
 #[test]
+fn what_only_the_sites_clock_allows_is_asked_for_more_and_more_seldom_for_half_a_day() {
+    for refusal in [Refusal::TimeWindow, Refusal::Rate] {
+        let mut rig = Rig::new();
+        let mut site = rig.site("bank");
+        rig.apply(workflow("w", vec![task("a", "once", &[])]));
+        let (run, said) = rig.trigger("w");
+        let mut attempt = assigns(&said)[0].attempt;
+        let mut waited_s = Vec::new();
+        loop {
+            site.ends(&mut rig, attempt, Outcome::Refused(refusal));
+            if rig.run_state(run) != RunState::Running {
+                break;
+            }
+            let mut waits_s = 0;
+            attempt = loop {
+                waits_s += 1;
+                let mut given = assigns(&rig.pass_ms(1000));
+                if waits_s % 10 == 0 {
+                    given.extend(assigns(&site.beats(&mut rig)));
+                }
+                if let [assign] = &given[..] {
+                    break assign.attempt;
+                }
+            };
+            waited_s.push(waits_s);
+        }
+        assert_eq!(waited_s.len(), 100);
+        assert!(waited_s[0] <= 6, "{waited_s:?}");
+        assert!(waited_s.iter().all(|s| *s <= 15 * 60 + 10), "{waited_s:?}");
+        let all = waited_s.iter().sum::<u64>();
+        assert!((12 * 3600..25 * 3600).contains(&all), "{all} s");
+    }
+}
+
+#[test]
 fn a_refusal_for_good_is_final() {
     let mut rig = Rig::new();
     let mut site = rig.site("bank");
@@ -211,10 +246,9 @@ fn a_refusal_for_good_is_final() {
 #[test]
 fn nothing_is_assigned_to_an_agent_that_cannot_take_it() {
     type Hinder = fn(&mut Flags);
-    let hinders: [Hinder; 4] = [
+    let hinders: [Hinder; 3] = [
         |f| f.paused = true,
         |f| f.draining = true,
-        |f| f.observe = true,
         |f| f.hold = true,
     ];
     for hinder in hinders {
@@ -292,4 +326,35 @@ fn what_is_said_twice_counts_once() {
         RunState::Failed,
         "the first outcome stays"
     );
+}
+
+#[test]
+fn what_a_removed_agent_may_still_start_is_waited_for_by_whatever_clock() {
+    const DAY_MS: u64 = 24 * 3_600_000;
+    let mut rig = Rig::new();
+    let (mut bank, mut shop) = (rig.site("bank"), rig.site("shop"));
+    let mut spec = workflow("w", vec![task("a", "load", &[])]);
+    spec.tasks[0].retry.retries = 1;
+    rig.apply(spec);
+    let (_, said) = rig.trigger("w");
+    let first = assigns(&said).remove(0);
+    let to_bank = rig.attempt(first.attempt).agent == name("bank");
+    let (holder, other) = if to_bank {
+        (&mut bank, &mut shop)
+    } else {
+        (&mut shop, &mut bank)
+    };
+    holder.tells(&mut rig, first.attempt, AttemptState::Starting);
+    let agent = rig.attempt(first.attempt).agent.clone();
+    rig.ask(Ask::RemoveAgent { agent }).unwrap();
+    assert!(matches!(rig.phase(first.attempt), Phase::Lost { .. }));
+    // The next process has another clock. The agent's lease is not shorter for that.
+    rig.now = rig.now.plus_ms(DAY_MS);
+    rig.restart();
+    let lease = u64::try_from(rig.settings.lease.as_millis()).unwrap();
+    let mut said = other.connect(&mut rig, vec![]);
+    said.extend(rig.pass_ms(lease - 1));
+    assert_eq!(assigns(&said), [], "its lease may live");
+    other.connect(&mut rig, vec![]);
+    assert_eq!(assigns(&rig.pass_ms(60_000)).len(), 1);
 }

@@ -1,6 +1,7 @@
 //! The rig: the core on a mirror store, and a site that behaves. Every turn ends with the core being what is durable.
 
 mod asks;
+mod bearers;
 mod cancel;
 mod clones;
 mod configure;
@@ -9,8 +10,10 @@ mod doubts;
 mod explain;
 mod faults;
 mod freezes;
+mod guards;
 mod invariants;
 mod lifecycle;
+mod masses;
 mod naive;
 mod place;
 mod reconnect;
@@ -20,7 +23,9 @@ mod reruns;
 mod restores;
 mod schedule_histories;
 mod schedules;
+mod shown;
 mod site;
+mod standings;
 
 use std::collections::BTreeMap;
 
@@ -34,7 +39,8 @@ use self::site::Site;
 use crate::event::{Answer, Ask, Call, CloseReason, Denied, Event as Happened, Speech};
 use crate::limits::Settings;
 use crate::mirror::Mirror;
-use crate::record::{Phase, RunState, TaskState, Write};
+use crate::record::{NoticeKind, Phase, RunState, TaskState, Write};
+use crate::safety::Safety;
 use crate::spec::{Retry, TaskSpec, WorkflowSpec};
 use crate::{Orchestrator, record::AttemptRecord};
 
@@ -331,6 +337,23 @@ impl Rig {
     fn phase(&self, attempt: AttemptId) -> Phase {
         self.attempt(attempt).phase
     }
+}
+
+/// What people read about safety: what happened, by whom, and why.
+fn told(rig: &Rig) -> Vec<(Safety, Option<String>, Option<String>)> {
+    let notices = rig.mirror.notices.iter();
+    let told = notices.filter_map(|notice| match &notice.what {
+        NoticeKind::Safety {
+            what, by, reason, ..
+        } => Some((*what, by.clone(), reason.clone())),
+        NoticeKind::Run { .. }
+        | NoticeKind::Task { .. }
+        | NoticeKind::Attempt { .. }
+        | NoticeKind::Workflow { .. }
+        | NoticeKind::Skipped { .. }
+        | NoticeKind::Agent { .. } => None,
+    });
+    told.collect()
 }
 
 fn messages(said: &[Speech]) -> Vec<DownMessage> {

@@ -321,6 +321,35 @@ fn a_run_waits_for_an_entry_its_agent_took_back_without_holding_up_others() {
     assert_eq!(placed(&site.says(&mut rig, full)), [(run, 1)]);
 }
 
+#[test]
+fn however_often_an_agent_announces_in_a_turn_who_can_take_what_is_looked_at_once() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    configure(&mut rig, "bank", slots(1));
+    for (entry, _) in ENTRIES {
+        let mut spec = workflow(entry, vec![task("a", entry, &[])]);
+        spec.affinity = Affinity::None;
+        rig.apply(spec);
+        rig.trigger(entry);
+    }
+    let full = site.catalogue();
+    let none = UpMessage::Catalogue(Catalogue {
+        version: CatalogueVersion(2),
+        entries: Vec::new(),
+    });
+    let flips = (0..64).map(|n| if n % 2 == 0 { &none } else { &full });
+    let flips: Vec<UpMessage> = flips.cloned().collect();
+    let made = |rig: &Rig| -> u32 {
+        let tenants = rig.core.tenants.values();
+        tenants.map(|tenant| tenant.places.pools.made()).sum()
+    };
+    let before = made(&rig);
+    rig.turn(&[site.frame(flips.clone()), site.frame(flips)]);
+    assert_eq!(made(&rig), before);
+    site.says(&mut rig, none);
+    assert!(made(&rig) > before, "it is looked at");
+}
+
 /// How many heads one more end looks at while so many tasks wait.
 fn looked_at(waiting: u16, change: impl Fn(&mut WorkflowSpec)) -> u64 {
     let mut rig = Rig::new();

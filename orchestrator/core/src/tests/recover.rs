@@ -329,6 +329,8 @@ fn of_two_copies_that_recover_the_second_sets_both_aside_until_a_person_decides(
                 }
                 Keep::That => {
                     assert_eq!(kept_second, Ok(()), "used: {used}");
+                    let asked = recover(&mut rig, "bank", asks("one", nonce));
+                    assert_eq!(asked, (Err(NotRecovered::TurnedAway), vec![]));
                     second.connect(&mut rig, vec![]);
                     let open = first.open(&mut rig);
                     let said = rig.turn(&[open]);

@@ -1,11 +1,20 @@
 //! Backups, restores, and databases that were copied back.
 
+mod edges;
+mod given_up;
+mod holders;
+mod order;
+
+use std::sync::Arc;
+
+use crate::agent::Live;
 use crate::event::{Alarm, RecoveryView};
+use crate::session::Stage;
 
 use super::*;
 
 /// What `restore` does to a backup.
-fn restore(rig: &mut Rig, backup: &Mirror) {
+pub(super) fn restore(rig: &mut Rig, backup: &Mirror) {
     rig.mirror = backup.clone();
     rig.mirror.recovery = RecoveryEpoch {
         counter: rig.mirror.recovery.counter.max(1) + 1,
@@ -102,7 +111,7 @@ fn nothing_finished_runs_again_after_a_restore() {
         };
         assert_eq!(why[0].code, "recovering", "{why:?}");
         // A key that the backup does not know, and the outcome as the agent remembers it.
-        bank.key = "renewed after the backup".into();
+        (bank.key, bank.not_after) = ("renewed after the backup".into(), 1);
         let item = bank.item(&assign, finished(), 0);
         let said = bank.connect(&mut rig, vec![item]);
         assert_eq!(closes(&said), []);
@@ -228,14 +237,18 @@ fn a_renewed_key_is_accepted_once_after_a_restore_and_no_other_one() {
     let opened = bank.open(&mut rig);
     assert_eq!(closes(&rig.turn(&[opened]))[0].1, CloseReason::OtherKey);
     restore(&mut rig, &backup);
+    bank.not_after = 1;
     bank.connect(&mut rig, vec![]);
+    let record = |rig: &Rig| rig.mirror.agents[&(name("acme"), name("bank"))].clone();
+    assert_eq!(record(&rig).key_hash, "renewed");
+    assert!(record(&rig).standing.quarantine.is_none());
+    // Who has another one is of the time that the backup lacks, or a copy.
     let mut other = Site::new("bank");
-    other.key = "stolen".into();
+    other.key = "another".into();
     let opened = other.open(&mut rig);
-    assert_eq!(
-        closes(&rig.turn(&[opened])),
-        [(other.conn, CloseReason::OtherKey)]
-    );
+    let said = rig.turn(&[opened, other.frame(vec![other.hello()])]);
+    assert_eq!(closes(&said), []);
+    assert!(record(&rig).standing.quarantine.is_some());
 }
 
 #[test]
@@ -341,6 +354,46 @@ fn an_agent_whose_memory_is_full_may_have_forgotten_what_it_lacks() {
 }
 
 #[test]
+fn what_is_remembered_is_kept_once_and_copied_with_no_turn() {
+    let mut rig = Rig::new();
+    let mut bank = rig.site("bank");
+    rig.apply(workflow("w", vec![task("a", "once", &[])]));
+    let (_, said) = rig.trigger("w");
+    let assign = assigns(&said).remove(0);
+    let backup = rig.mirror.clone();
+    let known = bank.item(&assign, finished(), 0);
+    let unknown = (1..=64).map(|n| InventoryItem {
+        attempt: AttemptId(n),
+        ..known
+    });
+    let unknown: Vec<InventoryItem> = unknown.collect();
+    for restored in [false, true] {
+        if restored {
+            restore(&mut rig, &backup);
+        }
+        let opened = bank.open(&mut rig);
+        rig.turn(&[opened, bank.frame(vec![bank.hello()])]);
+        for items in [vec![known; 64], vec![known; 64], unknown.clone()] {
+            let page = InventoryPage { items, end: None };
+            rig.turn(&[bank.frame(vec![UpMessage::Inventory(page)])]);
+        }
+        let live = &rig.core.tenants[&name("acme")].agents[&bank.agent].live;
+        let (kept, copied) = (listing(live), listing(&live.clone()));
+        assert_eq!(kept.len(), copied.len());
+        assert!(kept.iter().zip(&copied).all(|(a, b)| Arc::ptr_eq(a, b)));
+        let kept: usize = kept.iter().map(|page| page.len()).sum();
+        assert_eq!(kept, if restored { 1 + 64 } else { 1 });
+    }
+}
+
+fn listing(live: &Live) -> Vec<Arc<[InventoryItem]>> {
+    match live.session.as_ref().map(|session| &session.stage) {
+        Some(Stage::Listing(listing)) => listing.memories().to_vec(),
+        Some(Stage::Ready) | None => panic!("it tells nothing"),
+    }
+}
+
+#[test]
 fn one_agent_that_tells_of_impossible_fences_spoils_nobodys() {
     let (mut rig, mut bank, mut shop, backup, run, assign) = ran_after_the_backup("once");
     restore(&mut rig, &backup);
@@ -371,35 +424,6 @@ fn one_agent_that_tells_of_impossible_fences_spoils_nobodys() {
         },
         "and what cannot be true takes no other's place"
     );
-}
-
-#[test]
-fn the_holder_that_was_set_aside_stays_so_after_a_restore() {
-    let mut rig = Rig::new();
-    let mut bank = rig.site("bank");
-    let mut copy = Site::new("bank");
-    copy.nonce = bank.nonce;
-    bank.connect(&mut rig, vec![]);
-    bank.connect(&mut rig, vec![]);
-    let hello = |rig: &mut Rig, site: &mut Site| {
-        let opened = site.open(rig);
-        let said = rig.turn(&[opened, site.frame(vec![site.hello()])]);
-        for message in messages(&said) {
-            if let DownMessage::Welcome(welcome) = message {
-                site.nonce = welcome.next_nonce;
-            }
-        }
-    };
-    hello(&mut rig, &mut copy);
-    let backup = rig.mirror.clone();
-    restore(&mut rig, &backup);
-    hello(&mut rig, &mut copy);
-    bank.connect(&mut rig, vec![]);
-    assert!(
-        recovery(&mut rig).awaited.is_empty(),
-        "the known one reported"
-    );
-    assert_eq!(recovery(&mut rig).quarantined.len(), 1);
 }
 
 /// An attempt that the backup knows as running and that ended after it; its agent and an idle one are away.

@@ -16,6 +16,7 @@ pub(super) struct Site {
     pub(super) catalogue_version: u32,
     pub(super) last: Option<(RecoveryEpoch, CommandSeq)>,
     pub(super) key: String,
+    pub(super) not_after: u64,
 }
 
 impl Site {
@@ -33,6 +34,7 @@ impl Site {
             catalogue_version: 1,
             last: None,
             key: "key".into(),
+            not_after: 0,
         }
     }
 
@@ -50,7 +52,7 @@ impl Site {
             agent: self.agent.clone(),
             spiffe_id,
             key_hash: self.key.clone(),
-            not_after: 0,
+            not_after: self.not_after,
         }
     }
 

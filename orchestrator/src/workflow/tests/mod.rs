@@ -233,6 +233,11 @@ tasks:
         "{}",
         told(twins)
     );
+    let twice = told("name: t\ntasks:\n  a: {entry: e}\n  a: {entry: f}\n");
+    assert!(
+        twice.contains("there twice") && !twice.contains("for_each"),
+        "{twice}"
+    );
 }
 
 mod mistakes;

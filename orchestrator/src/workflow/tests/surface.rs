@@ -129,6 +129,13 @@ fn a_schedule_has_one_rule_that_comes_to_pass() {
 }
 
 #[test]
+fn a_default_that_is_none_is_told_once() {
+    let file = "name: w\nparams: {top: {kind: int, min: 1, max: 9, default: x}}\nschedule: {every: 1h}\n\
+                tasks:\n  - {name: a, entry: a}\n";
+    insta::assert_snapshot!(told(file), @"line 2, column 52: params.top.default: `x` is not a whole number from 1 to 9");
+}
+
+#[test]
 fn what_changed_is_told_by_path() {
     let old = parse(FULL).unwrap();
     assert!(diff(&old, &old).is_empty());

@@ -11,7 +11,9 @@ use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::*;
 use super::{link_message, pool};
-use crate::limits::{CATALOGUE_ENTRIES, FRAME_MESSAGES, INVENTORY_PAGE, PARAMETERS, SLOTS};
+use crate::limits::{
+    CATALOGUE_ENTRIES, FRAME_MESSAGES, INVENTORY_PAGE, PARAMETERS, RECEIPT_SESSIONS, SLOTS,
+};
 
 pub(super) fn option(pool: &DescriptorPool, field: &FieldDescriptor, name: &str) -> Option<u32> {
     let extension = pool.get_extension_by_name(name).unwrap();
@@ -100,6 +102,7 @@ fn every_list_states_how_long_it_may_be() {
         ("Catalogue.entries", CATALOGUE_ENTRIES),
         ("FromAgent.messages", FRAME_MESSAGES),
         ("Inventory.items", INVENTORY_PAGE),
+        ("Receipt.before", RECEIPT_SESSIONS),
         ("ToAgent.messages", FRAME_MESSAGES),
     ];
     let expected = expected.map(|(field, items)| (field.to_owned(), items));

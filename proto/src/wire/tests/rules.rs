@@ -5,7 +5,7 @@ use super::*;
 use super::{field, number, samples};
 use crate::ids::{CommandSeq, EventSeq, Fence, HeartbeatSeq, SessionEpoch};
 use crate::limits::{PARAMETER_TEXT_BYTES, SIGNATURE_BYTES};
-use crate::message::{Assign, Directive, Granted, Heartbeat, Hello, ParamValue, Welcome};
+use crate::message::{Assign, Directive, Granted, Heartbeat, Hello, Linked, ParamValue, Welcome};
 
 fn field_of(error: EncodeError) -> String {
     match error {
@@ -129,6 +129,59 @@ fn an_orchestrator_does_not_send_what_would_be_refused() {
     receipt.signature = vec![1; SIGNATURE_BYTES + 1];
     let receipt = directive(1, Directive::Receipt(receipt));
     assert_eq!(down(receipt), "Receipt.signature");
+    let mut receipt = samples::receipt();
+    receipt.named_signature = vec![1; SIGNATURE_BYTES + 1];
+    let receipt = directive(1, Directive::Receipt(receipt));
+    assert_eq!(down(receipt), "Receipt.named_signature");
+}
+
+#[test]
+fn sessions_before_a_receipt_are_few_and_in_order() {
+    let with = |since: u64, before: &[u64], signature: usize| {
+        let mut receipt = samples::receipt();
+        receipt.linked = Some(Linked {
+            since: SessionEpoch(since),
+            before: before.iter().copied().map(samples::session_end).collect(),
+            signature: vec![1; signature],
+        });
+        DownMessage::Directive {
+            command_seq: CommandSeq(1),
+            directive: Directive::Receipt(receipt),
+        }
+    };
+    let good = [with(3, &[10, 11], 80), with(12, &[], 1), with(1, &[1], 1)];
+    for message in good {
+        assert_eq!(
+            decode_down(&encode_down(std::slice::from_ref(&message)).unwrap()),
+            Ok(vec![message])
+        );
+    }
+    let nine: Vec<u64> = (3..12).collect();
+    for (message, field) in [
+        (with(3, &[10, 11], 81), "Receipt.linked_signature"),
+        (with(3, &nine, 1), "Receipt.before"),
+        (with(3, &[11, 10], 1), "Receipt.before"),
+        (with(3, &[10, 10], 1), "Receipt.before"),
+        (with(3, &[12], 1), "Receipt.before"),
+        (with(11, &[10], 1), "Receipt.before"),
+        (with(13, &[], 1), "Receipt.before"),
+        (with(0, &[], 1), "Receipt.since_epoch"),
+    ] {
+        assert_eq!(down(message), field);
+    }
+}
+
+#[test]
+fn a_receipt_that_names_no_agent_is_read_as_before() {
+    let mut old = samples::receipt();
+    old.named_signature.clear();
+    old.linked = None;
+    let message = [DownMessage::Directive {
+        command_seq: CommandSeq(1),
+        directive: Directive::Receipt(old),
+    }];
+    let bytes = encode_down(&message).unwrap();
+    assert_eq!(decode_down(&bytes).unwrap(), message);
 }
 
 #[test]

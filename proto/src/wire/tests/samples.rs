@@ -6,8 +6,8 @@ use crate::ids::{
 };
 use crate::message::{
     Assign, AttemptState, Catalogue, CatalogueEntry, Containment, Directive, DownMessage, Event,
-    Flags, Granted, Health, Heartbeat, Hello, InventoryItem, InventoryPage, Level, OnDisconnect,
-    ParamValue, Receipt, Reporting, UpMessage, Welcome,
+    Flags, Granted, Health, Heartbeat, Hello, InventoryItem, InventoryPage, Level, Linked,
+    OnDisconnect, ParamValue, Receipt, Reporting, SessionEnd, UpMessage, Welcome,
 };
 use crate::name::EntryHash;
 use crate::outcome::{KillReason, Outcome, Report};
@@ -199,5 +199,19 @@ pub(super) fn receipt() -> Receipt {
         frame_count: 345,
         head: [0xab; 32],
         signature: vec![0x30, 0x06, 0x02, 0x01, 0x01, 0x02, 0x01, 0x01],
+        named_signature: vec![0x30, 0x06, 0x02, 0x01, 0x02, 0x02, 0x01, 0x02],
+        linked: Some(Linked {
+            since: SessionEpoch(3),
+            before: vec![session_end(10), session_end(11)],
+            signature: vec![0x30, 0x06, 0x02, 0x01, 0x03, 0x02, 0x01, 0x03],
+        }),
+    }
+}
+
+pub(super) fn session_end(epoch: u64) -> SessionEnd {
+    SessionEnd {
+        session_epoch: SessionEpoch(epoch),
+        frame_count: 100 + epoch,
+        head: [0xcd; 32],
     }
 }

@@ -5,14 +5,15 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::samples::session_end;
 use crate::ids::{
     AttemptId, CatalogueVersion, CommandSeq, EventSeq, Fence, HeartbeatSeq, Incarnation, Nonce,
     RecoveryEpoch, RunId, SessionEpoch, TaskIndex,
 };
 use crate::message::{
     Assign, AttemptState, Catalogue, CatalogueEntry, Containment, Directive, DownMessage, Event,
-    Flags, Granted, Health, Heartbeat, Hello, InventoryItem, InventoryPage, Level, OnDisconnect,
-    ParamValue, Receipt, Reporting, UpMessage, Welcome,
+    Flags, Granted, Health, Heartbeat, Hello, InventoryItem, InventoryPage, Level, Linked,
+    OnDisconnect, ParamValue, Receipt, Reporting, UpMessage, Welcome,
 };
 use crate::name::{EntryHash, ParamName};
 use crate::outcome::{Outcome, Report};
@@ -240,14 +241,30 @@ fn directive() -> impl Strategy<Value = Directive> {
             Directive::RenewNow,
             Directive::Reconciled,
         ]),
-        (receipt, vec(any::<u8>(), 1..=80)).prop_map(|((epoch, frame_count, head), signature)| {
-            Directive::Receipt(Receipt {
-                session_epoch: SessionEpoch(epoch),
-                frame_count,
-                head,
-                signature,
-            })
-        }),
+        (
+            receipt,
+            vec(any::<u8>(), 1..=80),
+            vec(any::<u8>(), 0..=80),
+            option::of(vec(any::<u8>(), 1..=80)),
+            0..=8_u64
+        )
+            .prop_map(
+                |((epoch, frame_count, head), signature, named_signature, links, back)| {
+                    let ends = epoch.saturating_sub(back).max(1)..epoch;
+                    Directive::Receipt(Receipt {
+                        session_epoch: SessionEpoch(epoch),
+                        frame_count,
+                        head,
+                        signature,
+                        named_signature,
+                        linked: links.map(|signature| Linked {
+                            since: SessionEpoch(ends.start.min(epoch)),
+                            before: ends.map(session_end).collect(),
+                            signature,
+                        }),
+                    })
+                }
+            ),
     ]
 }
 

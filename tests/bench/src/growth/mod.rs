@@ -143,10 +143,6 @@ impl History {
             .collect();
         let mut assigned = vec![
             Write::Run(self.run(run, RunState::Running, at)),
-            Write::Tenant(TenantRecord {
-                next_fence: Fence(at),
-                ..TenantRecord::new(self.tenant())
-            }),
             self.mark(at),
         ];
         let (mut running, mut over) = (vec![self.mark(at + 1)], vec![self.mark(at + 2)]);
@@ -200,6 +196,7 @@ impl History {
             agent: self.agent.clone(),
             event_seq: EventSeq(number),
             command_seq: CommandSeq(number),
+            next_fence: Fence(number),
         })
     }
 
@@ -230,6 +227,7 @@ impl History {
             spent: 0,
             requeued: 0,
             unsure: Default::default(),
+            shown: Default::default(),
         })
     }
 

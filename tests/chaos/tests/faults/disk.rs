@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use outpost_chaos::disk::Small;
 use outpost_chaos::work::Asked;
+use outpost_e2e::eventually;
 use outpost_e2e::wait::so;
-use outpost_e2e::{eventually, site};
 
 use crate::{allow, field, holds, trigger};
 
@@ -20,12 +20,12 @@ fn d1_a_full_disk_at_the_agent_starts_nothing_and_loses_nothing() {
         eventually("the spawner is gone", || so(!spawner.is_alive()));
     }
     let small = Small::in_place_of(&field.agents[0].state, 48);
-    site::mode(&field.agents[0].state, 0o711);
+    field.rooms.insert(0, small);
     field.agents[0].start();
     field.agents[0].live(&field.api);
     let first = trigger(&field, &mut asked);
     let _ = field.api.attempt_in(&first, "wait", "running");
-    small.fill();
+    field.rooms[&0].fill();
     let second = trigger(&field, &mut asked);
     allow(&field, &second);
     allow(&field, &first);
@@ -41,7 +41,7 @@ fn d1_a_full_disk_at_the_agent_starts_nothing_and_loses_nothing() {
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    small.free();
+    field.rooms[&0].free();
     eventually("both runs are over", || {
         if !field.agents[0].is_running() {
             field.agents[0].kill_runner();
@@ -56,8 +56,6 @@ fn d1_a_full_disk_at_the_agent_starts_nothing_and_loses_nothing() {
         so(over(&first) && over(&second))
     });
     holds(&field, asked);
-    drop(field);
-    drop(small);
 }
 
 /// More runs than fit into the room that the orchestrator has taken ahead.
@@ -70,12 +68,12 @@ fn d2_a_full_disk_at_the_orchestrator_is_503_before_any_effect_and_heals() {
     let mut asked = Asked::default();
     field.world.orchestrator.kill();
     let dir = field.world.orchestrator.dir().to_owned();
-    let small = Small::in_place_of(&dir, 24);
+    field.room = Some(Small::in_place_of(&dir, 24));
     field.world.orchestrator.start();
     field.agents[0].live(&field.api);
     let first = trigger(&field, &mut asked);
     let _ = field.api.attempt_in(&first, "wait", "running");
-    small.fill();
+    field.room.iter().for_each(Small::fill);
     let mut refused = 0;
     // The log has its room already: only what does not fit into that is refused.
     for number in 0..ASKED_AT_MOST {
@@ -99,13 +97,11 @@ fn d2_a_full_disk_at_the_orchestrator_is_503_before_any_effect_and_heals() {
     }
     assert!(refused > 0, "the disk was full");
     assert!(field.world.orchestrator.is_running());
-    small.free();
+    field.room.iter().for_each(Small::free);
     allow(&field, &first);
     let _ = field.api.succeeded(&first);
     let last = trigger(&field, &mut asked);
     allow(&field, &last);
     let _ = field.api.succeeded(&last);
     holds(&field, asked);
-    drop(field);
-    drop(small);
 }

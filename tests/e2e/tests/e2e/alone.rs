@@ -42,9 +42,12 @@ fn ended(api: &Api, run: &str, outcome: &str, world: &World) {
     assert_eq!(world.starts_of("wait"), 1);
 }
 
+/// Long enough for a busy machine to stop or kill three processes before.
+const DEADLINE: &str = "timeout = \"10s\"";
+
 #[test]
 fn c4_a_deadline_comes_with_runner_link_and_spawner_stopped() {
-    let (world, agent, api, run, attempt) = stubborn(&["timeout = \"4s\"", "grace = \"1s\""]);
+    let (world, agent, api, run, attempt) = stubborn(&[DEADLINE, "grace = \"1s\""]);
     let parts = [agent.runner(), agent.link(), agent.spawner()];
     parts.iter().for_each(|part| part.signal(Signal::STOP));
     assert!(
@@ -60,8 +63,7 @@ fn c4_a_deadline_comes_with_runner_link_and_spawner_stopped() {
 
 #[test]
 fn c4_a_deadline_comes_with_runner_link_and_spawner_killed() {
-    let (mut world, mut agent, api, run, attempt) =
-        stubborn(&["timeout = \"4s\"", "grace = \"1s\""]);
+    let (mut world, mut agent, api, run, attempt) = stubborn(&[DEADLINE, "grace = \"1s\""]);
     let (link, spawner) = (agent.link(), agent.spawner());
     agent.kill_runner();
     link.kill();

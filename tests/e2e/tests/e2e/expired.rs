@@ -128,14 +128,7 @@ fn of_two_copies_that_come_back_the_second_is_noticed() {
     let original = world.agent("bank", &[gate(0)]);
     world.orchestrator.kill();
     ended(&original);
-    let mut copy = world.stranger(&original.name, &[gate(0)]);
-    let copied = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(&original.state)
-        .arg(&copy.state)
-        .output()
-        .unwrap();
-    assert!(copied.status.success(), "{copied:?}");
+    let mut copy = world.copy_of(&original, &[gate(0)]);
     world.orchestrator.start();
     eventually_within(A_WHILE, "the first one is back", || {
         so(original.status()?["view"]["session"] == "ready")

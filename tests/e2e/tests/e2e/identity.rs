@@ -77,7 +77,10 @@ fn issued(authority: &Authority, now: SystemTime) -> Credentials {
 }
 
 fn call(address: SocketAddr, config: ClientConfig) -> Seen {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // One thread: with more, a request that is queued in the moment in which the connection's task ends is now and then
+    // neither sent nor refused as long as its sender lives (hyper 1.12's queue over tokio's unbounded channel).
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
     let patience = Duration::from_secs(20);
     let call = async { tokio::time::timeout(patience, try_call(address, config)).await };
     let answer = runtime.block_on(call).expect("there is no answer");

@@ -131,6 +131,10 @@ fn c2_a_killed_orchestrator_learns_the_outcome_when_it_is_back() {
     let (mut world, agent, api, run, attempt) = one_running(0);
     let (keeper, _) = agent.keeper_and_task(&attempt);
     world.orchestrator.kill();
+    // What is said into a connection that is dead already is in the ledger too, and once more in the next inventory.
+    eventually("the agent knows that nobody hears it", || {
+        so(agent.status()?["view"]["session"] != "ready")
+    });
     world.allow("go");
     eventually("the task ends meanwhile", || so(!keeper.is_alive()));
     world.orchestrator.start();

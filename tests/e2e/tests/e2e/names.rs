@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use outpost_e2e::binaries::Binary;
 use outpost_e2e::wait::so;
 use outpost_e2e::{Entry, World, eventually};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// A name that nobody has; the certificate is for another one, which the agent verifies.
 const NAME: &str = "localhost";
@@ -39,11 +39,8 @@ fn n9_a_name_that_does_not_resolve_for_a_while_is_asked_for_again_and_again() {
     let _ = api.apply("name: one\ntasks:\n  t: {entry: quick}\n").ok();
     let token = world.token_file(&api, "site-1");
     let mut agent = world.enrolled("site-1", &token, &[Entry::script("quick", "true")]);
-    let identity = agent.state.join("identity.json");
-    let mut settled: Value = serde_json::from_slice(&std::fs::read(&identity).unwrap()).unwrap();
     let port = world.orchestrator.agents_port();
-    settled["orchestrator"] = json!(format!("{NAME}:{}", port.port()));
-    std::fs::write(&identity, settled.to_string()).unwrap();
+    agent.dials(&format!("{NAME}:{}", port.port()));
     let (program, hosts) = with_names_in(world.dir());
     std::fs::write(&hosts, "").unwrap();
     agent.program = Some(program);

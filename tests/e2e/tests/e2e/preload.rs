@@ -26,6 +26,32 @@ int fsync(int fd) {
 }
 "#;
 
+/// The same of the file of receipts only, whatever its name is while it is made.
+pub(crate) const FAILING_RECEIPTS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static int failing(int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    return strstr(path, "/receipts.") && access(FAIL, F_OK) == 0;
+}
+
+int fdatasync(int fd) {
+    static int (*next)(int);
+    if (!next) next = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+    if (failing(fd)) { errno = EIO; return -1; }
+    return next(fd);
+}
+"#;
+
 /// The wall clock is off by as many seconds as the first eight bytes of the file `OFFSET` say. The file is mapped once,
 /// when a process begins, so that one which may open nothing any more follows it too.
 pub(crate) const WRONG_CLOCK: &str = r#"

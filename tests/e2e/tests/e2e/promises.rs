@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Where tests and invariants are.
-const SOURCES: [&str; 6] = ["agent", "certs", "cli", "orchestrator", "proto", "tests"];
+pub(super) const SOURCES: [&str; 6] = ["agent", "certs", "cli", "orchestrator", "proto", "tests"];
 const PROMISES: usize = 10;
 /// The fault cases that are to be covered.
 const CASES: [&str; 27] = [
@@ -12,12 +12,12 @@ const CASES: [&str; 27] = [
     "D1", "D2", "D3", "D4", "D6", "D9", "T1", "T3", "T4", "B5", "I15", "K2",
 ];
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Names of all functions below a directory.
-fn functions(dir: &Path, into: &mut BTreeSet<String>) {
+pub(super) fn functions(dir: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() {
@@ -36,7 +36,7 @@ fn functions(dir: &Path, into: &mut BTreeSet<String>) {
 }
 
 /// What stands between backticks.
-fn named(cell: &str) -> impl Iterator<Item = &str> {
+pub(super) fn named(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
 
@@ -68,7 +68,8 @@ fn every_test_that_the_page_of_promises_names_exists() {
         };
         let names = tests.iter().flat_map(|cell| named(cell));
         let names = names.collect::<Vec<_>>();
-        if names.is_empty() {
+        // A promise is shown at both layers.
+        if tests.iter().any(|cell| named(cell).next().is_none()) {
             wrong.push(format!("{} names no test", cells[0]));
         }
         count += names.len();

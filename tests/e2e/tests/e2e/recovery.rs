@@ -2,7 +2,7 @@
 
 use outpost_e2e::api::{attempts_of, task};
 use outpost_e2e::wait::so;
-use outpost_e2e::{Agent, Entry, World, eventually};
+use outpost_e2e::{Entry, World, eventually};
 use serde_json::{Value, json};
 
 fn entries() -> [Entry; 2] {
@@ -12,26 +12,12 @@ fn entries() -> [Entry; 2] {
     ]
 }
 
-/// A second machine with a copy of the agent's state directory.
-fn copy_of(world: &World, agent: &Agent) -> Agent {
-    let copy = world.stranger(&agent.name, &entries());
-    let done = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(&agent.state)
-        .arg(&copy.state)
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{done:?}");
-    // Sockets and locks belong to processes that are not copied with the disk.
-    copy
-}
-
 #[test]
 fn p8_a_copied_agent_is_set_aside_until_a_person_keeps_one() {
     let world = World::new();
     let api = world.api();
     let original = world.agent("bank", &entries());
-    let mut copy = copy_of(&world, &original);
+    let mut copy = world.copy_of(&original, &entries());
     copy.start();
     let agent = eventually("both are connected and set aside", || {
         let agent = api.agent("bank")?;

@@ -49,7 +49,8 @@ fn k2_a_cancel_is_reported_only_when_a_tree_that_ignores_term_and_double_forks_i
 fn c4_a_timeout_needs_no_contact_and_is_told_later() {
     let mut world = World::new();
     let slow = Entry::script("slow", STUBBORN)
-        .with("timeout = \"3s\"")
+        // Long enough for a busy machine to kill and stop two processes before.
+        .with("timeout = \"10s\"")
         .with("grace = \"1s\"");
     let agent = world.agent("site-1", &[slow]);
     let api = world.api();

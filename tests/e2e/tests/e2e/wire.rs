@@ -48,10 +48,7 @@ fn every_byte_of_every_message_on_the_wire_is_in_the_ledger_before_and_nothing_e
         Arc::clone(&said),
     ));
 
-    let identity = agent.state.join("identity.json");
-    let mut settled: Value = serde_json::from_slice(&std::fs::read(&identity).unwrap()).unwrap();
-    settled["orchestrator"] = json!(proxy.to_string());
-    std::fs::write(&identity, settled.to_string()).unwrap();
+    agent.dials(&proxy.to_string());
     agent.start();
     agent.live(&api);
     let _ = api

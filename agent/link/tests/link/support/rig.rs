@@ -42,11 +42,11 @@ impl KeyPlace {
 
 /// Short where a test waits for it, long where it must not strike.
 pub(crate) const SHORT: Timeouts = Timeouts {
-    handshake: Duration::from_millis(700),
+    handshake: Duration::from_secs(3),
     keepalive_interval: Duration::from_secs(20),
     keepalive_timeout: Duration::from_secs(10),
     call: Duration::from_secs(10),
-    slow_peer: Duration::from_millis(700),
+    slow_peer: Duration::from_secs(3),
 };
 
 impl Rig {
@@ -61,12 +61,16 @@ impl Rig {
             key_dir: keys.path.clone(),
             server_name: "orchestrator.site.test".into(),
             pin,
+            keylog_fd: None,
             leash_fd: Some(leash_read.into_raw_fd()),
+            sandbox: None,
             timeouts,
             when_quiet: || (),
         };
         let thread = std::thread::spawn(move || link_main(args));
         let socket = LinkSocket::new(runner).unwrap();
+        let confined = soon("Confined", socket.recv()).await.unwrap().unwrap();
+        assert!(matches!(confined, FromLink::Confined(_)), "{confined:?}");
         let ready = soon("Ready", socket.recv()).await.unwrap().unwrap();
         assert!(matches!(ready, FromLink::Ready { .. }), "{ready:?}");
         Self {
@@ -127,7 +131,18 @@ impl Rig {
             .unwrap();
     }
 
+    /// The next message, but for what the server presented: a test of its own hears that.
     pub(crate) async fn hear(&self) -> FromLink {
+        loop {
+            let said = self.hear_all().await;
+            if !matches!(said, FromLink::Server { .. }) {
+                return said;
+            }
+        }
+    }
+
+    /// The next message.
+    pub(crate) async fn hear_all(&self) -> FromLink {
         soon("a message from link", self.socket.recv())
             .await
             .unwrap()
@@ -142,6 +157,7 @@ impl Rig {
             address: address.to_string(),
             proxy: None,
             leash_fd: None,
+            sandbox: None,
             timeout: Duration::from_secs(5),
         };
         let code = tokio::task::spawn_blocking(move || dial_main(args))
