@@ -101,12 +101,12 @@ pub(super) struct RawEntry {
     /// How many attempts of it run at once. Without it, as many as the agent has slots.
     #[schemars(range(min = 1))]
     pub(super) max_parallel: Option<u16>,
-    /// How many starts of it in an hour; more are refused, and asked for again more and more seldom, for half a day
+    /// How many starts of it in an hour; more are refused, and asked for again more and more seldom, for eight days
     /// at least. Without it there is no limit.
     pub(super) max_per_hour: Option<u32>,
     /// When it may start, by the site's own clock and zone: days, times or both, such as `mon-fri 20:00-06:00`. A start
     /// outside of all of them is refused, and asked for again more and more seldom, at last every quarter of an hour, for
-    /// half a day at least; what runs goes on. Without it, always.
+    /// eight days at least; what runs goes on. Without it, always.
     #[serde(default)]
     pub(super) windows: Vec<String>,
     /// Whether each start needs a person's approval at this site: `outpost-agent approve`. Without one it is refused.

@@ -79,10 +79,13 @@ pub const KEY_TTL_MS: u64 = 2 * 24 * 3_600_000;
 pub const REQUEUES: u16 = 100;
 /// Shortest and longest pause after a refusal that may pass, in milliseconds.
 pub const REQUEUE_PAUSE_MS: (u64, u64) = (1_000, 5_000);
-/// Longest pause after a refusal that only the site's clock ends: outside of the entry's windows, or more starts than it
-/// may have in an hour. The longest of the pause above doubles with each until it is as long; [`REQUEUES`] of them are half
-/// a day at least, so that work which was asked for by day finds a window of the night.
-pub const WINDOW_PAUSE_MS: u64 = 15 * 60_000;
+/// Attempts of one task in a row that only the site's clock stood against, before the task fails: they came outside of the
+/// entry's windows, or after as many starts as it may have in an hour. With the pause below they are asked for over eight
+/// days at least, so that a window of any day of the week is found.
+pub const UNTIMELY: u16 = 1_040;
+/// Longest pause after such a refusal. The longest of the pause above doubles with each until it is as long; from then on
+/// it is drawn between three quarters of this and this.
+pub const UNTIMELY_PAUSE_MS: u64 = 15 * 60_000;
 /// Tasks that an agent which only observes is shown and has not answered.
 pub const SHOWN_AT_ONCE: usize = 16;
 /// How often one task is shown to agents that only observe, whichever and under whatever catalogue.
@@ -106,7 +109,7 @@ const _: () = assert!(
     "a pause is drawn between the two"
 );
 const _: () = assert!(
-    WINDOW_PAUSE_MS >= REQUEUE_PAUSE_MS.1,
+    UNTIMELY_PAUSE_MS >= REQUEUE_PAUSE_MS.1,
     "it grows up to the longest"
 );
 

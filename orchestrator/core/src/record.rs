@@ -168,6 +168,10 @@ pub struct TaskRecord {
     /// Attempts in a row that the site refused for now, or that were lost: bounded apart from the tries.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub requeued: u16,
+    /// Attempts in a row that came outside of the entry's windows, or after as many starts as it may have in an hour:
+    /// bounded apart from those.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untimely: u16,
     /// Of an attempt of it nobody can say that it is over, and its entry is not `retry_safe`: it is never run again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unsure: bool,

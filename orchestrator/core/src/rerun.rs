@@ -152,7 +152,8 @@ impl Tenant {
         }
         for (task, _) in anew {
             if let Some(known) = run.tasks.get_mut(usize::from(task.0)) {
-                (known.record.spent, known.record.requeued) = (0, 0);
+                let record = &mut known.record;
+                (record.spent, record.requeued, record.untimely) = (0, 0, 0);
             }
         }
         self.set_run(ctx, id, RunState::Running);

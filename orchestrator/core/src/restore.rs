@@ -237,7 +237,9 @@ impl Tenant {
         };
         let waits = match task.state {
             // What a person asked to be run again has not been tried since.
-            TaskState::Queued { .. } | TaskState::Backoff { .. } => task.spent + task.requeued > 0,
+            TaskState::Queued { .. } | TaskState::Backoff { .. } => {
+                task.spent > 0 || task.requeued > 0 || task.untimely > 0
+            }
             TaskState::Waiting
             | TaskState::Active { .. }
             | TaskState::Succeeded

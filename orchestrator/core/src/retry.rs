@@ -6,7 +6,7 @@ use outpost_driver::Micros;
 use outpost_proto::ids::{RunId, TaskIndex};
 use outpost_proto::outcome::{Interruption, Outcome, Refusal, Report};
 
-use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES, WINDOW_PAUSE_MS};
+use crate::limits::{REQUEUE_PAUSE_MS, REQUEUES, UNTIMELY, UNTIMELY_PAUSE_MS};
 use crate::record::{AttemptRecord, Phase, RunState, TaskRecord, TaskState, Write};
 use crate::spec::Retry;
 use crate::tenant::{Ctx, Tenant};
@@ -179,7 +179,7 @@ impl Tenant {
         outcome: Outcome,
     ) {
         let Some((retry, spent)) = self.count(id, task, |record| {
-            record.requeued = 0;
+            (record.requeued, record.untimely) = (0, 0);
             record.spent = record.spent.saturating_add(1);
             record.spent
         }) else {
@@ -199,18 +199,12 @@ impl Tenant {
     /// for what only its clock allows: when that is, is not known here.
     fn requeue_pause(&self, id: RunId, task: TaskIndex, outcome: Outcome) -> (u64, u64) {
         let (least, most) = REQUEUE_PAUSE_MS;
-        if !matches!(
-            outcome,
-            Outcome::Refused(Refusal::Rate | Refusal::TimeWindow)
-        ) {
-            return (least, most);
-        }
         let known = self.runs.get(&id).and_then(|run| run.task(task));
-        let before = known.map_or(0, |task| task.record.requeued.min(16));
-        if before == 0 {
+        let before = known.map_or(0, |task| task.record.untimely.min(16));
+        if before == 0 || !is_untimely(outcome) {
             return (least, most);
         }
-        let most = (most << before).min(WINDOW_PAUSE_MS);
+        let most = (most << before).min(UNTIMELY_PAUSE_MS);
         (most - most / 4, most)
     }
 
@@ -222,12 +216,18 @@ impl Tenant {
         until: Micros,
         last: Outcome,
     ) {
-        let requeued = self.count(id, task, |record| {
-            record.requeued = record.requeued.saturating_add(1);
-            record.requeued
+        let (counter, bound): (fn(&mut TaskRecord) -> &mut u16, _) = if is_untimely(last) {
+            (|record| &mut record.untimely, UNTIMELY)
+        } else {
+            (|record| &mut record.requeued, REQUEUES)
+        };
+        let counted = self.count(id, task, |record| {
+            let counter = counter(record);
+            *counter = counter.saturating_add(1);
+            *counter
         });
-        match requeued {
-            Some((_, requeued)) if requeued > REQUEUES => {
+        match counted {
+            Some((_, counted)) if counted > bound => {
                 self.task_over(ctx, id, task, TaskState::Failed { outcome: last });
             }
             Some(_) => self.pause(ctx, id, task, until, last),
@@ -262,6 +262,14 @@ impl Tenant {
             self.queue_again(ctx, id, task);
         }
     }
+}
+
+/// Whether only the site's clock stands in the way.
+fn is_untimely(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Refused(Refusal::Rate | Refusal::TimeWindow)
+    )
 }
 
 /// The longest pause before try number `spent` + 1: doubled each time, up to the workflow's bound.

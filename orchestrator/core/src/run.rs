@@ -145,6 +145,7 @@ impl Run {
                     attempts: 0,
                     spent: 0,
                     requeued: 0,
+                    untimely: 0,
                     unsure: false,
                     shown: Vec::new(),
                 }

@@ -32,6 +32,7 @@ fn task(id: u128, place: u16, state: TaskState) -> Write {
         attempts: 0,
         spent: 0,
         requeued: 0,
+        untimely: 0,
         unsure: false,
         shown: Vec::new(),
     })

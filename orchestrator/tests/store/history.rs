@@ -89,6 +89,7 @@ fn over(writes: &mut Writes, like: &RunRecord, at: u64) -> (RunId, Vec<Write>) {
         attempts: 1,
         spent: 0,
         requeued: 0,
+        untimely: 0,
         unsure: false,
         shown: Vec::new(),
     };

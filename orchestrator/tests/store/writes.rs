@@ -238,6 +238,7 @@ impl Writes {
                 attempts: 0,
                 spent: 0,
                 requeued: 0,
+                untimely: 0,
                 unsure: false,
                 shown: Vec::new(),
             };

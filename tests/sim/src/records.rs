@@ -88,7 +88,7 @@ impl World {
         );
         // What is run again begins with fresh tries, and its run says so.
         let again = rerun
-            && (after.spent, after.requeued) == (0, 0)
+            && (after.spent, after.requeued, after.untimely) == (0, 0, 0)
             && matches!(after.state, TaskState::Waiting | TaskState::Queued { .. });
         holds(
             !over || again || before.state == after.state,

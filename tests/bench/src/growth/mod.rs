@@ -226,6 +226,7 @@ impl History {
             attempts: 1,
             spent: 0,
             requeued: 0,
+            untimely: 0,
             unsure: Default::default(),
             shown: Default::default(),
         })

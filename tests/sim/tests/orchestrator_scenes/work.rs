@@ -112,7 +112,12 @@ fn every_outcome_ends_a_task_spends_a_try_or_puts_it_back() {
                 Outcome::Refused(why) if refused(why) => {
                     assert_eq!(record.state, TaskState::Failed { outcome });
                 }
-                Outcome::Refused(_) => assert_eq!((record.requeued, record.spent), (1, 0)),
+                Outcome::Refused(Refusal::Rate | Refusal::TimeWindow) => {
+                    assert_eq!((record.untimely, record.requeued, record.spent), (1, 0, 0));
+                }
+                Outcome::Refused(_) => {
+                    assert_eq!((record.untimely, record.requeued, record.spent), (0, 1, 0));
+                }
                 _ if unsure => assert_eq!(record.state, TaskState::Failed { outcome }),
                 _ => assert_eq!((record.requeued, record.spent), (0, 1), "{outcome:?}"),
             }
