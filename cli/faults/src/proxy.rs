@@ -216,7 +216,7 @@ impl Proxy {
     pub fn disturb(&self, connection: u64, rules: Rules) -> bool {
         let shared = self.lock();
         let live = shared.live.get(&connection);
-        live.map(|live| live.send_replace(rules)).is_some()
+        live.map(|live| suffer(live, rules)).is_some()
     }
 
     /// Sets what all connections suffer, those to come included; an end is for those there are only.
@@ -224,7 +224,7 @@ impl Proxy {
         let mut shared = self.lock();
         shared.rules = Rules { end: None, ..rules };
         for live in shared.live.values() {
-            live.send_replace(rules);
+            suffer(live, rules);
         }
     }
 
@@ -251,6 +251,16 @@ impl Drop for Proxy {
             let _ = thread.join();
         }
     }
+}
+
+/// Sets the rules of a live connection. One that is to end does, however soon something else is said of it.
+fn suffer(live: &watch::Sender<Rules>, rules: Rules) {
+    live.send_modify(|now| {
+        *now = Rules {
+            end: rules.end.or(now.end),
+            ..rules
+        };
+    });
 }
 
 async fn serve(

@@ -16,7 +16,7 @@ use crate::work::Stream;
 /// Between two looks whether a fault is to begin or to end.
 const TICK: Duration = Duration::from_millis(20);
 /// How long everything may take to come to its end once faults have stopped.
-const QUIET: Duration = Duration::from_secs(240);
+const QUIET: Duration = Duration::from_secs(660);
 
 /// What is to be done.
 #[derive(Debug, Clone)]

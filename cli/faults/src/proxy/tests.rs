@@ -134,6 +134,17 @@ fn n8_a_reset_is_seen_as_one_by_both_and_the_end_as_an_end() {
 }
 
 #[test]
+fn n8_an_end_comes_however_soon_all_is_healed() {
+    let (mut client, mut server, proxy) = pair();
+    proxy.disturb_all(Rules::ended(End::Rst));
+    proxy.heal();
+    for end in [&mut client, &mut server] {
+        let error = end.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[test]
 fn while_it_refuses_nobody_gets_through_and_afterwards_everybody_does() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = Proxy::listen(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();

@@ -87,10 +87,12 @@ fn n7_a_connection_of_one_byte_per_second_is_given_up_and_the_next_one_is_as_goo
     let mut asked = Asked::default();
     let run = trigger(&field, &mut asked);
     let _ = field.api.attempt_in(&run, "wait", "running");
+    let accepted = field.proxy.accepted();
     field.proxy.disturb_all(Rules::ended(End::Rst));
     field.proxy.disturb_all(Rules::dripping());
     let dripping = eventually_within(Duration::from_secs(30), "it connects again", || {
-        field.proxy.connections().first().copied()
+        so(field.proxy.accepted() > accepted)?;
+        field.proxy.connections().last().copied()
     });
     // Longer than the handshake may take, shorter than it would take at this rate.
     eventually_within(
