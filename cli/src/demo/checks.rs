@@ -16,7 +16,7 @@ use crate::client::http::Ask;
 use crate::dev::{Place, Server};
 use crate::failure::Failure;
 
-/// How long the canaries may take: the slowest is ended after half a second.
+/// How long the canaries may take: the slowest is ended after two seconds.
 const OVER: Duration = Duration::from_secs(60);
 
 /// Puts the canaries into the catalogue, before the agent reads it.
