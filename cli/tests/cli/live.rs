@@ -216,6 +216,8 @@ fn change_and_schedule(dev: &Dev) {
         dev.said(&["resume", "nightly"])
             .contains("next scheduled run")
     );
+    // What runs from now on is what is asked for, also when the schedule's next instant falls into it.
+    dev.said(&["pause", "nightly"]);
 }
 
 fn fail_and_mend(dev: &Dev) {
