@@ -79,8 +79,8 @@ pub(crate) struct Beside {
     read_only: Vec<PathBuf>,
     kept: Vec<PathBuf>,
     places: Vec<(OwnedFd, Access)>,
-    /// The directories on the way, and as of when they were looked at.
-    way: Vec<(OwnedFd, Changed)>,
+    /// The directories on the way, and as of when they were looked at; `None`: it may have changed since all the same.
+    way: Vec<(OwnedFd, Option<Changed>)>,
 }
 
 /// What a task may do in a place.
@@ -91,13 +91,26 @@ enum Access {
 }
 
 /// When a directory's entries changed last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Changed(i64, u32);
 
 impl Changed {
     fn of(dir: BorrowedFd<'_>) -> io::Result<Self> {
         let stat = rustix::fs::statx(dir, c"", AtFlags::EMPTY_PATH, StatxFlags::CTIME)?;
         Ok(Self(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec))
+    }
+
+    /// The same, if the next change surely gets another time.
+    fn for_good(dir: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        // Before the look: what comes later is not given an earlier time.
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let now = Self(now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0));
+        Ok(Self::of(dir)?.if_before(now))
+    }
+
+    /// The clock that changes are timed by stands still for some milliseconds: two within these have the same time.
+    fn if_before(self, now: Self) -> Option<Self> {
+        (self < now).then_some(self)
     }
 }
 
@@ -159,7 +172,9 @@ impl Beside {
             && self.closed == wall.closed
             && self.read_only == wall.read_only
             && self.kept == wall.kept
-            && way.all(|(dir, then)| Changed::of(dir.as_fd()).is_ok_and(|now| now == *then))
+            && way.all(|(dir, then)| {
+                then.is_some_and(|then| Changed::of(dir.as_fd()).is_ok_and(|now| now == then))
+            })
     }
 
     fn look(wall: &Wall) -> Result<Self, WallError> {
@@ -177,7 +192,7 @@ impl Beside {
     /// Takes in what lies in a directory on the way, but for what is on the way itself.
     fn walk(&mut self, dir: OwnedFd, at: &Path, access: Access) -> Result<(), WallError> {
         // Before its entries: what comes later is looked at again.
-        let changed = Changed::of(dir.as_fd()).map_err(look(at))?;
+        let changed = Changed::for_good(dir.as_fd()).map_err(look(at))?;
         if !self.closed.iter().any(|path| path.starts_with(at)) {
             self.take(dir.as_fd(), at, c".", Access::Read)?;
         }
@@ -286,11 +301,22 @@ mod tests {
             unix_sockets: false,
             ipc: false,
         };
-        let mut beside = Beside::look(&wall).unwrap();
-        let whole_way = beside.way.len();
-        // What is above the test's own directories is everybody's, and changes when others like.
-        beside.way.truncate(2);
+        let looked = || {
+            let mut beside = Beside::look(&wall).unwrap();
+            let whole_way = beside.way.len();
+            // What is above the test's own directories is everybody's, and changes when others like.
+            beside.way.truncate(2);
+            (beside, whole_way)
+        };
         let below = |beside: &Beside| beside.places.len();
+        let since = std::time::Instant::now();
+        let (beside, whole_way) = loop {
+            let (beside, whole_way) = looked();
+            if beside.is_of(&wall) {
+                break (beside, whole_way);
+            }
+            assert!(since.elapsed().as_secs() < 60, "it is never the same");
+        };
         assert!(Beside::default().way.is_empty() && !Beside::default().is_of(&wall));
         let other = Wall {
             closed: vec![way.clone()],
@@ -309,6 +335,22 @@ mod tests {
         assert!(!beside.is_of(&wall));
         let again = Beside::look(&wall).unwrap();
         assert!(below(&again) > 0 && again.way.len() == whole_way);
+        // However soon one change comes after the other.
+        for number in 0..50 {
+            std::fs::create_dir(way.join(format!("{number} before"))).unwrap();
+            let (beside, _) = looked();
+            std::fs::create_dir(way.join(format!("{number} after"))).unwrap();
+            assert!(!beside.is_of(&wall), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_time_that_the_next_change_may_have_too_says_nothing() {
+        let changed = Changed(7, 4_000_000);
+        assert_eq!(changed.if_before(Changed(7, 4_000_000)), None);
+        assert_eq!(changed.if_before(Changed(7, 3_999_999)), None);
+        assert_eq!(changed.if_before(Changed(7, 8_000_000)), Some(changed));
+        assert_eq!(changed.if_before(Changed(8, 0)), Some(changed));
     }
 
     #[test]
