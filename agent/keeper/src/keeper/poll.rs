@@ -57,10 +57,12 @@ impl Keeper<'_> {
                 self.watch_leash(now);
             }
             self.watch_task(ready, now);
+            if ready.listener || ready.guest {
+                // Who is there already goes first: what it shows may have come meanwhile.
+                self.welcome();
+            }
             if ready.listener {
                 self.accept();
-            }
-            if ready.listener || ready.guest {
                 self.welcome();
             }
             if ready.runner {

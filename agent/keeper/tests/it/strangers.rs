@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use outpost_agent_keeper::adopt::{KeeperClient, read_exit_record};
-use outpost_agent_keeper::protocol::{Cause, Ended, StartSpec, UserIds, Wall, Want};
+use outpost_agent_keeper::protocol::{
+    Cause, Ended, FromKeeper, Packets, StartSpec, UserIds, Wall, Want,
+};
 use outpost_agent_keeper::wall::Separation;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketType};
 
@@ -206,6 +208,8 @@ impl Bystander {
         Self(
             command
                 .envs([secret])
+                // A terminal tells its own group when its size changes.
+                .process_group(0)
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap(),
@@ -339,6 +343,7 @@ fn k13_a_kill_to_everybody_of_the_account_costs_only_the_task() {
     spec.timeout_ms = Some(2_000);
     let told = walled.site.path("spec.json");
     std::fs::write(&told, serde_json::to_vec(&spec).unwrap()).unwrap();
+    std::os::unix::fs::chown(&told, own, own).unwrap();
     let mut runner = Command::new(&program);
     runner.args(["role", "runner"]).arg(walled.site.dir.path());
     let runner = runner.arg(&told).uid(ACCOUNT).gid(ACCOUNT);
@@ -426,10 +431,48 @@ fn k14_who_shows_no_token_speaks_to_neither_spawner_nor_keeper_whoever_started_i
     assert_eq!(asks_at(&socket, None), "refused\n");
     assert_eq!(asks_at(&socket, Some(site.dir.path())), "answered\n");
     let later = KeeperClient::connect(&spec.dir).unwrap();
+    running(&later);
     // It does not take the place of a runner that has.
     assert_eq!(asks_at(&socket, None), "refused\n");
     std::fs::write(site.path("go"), "").unwrap();
     expect(last(&later), Ended::Exited(5), Cause::Own);
+}
+
+#[test]
+fn k14_who_comes_next_does_not_take_the_place_of_one_that_has_shown_the_token() {
+    let site = Site::new();
+    let spec = site.script("until [ -e go ]; do sleep 0.02; done; exit 5");
+    let client = site.start(&spec);
+    running(&client);
+    drop(client);
+    let keeper = keeper_of(&spec).keeper;
+    let address = SocketAddrUnix::new(spec.dir.join("keeper.sock")).unwrap();
+    let connected = || {
+        let fd = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+        let connected = net::connect(&fd, &address);
+        connected.is_ok().then_some(fd)
+    };
+    let descriptors = || {
+        let dir = format!("/proc/{}/fd", keeper.pid);
+        std::fs::read_dir(dir).unwrap().count()
+    };
+    let mut before = 0;
+    let first = until("the keeper's socket", || {
+        before = descriptors();
+        connected()
+    });
+    until("it is let in", || (descriptors() > before).then_some(()));
+    assert!(keeper.signal(rustix::process::Signal::STOP));
+    let token = read(&site.path("keepers.token"));
+    let shown = format!("\u{4}{{\"token\":\"{token}\"}}");
+    net::send(&first, shown.as_bytes(), net::SendFlags::NOSIGNAL).unwrap();
+    let next = connected().unwrap();
+    assert!(keeper.signal(rustix::process::Signal::CONT));
+    let first = Packets::from_fd(first);
+    assert!(first.recv::<FromKeeper>().unwrap().is_some());
+    drop(next);
+    std::fs::write(site.path("go"), "").unwrap();
+    until("the end", || read_exit_record(&spec.dir).unwrap());
 }
 
 #[test]
@@ -450,7 +493,8 @@ fn k14_who_connects_and_says_nothing_keeps_nobody_out() {
 #[test]
 fn k14_abstract_sockets_of_others_are_out_of_reach_and_named_ones_tell_who_connects() {
     let walled = Walled::new();
-    let name = format!("outpost-test-{}", std::process::id());
+    // Abstract names are the network namespace's, which processes of other pid namespaces may share.
+    let name = format!("outpost-test-{}", walled.site.dir.path().display());
     let address =
         <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(
             &name,
