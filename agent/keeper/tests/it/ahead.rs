@@ -60,7 +60,7 @@ fn what_waits_begins_in_order_when_nothing_of_the_last_one_is_left() {
         "(trap '' TERM; echo > deaf; sleep 0.2; echo over >> order) & \
          while [ ! -e deaf ]; do sleep 0.01; done; exit 3",
     );
-    first.grace_ms = 15_000;
+    first.grace_ms = 60_000;
     let keeper = site.start(&first);
     let second = site.script("echo second >> order; exit 4");
     let third = site.script("echo third >> order; exit 5");

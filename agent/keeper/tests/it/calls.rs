@@ -507,7 +507,7 @@ fn k3_a_task_behind_a_wall_cannot_leave_its_cgroup_nor_touch_others() {
         spec.env
             .push(("TREE".to_owned(), tree.to_str().unwrap().to_owned()));
         spec.containment = Want::Cgroup;
-        spec.timeout_ms = Some(5_000);
+        spec.timeout_ms = Some(30_000);
         if kept {
             spec.wall.as_mut().unwrap().kept.push(tree.clone());
         }

@@ -17,8 +17,8 @@ struct Over {
 
 fn over() -> Over {
     let site = Site::new();
-    let spec = site.script("sleep 0.05; exit 37");
-    let record = expect(site.run(&spec), Ended::Exited(37), Cause::Own);
+    let spec = site.script_to_tell_of("true", 37);
+    let record = expect(site.run_told(&spec), Ended::Exited(37), Cause::Own);
     let keeper = keeper_of(&spec);
     until("the keeper's end", || {
         (!keeper.keeper.is_alive()).then_some(())

@@ -55,7 +55,7 @@ fn c3_a_killed_keeper_takes_its_tree_along(want: Want, with_spawner: bool) {
     end_tree(&spec.dir).unwrap();
     assert!(all_dead(&processes));
     assert!(
-        since.elapsed() < Duration::from_secs(1),
+        since.elapsed() < Duration::from_secs(15),
         "took {:?}",
         since.elapsed()
     );
@@ -195,7 +195,9 @@ fn a_spawner_that_cannot_look_does_not_take_a_dead_keepers_tree_for_gone() {
     running(&keeper);
     site.lines("pids", 2);
     let processes = working_in(&site);
-    let spawner = ProcessRef::of(site.spawner_pid()).unwrap();
+    // One that stays: the spawner closes those of before in the round in which it answers this one, and none after it.
+    let client = site.spawner();
+    let spawner = ProcessRef::of(pid_of(&client)).unwrap();
     let before = limit_descriptors(spawner, next_descriptor(spawner));
     let dead = keeper_of(&spec).keeper;
     kill(dead);
@@ -206,6 +208,7 @@ fn a_spawner_that_cannot_look_does_not_take_a_dead_keepers_tree_for_gone() {
     assert!(processes.iter().any(|process| process.is_alive()));
     limit_descriptors(spawner, before);
     until("the tree's end", || all_dead(&processes).then_some(()));
+    drop(client);
 }
 
 #[test]
@@ -251,7 +254,8 @@ fn an_attempt_started_again_through_a_new_spawner_harms_neither_keeper_nor_task(
 fn the_end_of_the_leash_ends_everything_without_grace() {
     let site = Site::new();
     let mut spec = site.script(PAIR);
-    spec.grace_ms = 60_000;
+    spec.grace_ms = 600_000;
+    spec.timeout_ms = Some(600_000);
     let keeper = site.start(&spec);
     running(&keeper);
     site.lines("pids", 2);

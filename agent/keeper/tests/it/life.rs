@@ -393,7 +393,8 @@ fn a_keeper_takes_one_attempt_after_the_other_and_nothing_of_one_is_seen_by_the_
     keeper.next(&missing).unwrap();
     assert_eq!(not_started(last(&keeper)), NotStarted::NotFound);
     let mut second = site.script("echo two; sleep 1000");
-    second.timeout_ms = Some(2_000);
+    // Longer than a busy machine keeps the shell from its first lines; so below.
+    second.timeout_ms = Some(5_000);
     keeper.next(&second).unwrap();
     let task = running(&keeper);
     assert_eq!(
@@ -479,7 +480,7 @@ fn a_stopped_runner_stops_no_deadline() {
     let site = Site::new();
     let _spawner = site.spawner();
     let mut spec = site.script("sleep 1000");
-    spec.timeout_ms = Some(2_000);
+    spec.timeout_ms = Some(5_000);
     std::fs::write(site.path("spec.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
     let mut command = exec().command("runner");
     let mut runner = command
@@ -513,14 +514,22 @@ fn an_idle_spawner_leaves_and_one_with_a_keeper_stays() {
     };
     idle("50");
     until("its end", || {
+        // Who looks keeps it: not sooner than it may leave.
+        std::thread::sleep(std::time::Duration::from_millis(200));
         SpawnerClient::connect(site.dir.path())
             .is_err()
             .then_some(())
     });
     idle("200");
+    let client = site.spawner();
+    let first = pid_of(&client);
     let spec = site.script("sleep 0.7");
-    expect(site.run(&spec), Ended::Exited(0), Cause::Own);
-    assert!(site.path("spawner.sock").exists());
+    let keeper = client.start(spec).unwrap();
+    drop(client);
+    expect(last(&keeper), Ended::Exited(0), Cause::Own);
+    let process = outpost_agent_keeper::process::ProcessRef::of(first);
+    assert!(process.is_some_and(|process| process.is_alive()));
+    drop(keeper);
     assert_eq!(site.starts(), 1);
 }
 

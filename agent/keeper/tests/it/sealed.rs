@@ -129,9 +129,9 @@ impl Claimed {
 fn each_line_of_the_record_of_an_encrypted_log_is_signed_and_what_was_changed_is_known() {
     let site = Site::new();
     let run = |byte| {
-        let mut spec = site.script("echo said; sleep 0.1; exit 3");
+        let mut spec = site.script_to_tell_of("echo said", 3);
         spec.seal = Some(seal(byte));
-        expect(site.run(&spec), Ended::Exited(3), Cause::Own);
+        expect(site.run_told(&spec), Ended::Exited(3), Cause::Own);
         spec
     };
     let (one, other) = (run(1), run(1));

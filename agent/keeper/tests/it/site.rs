@@ -13,8 +13,8 @@ use outpost_agent_keeper::protocol::{
     Cause, Ended, ExitRecord, FromKeeper, FromSpawner, NotStarted, StartSpec, Want,
 };
 
-/// Far above what anything here takes, far below what a person waits.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Far above what anything here takes on a machine that has a lot else to do.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 pub(crate) struct Site {
     pub(crate) dir: tempfile::TempDir,
@@ -67,15 +67,10 @@ impl Site {
 
     /// The process id of the living spawner.
     pub(crate) fn spawner_pid(&self) -> u32 {
-        let client = self.spawner();
-        client.ask_status().unwrap();
-        match client.recv().unwrap().unwrap() {
-            FromSpawner::Status { pid, .. } => pid,
-            other => panic!("{other:?}"),
-        }
+        pid_of(&self.spawner())
     }
 
-    /// A spec with a directory of its own: `argv` with a few seconds of everything.
+    /// A spec with a directory of its own: `argv` with some minutes of everything.
     pub(crate) fn spec(&self, argv: &[&str]) -> Box<StartSpec> {
         let attempt = attempt();
         let dir = self.path("attempts").join(&attempt);
@@ -92,10 +87,10 @@ impl Site {
             argv: argv.iter().map(|&argument| argument.to_owned()).collect(),
             cwd: self.dir.path().to_owned(),
             user: None,
-            timeout_ms: Some(60_000),
+            timeout_ms: Some(300_000),
             grace_ms: 300,
             stop_after_ms: None,
-            lease_until_boot_us: boot_time_us() + 60_000_000,
+            lease_until_boot_us: boot_time_us() + 300_000_000,
             log_max_bytes: 1 << 20,
             log_files: 4,
             seal: None,
@@ -111,6 +106,21 @@ impl Site {
     pub(crate) fn script(&self, text: &str) -> Box<StartSpec> {
         let counted = format!("echo started >> starts\n{text}");
         self.spec(&["/bin/sh", "-c", &counted])
+    }
+
+    /// A script that goes on until [`Self::run_told`] has heard that it runs.
+    pub(crate) fn script_to_tell_of(&self, text: &str, code: u8) -> Box<StartSpec> {
+        self.script(&format!(
+            "{text}; until [ -e told.$OUTPOST_ATTEMPT ]; do sleep 0.01; done; exit {code}"
+        ))
+    }
+
+    /// Runs such a script. A task that is told of has a line of its own in the claim, and a shorter one may have none.
+    pub(crate) fn run_told(&self, spec: &StartSpec) -> FromKeeper {
+        let keeper = self.start(spec);
+        running(&keeper);
+        std::fs::write(self.path(&format!("told.{}", spec.attempt)), "").unwrap();
+        last(&keeper)
     }
 
     pub(crate) fn start(&self, spec: &StartSpec) -> KeeperClient {
@@ -163,6 +173,15 @@ impl Drop for Site {
         if let Some(Ok(spawner)) = spawner {
             while let Ok(Some(_)) = spawner.recv() {}
         }
+    }
+}
+
+/// The process id of a spawner that is connected to.
+pub(crate) fn pid_of(client: &SpawnerClient) -> u32 {
+    client.ask_status().unwrap();
+    match client.recv().unwrap().unwrap() {
+        FromSpawner::Status { pid, .. } => pid,
+        other => panic!("{other:?}"),
     }
 }
 

@@ -27,7 +27,7 @@ fn k2_cancel_ends_every_process(want: Want, expected: Containment) {
         "reported as cancelled while something lived"
     );
     assert!(
-        asked.elapsed().as_secs() < 12,
+        asked.elapsed().as_secs() < 60,
         "something but the grace was waited for: {:?}",
         asked.elapsed()
     );
@@ -77,7 +77,7 @@ fn what_is_left_behind_is_ended(want: Want) {
     let site = Site::new();
     let mut spec = site.script("(setsid sh -c 'trap \"exit 0\" TERM; echo $$ >> pids; while :; do sleep 0.05; done' &)\nuntil [ -s pids ]; do sleep 0.02; done; until [ -e go ]; do sleep 0.02; done; exit 6");
     spec.containment = want;
-    spec.grace_ms = 15_000;
+    spec.grace_ms = 120_000;
     let keeper = site.start(&spec);
     let processes = inside(&site, want, 1);
     std::fs::write(site.path("go"), "").unwrap();
@@ -86,7 +86,7 @@ fn what_is_left_behind_is_ended(want: Want) {
     expect(last(&keeper), Ended::Exited(6), Cause::Own);
     assert!(all_dead(&processes));
     assert!(
-        asked.elapsed().as_secs() < 12,
+        asked.elapsed().as_secs() < 60,
         "TERM was enough, KILL was waited for"
     );
 }

@@ -247,8 +247,8 @@ fn of_version(claim: &[u8], version: u8) -> Vec<u8> {
 #[test]
 fn the_claim_of_the_next_version_is_read_and_one_beyond_it_is_not_guessed() {
     let site = Site::new();
-    let spec = site.script("sleep 0.05; exit 3");
-    let record = expect(site.run(&spec), Ended::Exited(3), Cause::Own);
+    let spec = site.script_to_tell_of("true", 3);
+    let record = expect(site.run_told(&spec), Ended::Exited(3), Cause::Own);
     let path = spec.dir.join("claim");
     let own = std::fs::read(&path).unwrap();
     std::fs::write(&path, of_version(&own, PROTOCOL_VERSION + 1)).unwrap();
@@ -283,9 +283,9 @@ fn shape(value: &Value) -> String {
 #[test]
 fn what_this_build_writes_is_what_its_version_is() {
     let site = Site::new();
-    let mut spec = site.script("sleep 0.05; exit 37");
+    let mut spec = site.script_to_tell_of("true", 37);
     spec.containment = outpost_agent_keeper::protocol::Want::Subreaper;
-    expect(site.run(&spec), Ended::Exited(37), Cause::Own);
+    expect(site.run_told(&spec), Ended::Exited(37), Cause::Own);
     let written = lines_of(&std::fs::read(spec.dir.join("claim")).unwrap());
     let fixture = fixtures(PROTOCOL_VERSION).join("finished/claim");
     let kept = lines_of(&std::fs::read(&fixture).unwrap());
