@@ -146,7 +146,7 @@ fn say(runner: &OwnedFd, packets: &[Vec<u8>]) {
 
 /// Everything link says, until it has gone or, if it stays, has answered what there was.
 fn hear_until_silent(runner: &OwnedFd, ends: bool) -> Vec<FromLink> {
-    let limit = Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + Duration::from_secs(60);
     let mut heard = Vec::new();
     let mut buffer = vec![0; MAX_PACKET_BYTES + 1];
     let mut silent_since = Instant::now();
@@ -173,7 +173,7 @@ fn hear_until_silent(runner: &OwnedFd, ends: bool) -> Vec<FromLink> {
 }
 
 fn joined(thread: std::thread::JoinHandle<ExitCode>) -> ExitCode {
-    let limit = Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + Duration::from_secs(60);
     while !thread.is_finished() {
         assert!(Instant::now() < limit, "link hangs");
         std::thread::sleep(Duration::from_millis(1));

@@ -10,12 +10,12 @@ use outpost_agent_link::ipc::{ClosedReason, FromLink, ToLink};
 use tokio::time::timeout;
 
 use crate::support::ca::Ca;
-use crate::support::rig::{Rig, SHORT};
+use crate::support::rig::Rig;
 use crate::support::server::{Behaviour, Tls, start};
 use crate::support::soon;
 
 /// How long nothing may move for a queue to count as full.
-const STILL: Duration = Duration::from_secs(2);
+const STILL: Duration = Duration::from_secs(5);
 const FRAME: usize = 64 * 1024;
 /// Queue, socket buffers and HTTP/2 windows of this crate are far below; loopback's TCP buffers take some megabytes.
 const BOUND: usize = 400;
@@ -51,7 +51,11 @@ async fn a_peer_that_does_not_read_stops_the_runner() {
 async fn a_queue_that_stands_still_closes_its_connection() {
     let ca = Ca::new("root");
     let server = start(Tls::usual(&ca), Behaviour::Deaf).await;
-    let rig = Rig::enrolled(&ca, SHORT).await;
+    let short = Timeouts {
+        slow_peer: Duration::from_secs(3),
+        ..Timeouts::default()
+    };
+    let rig = Rig::enrolled(&ca, short).await;
     assert_eq!(
         rig.open(1, server.address).await,
         FromLink::Opened { conn: 1 }

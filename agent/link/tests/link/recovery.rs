@@ -60,7 +60,7 @@ async fn what_the_orchestrator_says_of_an_ended_certificate_is_told_apart() {
         ..Tls::usual(&ca)
     };
     let server = start(tls, Behaviour::Echo).await;
-    let rig = short_lived(&ca, 6).await;
+    let rig = short_lived(&ca, 10).await;
     let reason = until_refused(&rig, server.address).await;
     assert_eq!(reason, ClosedReason::Expired);
 

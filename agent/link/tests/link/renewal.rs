@@ -173,9 +173,11 @@ fn write(dir: &Path, files: &BTreeMap<String, Vec<u8>>) {
 #[tokio::test]
 async fn a_stream_ends_with_the_servers_certificate() {
     let ca = Ca::new("root");
+    let rig = Rig::enrolled(&ca, Timeouts::default()).await;
+    // What comes before its end must be through by then.
     let leaf = Leaf {
         to_h: 0,
-        to_s: 6,
+        to_s: 12,
         ..Leaf::default()
     };
     let tls = Tls {
@@ -183,7 +185,6 @@ async fn a_stream_ends_with_the_servers_certificate() {
         ..Tls::usual(&ca)
     };
     let server = start(tls, Behaviour::Echo).await;
-    let rig = Rig::enrolled(&ca, Timeouts::default()).await;
     assert_eq!(
         rig.open(1, server.address).await,
         FromLink::Opened { conn: 1 }
@@ -204,7 +205,7 @@ async fn a_stream_ends_with_the_agents_own_certificate() {
     let der = rig.csr().await;
     let leaf = Leaf {
         to_h: 0,
-        to_s: 6,
+        to_s: 12,
         ..Leaf::default()
     };
     let (chain, _) = ca.agent_as(&der, leaf.of_agent(AGENT));

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 
 use crate::support::ca::{AGENT, Ca, Leaf};
-use crate::support::rig::{Rig, SHORT};
+use crate::support::rig::Rig;
 use crate::support::server::{Behaviour, Server, Tls, start};
 
 async fn presenting(ca: &Ca, leaf: Leaf) -> Server {
@@ -168,7 +168,11 @@ async fn a_server_that_wants_another_certificate_makes_us_unauthenticated() {
 async fn silence_and_noise_in_the_handshake_end_it() {
     let ca = Ca::new("root");
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let rig = Rig::enrolled(&ca, SHORT).await;
+    let short = Timeouts {
+        handshake: Duration::from_secs(3),
+        ..Timeouts::default()
+    };
+    let rig = Rig::enrolled(&ca, short).await;
     let (reason, _) = rig.reason_of_open(silent.local_addr().unwrap()).await;
     assert_eq!(reason, ClosedReason::Timeout);
 

@@ -187,7 +187,7 @@ impl Planted {
             ..
         } = self;
         let waited = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-        let output = tokio::time::timeout(Duration::from_secs(30), waited)
+        let output = tokio::time::timeout(Duration::from_secs(60), waited)
             .await
             .unwrap()
             .unwrap();
@@ -322,6 +322,9 @@ async fn every_thread_is_confined_before_anybody_is_heard() {
 
 #[tokio::test]
 async fn the_level_is_what_the_kernel_gives() {
+    let planted = Planted::start("nothing", None).await;
+    let newest = planted.confinement.landlock_abi;
+    drop(planted.end().await);
     for (cap, abi, level, missing) in [
         (
             "nothing",
@@ -349,8 +352,8 @@ async fn the_level_is_what_the_kernel_gives() {
         let reached = &planted.confinement;
         assert_eq!(
             (reached.landlock_abi, reached.level(), reached.missing()),
-            (abi, level, missing),
-            "{cap}"
+            (abi.min(newest), level, missing),
+            "{cap} of {newest}"
         );
         drop(planted.end().await);
     }
@@ -399,5 +402,5 @@ async fn c8_a_panic_in_link_ends_it_cleanly() {
     let (status, _, heard) = planted.end().await;
     assert_eq!(status.code(), Some(101), "{status} {heard}");
     assert!(heard.contains("planted"), "{heard}");
-    assert!(began.elapsed() < Duration::from_secs(20), "it hung");
+    assert!(began.elapsed() < Duration::from_secs(60), "it hung");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Waits for something that must happen; the limit is only there so that a failing test ends.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(Duration::from_secs(20), future).await {
+    match tokio::time::timeout(Duration::from_secs(60), future).await {
         Ok(value) => value,
         Err(_) => panic!("did not happen in time: {what}"),
     }

@@ -5,7 +5,6 @@ use std::os::fd::{IntoRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use outpost_agent_link::ipc::{ClosedReason, FromLink, LinkSocket, ToLink, socket_pair};
 use outpost_agent_link::{DialArgs, LinkArgs, Timeouts, dial_main, link_main};
@@ -39,15 +38,6 @@ impl KeyPlace {
         }
     }
 }
-
-/// Short where a test waits for it, long where it must not strike.
-pub(crate) const SHORT: Timeouts = Timeouts {
-    handshake: Duration::from_secs(3),
-    keepalive_interval: Duration::from_secs(20),
-    keepalive_timeout: Duration::from_secs(10),
-    call: Duration::from_secs(10),
-    slow_peer: Duration::from_secs(3),
-};
 
 impl Rig {
     pub(crate) async fn start(keys: KeyPlace, pin: Option<[u8; 32]>, timeouts: Timeouts) -> Self {
@@ -158,7 +148,7 @@ impl Rig {
             proxy: None,
             leash_fd: None,
             sandbox: None,
-            timeout: Duration::from_secs(5),
+            timeout: DialArgs::TIMEOUT,
         };
         let code = tokio::task::spawn_blocking(move || dial_main(args))
             .await
