@@ -213,7 +213,7 @@ fn beside_a_running_agent_nothing_of_its_state_is_touched() {
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(30), "{what}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -221,6 +221,14 @@ fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
 fn lives(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Whether a process has a handler for SIGINT: a trial's task may run before the trial has one.
+fn heeds_interrupts(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught & 0b10 != 0
 }
 
 /// A trial of a task that runs until it is ended; answers the child and the task's process id.
@@ -268,6 +276,7 @@ fn ctrl_c_ends_the_task_as_a_cancel_would_and_a_kill_leaves_nothing_running() {
     }
     let home = sleeper();
     let (child, task) = sleeping(&home);
+    wait_for("it heeds an interrupt", || heeds_interrupts(child.id()));
     let group = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(group, rustix::process::Signal::INT).unwrap();
     let done = Done::of(child.wait_with_output().unwrap());

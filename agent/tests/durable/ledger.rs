@@ -62,6 +62,13 @@ impl Written {
         std::fs::write(segment(self.dir.path()), bytes).unwrap();
     }
 
+    /// Whether so few bytes of a record lie in a sector of their own that they may be zeros by chance, or by one flip: the
+    /// last ones of a head, and the first ones of a header, which are zeros but for the kind when the frame is empty.
+    fn has_a_few_bytes_apart(&self) -> bool {
+        let is_near = |border: &usize| matches!(border % 512, 1..=4 | 500..);
+        self.borders.iter().any(is_near)
+    }
+
     /// How many frames end at or before this length.
     fn frames_within(&self, length: usize) -> usize {
         let whole = self.borders.iter().filter(|border| **border <= length);
@@ -102,6 +109,7 @@ proptest! {
         payloads in payloads(), flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u8), 200),
     ) {
         let written = written(&payloads);
+        prop_assume!(!written.has_a_few_bytes_apart());
         let end = *written.borders.last().unwrap();
         let last = written.borders[written.borders.len() - 2];
         for (at, bit) in flips {
@@ -209,9 +217,7 @@ proptest! {
         let (written, synced) = synced_and_more(&before, &after);
         let mut left = cut(&written.bytes, synced, sector, &kept, long);
         let at = at.index(written.borders[before.len() - 1]);
-        // So few bytes of a record in a sector of their own may be zeros by chance.
-        let is_near = |border: &usize| matches!(border % 512, 1..=4 | 508..);
-        prop_assume!(!written.borders.iter().any(is_near));
+        prop_assume!(!written.has_a_few_bytes_apart());
         left[at] ^= 1 << bit;
         written.write(&left);
         let whole = written.frames_within(at);
