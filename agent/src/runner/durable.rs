@@ -55,7 +55,7 @@ pub(super) fn start() -> io::Result<(Syncs, Waits)> {
     let helper = Helper::start()?;
     std::thread::Builder::new()
         .name("outpost-sync".to_owned())
-        .spawn(move || serve(&receive, &helper, &tell))?;
+        .spawn(move || serve(receive, &helper, &tell))?;
     let syncs = Syncs {
         jobs,
         last: Mark::default(),
@@ -127,8 +127,9 @@ impl Helper {
     }
 }
 
+/// Whoever hears that it has ended finds nobody who takes more: `jobs` goes before `tell`.
 fn serve(
-    jobs: &mpsc::Receiver<Job>,
+    jobs: mpsc::Receiver<Job>,
     helper: &Helper,
     tell: &wakes::UnboundedSender<io::Result<Synced>>,
 ) {
