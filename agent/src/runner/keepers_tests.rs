@@ -80,15 +80,30 @@ fn d4_an_attempt_whose_keeper_cannot_be_read_lives_while_it_or_a_task_does() {
             .env("OUTPOST_ATTEMPT", name)
             .spawn()
             .unwrap();
+        let gave_up = !shows(task.id(), name);
         let why = look(dir.path());
         task.kill().unwrap();
         task.wait().unwrap();
+        assert!(!gave_up, "it never had its environment");
         let why = why.unwrap_err();
         assert!(why.contains("damaged"), "{why}");
         let keeper = listens(dir.path());
         assert_eq!(look(dir.path()), Ok(Looked::Alive), "{text}");
         drop(keeper);
     }
+}
+
+/// Waits until a process has the environment that it was given: it is none for a moment of its exec.
+fn shows(pid: u32, attempt: &str) -> bool {
+    let give_up = std::time::Instant::now() + Duration::from_secs(30);
+    while std::time::Instant::now() < give_up {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        if String::from_utf8_lossy(&environment).contains(attempt) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    false
 }
 
 #[test]
@@ -119,10 +134,11 @@ fn c3_a_tree_that_the_kernel_ended_as_a_whole_is_over_whoever_looks() {
         ("subreaper", false),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        // No process has this start time.
+        // This process began later; the host's first one may have begun so early.
         let line = format!(
-            r#"{{"keeper":{{"version":2,"binary":"0.1.0","attempt":"{}","boot_id":"{boot_id}","keeper":{{"pid":1,"start_time":1}},"containment":"{containment}"}}}}"#,
-            "0".repeat(32)
+            r#"{{"keeper":{{"version":2,"binary":"0.1.0","attempt":"{}","boot_id":"{boot_id}","keeper":{{"pid":{},"start_time":1}},"containment":"{containment}"}}}}"#,
+            "0".repeat(32),
+            std::process::id()
         );
         let sum = crc32fast::hash(line.as_bytes());
         let claim = format!("{{\"crc32\":\"{sum:08x}\",\"record\":{line}}}\n");
