@@ -19,10 +19,14 @@ fn state() -> (tempfile::TempDir, StateDir) {
 }
 
 fn make(path: &Path, age: Duration) {
+    make_at(path, SystemTime::now() - age);
+}
+
+fn make_at(path: &Path, used: SystemTime) {
     std::fs::create_dir(path).unwrap();
     std::fs::write(path.join("log.0"), "x").unwrap();
     let dir = std::fs::File::open(path).unwrap();
-    dir.set_modified(SystemTime::now() - age).unwrap();
+    dir.set_modified(used).unwrap();
 }
 
 /// What is known when nothing is held and the orchestrator was heard.
@@ -111,14 +115,14 @@ fn k16_an_age_that_a_task_says_of_a_directory_takes_nothing_away_where_it_shares
 #[test]
 fn of_too_many_the_newest_stay_and_held_ones_count_first() {
     let dir = tempfile::tempdir().unwrap();
-    let extra = 3;
+    let (extra, now) = (3, SystemTime::now());
     for n in 0..KEPT_COUNT + extra {
         let path = dir.path().join(AttemptId(n as u128).to_string());
         std::fs::create_dir(&path).unwrap();
         let age = Duration::from_secs(120 + n as u64 * 10);
         std::fs::File::open(&path)
             .unwrap()
-            .set_modified(SystemTime::now() - age)
+            .set_modified(now - age)
             .unwrap();
     }
     let oldest = AttemptId((KEPT_COUNT + extra - 1) as u128);
@@ -211,13 +215,14 @@ fn d4_without_the_orchestrators_time_nothing_is_old_whatever_the_clock_says() {
 #[test]
 fn what_was_used_shortly_before_it_was_asked_what_is_held_stays_however_much_there_is() {
     let dir = tempfile::tempdir().unwrap();
+    let asked = SystemTime::now();
     for (n, age) in [(1, 0), (2, 50), (3, 90)] {
         let path = dir.path().join(AttemptId(n).to_string());
-        make(&path, Duration::from_secs(age));
+        make_at(&path, asked - Duration::from_secs(age));
     }
     let listed = list(
         dir.path(),
-        bounds(),
+        Bounds::of(&timed(), KEEP, asked),
         Some((0, log_bytes)),
         |_: AttemptId| false,
     )
