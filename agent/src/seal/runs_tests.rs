@@ -175,6 +175,8 @@ fn a_tasks_own_directory_pipe_link_or_huge_file_under_the_agents_names_is_a_file
         &|path| {
             let file = File::create(path).unwrap();
             file.set_len(1 << 40).unwrap();
+            // The agent's own are closed to others.
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
         },
     ];
     let keys = keys(&[1]);
