@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::PipeFlags;
 
+/// How long a command may take: some look at everything that a process holds in memory.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// A pipe whose write end only the harness has: when it is closed, by its drop or by the harness's death,
 /// everything that was given its read end ends itself.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ impl Done {
 /// Runs a command to its end.
 ///
 /// # Panics
-/// When it cannot be started, or takes longer than a minute.
+/// When it cannot be started, or takes longer than five minutes.
 #[track_caller]
 #[must_use]
 pub fn run(mut command: Command) -> Done {
@@ -152,9 +155,9 @@ pub fn run(mut command: Command) -> Done {
         let _ = stdout.read_to_end(&mut text);
         text
     });
-    let code = wait(&mut child, Duration::from_secs(60)).unwrap_or_else(|| {
+    let code = wait(&mut child, LONGEST).unwrap_or_else(|| {
         let _ = child.kill();
-        panic!("{command:?} took longer than a minute");
+        panic!("{command:?} took longer than {LONGEST:?}");
     });
     let text = |thread: std::thread::JoinHandle<Vec<u8>>| {
         String::from_utf8_lossy(&thread.join().expect("reading does not panic")).into_owned()

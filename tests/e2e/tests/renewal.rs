@@ -50,7 +50,7 @@ impl Watcher {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let heard = Arc::clone(&told);
         runtime.spawn(async move {
-            let client = reqwest::Client::new();
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
             let request = client.get(url).bearer_auth(token.trim());
             let mut response = request.send().await.unwrap();
             while let Ok(Some(chunk)) = response.chunk().await {

@@ -43,7 +43,7 @@ fn ended(api: &Api, run: &str, outcome: &str, world: &World) {
 }
 
 /// Long enough for a busy machine to stop or kill three processes before.
-const DEADLINE: &str = "timeout = \"10s\"";
+const DEADLINE: &str = "timeout = \"20s\"";
 
 #[test]
 fn c4_a_deadline_comes_with_runner_link_and_spawner_stopped() {
@@ -97,7 +97,7 @@ fn stop_after_comes(since: Instant, attempt: &str) {
     });
     let took = since.elapsed();
     assert!(took >= Duration::from_secs(9), "{took:?}: too early");
-    assert!(took < Duration::from_secs(28), "{took:?}: too late");
+    assert!(took < Duration::from_secs(45), "{took:?}: too late");
 }
 
 #[test]

@@ -30,12 +30,11 @@ fn what_a_paused_agent_holds_is_explained_as_waiting_there_and_not_as_running() 
     });
     let _ = agent.command(&["pause"]).ok();
     let explain = || api.get(&format!("/api/v1/runs/{run}/explain")).ok()["items"].clone();
-    let items = eventually("it is known to be paused", || {
+    // What runs is told by its keeper, and so by the agent, in a moment of its own.
+    let items = eventually("it is known what is paused and what runs", || {
         let items = explain().as_array()?.clone();
-        items
-            .iter()
-            .any(|item| item["code"] == "paused")
-            .then_some(items)
+        let has = |code: &str| items.iter().any(|item| item["code"] == code);
+        (has("paused") && has("running")).then_some(items)
     });
     let mut told: Vec<(String, String)> = items
         .iter()

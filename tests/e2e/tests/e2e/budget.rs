@@ -20,7 +20,7 @@ fn signal() -> Entry {
 echo count=$((n * 100 + 1)) > \"$OUTPOST_OUT\"
 head -c $((n * 100000 + 1)) /dev/zero | tr '\\0' x
 block=$(head -c $((n * 2000000 + 1)) /dev/zero | tr '\\0' y)
-sleep $((n / 2)).$((n % 2 * 5))
+sleep $n
 exit $n";
     Entry::script("signal", body)
         .argument("{param.n}")
@@ -116,7 +116,7 @@ fn k18_with_strict_reporting_a_task_that_signals_by_all_it_has_is_told_as_a_clas
 /// Frames that tell anything of attempts or host leave at the multiples of ten seconds since the host's boot, or as late
 /// as a busy machine is; the tasks' own ends are spread over more than that.
 fn on_the_grid(agent: &Agent) {
-    const LATE_US: u128 = 2_000_000;
+    const LATE_US: u128 = 6_000_000;
     let said = agent
         .command(&["ledger", "explain", "--output", "json"])
         .ok();

@@ -168,8 +168,10 @@ fn answer(request: hyper::Request<Incoming>, stream: &Stream) -> hyper::Response
             server_time_us: 1,
         });
         let _hello = body.frame().await;
+        // Whoever sees what the agent answers finds the stream.
+        *stream.lock().ok()? = Some(say.clone());
         say.send(grpc(&encode_down(&[welcome]).unwrap())).ok()?;
-        *stream.lock().ok()? = Some(say);
+        drop(say);
         while let Some(Ok(_)) = body.frame().await {}
         Some(())
     });

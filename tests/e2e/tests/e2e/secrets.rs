@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use outpost_e2e::api::attempts_of;
+use outpost_e2e::api::{attempts_of, client};
 use outpost_e2e::site::is_root;
 use outpost_e2e::wait::so;
 use outpost_e2e::{Agent, Api, Entry, World, eventually};
@@ -189,15 +189,15 @@ fn agent_metrics(agent: &Agent) -> Vec<u8> {
         .find(|line| line.contains("metrics are served"))
         .unwrap();
     let address = line.split("address=").nth(1).unwrap().trim();
-    let answer = reqwest::blocking::get(format!("http://{address}/metrics")).unwrap();
+    let answer = client().get(format!("http://{address}/metrics"));
+    let answer = answer.send().unwrap();
     answer.bytes().unwrap().to_vec()
 }
 
 fn orchestrator_metrics(world: &World) -> Vec<u8> {
     let token = std::fs::read_to_string(world.orchestrator.dir().join("admin.token")).unwrap();
     let url = format!("http://{}/metrics", world.orchestrator.api_port());
-    let client = reqwest::blocking::Client::new();
-    let answer = client.get(url).bearer_auth(token.trim()).send().unwrap();
+    let answer = client().get(url).bearer_auth(token.trim()).send().unwrap();
     answer.bytes().unwrap().to_vec()
 }
 

@@ -12,7 +12,7 @@ fn p6_sigterm_ends_the_agent_soon_and_its_task_goes_on() {
     let (world, mut agent, api, run, attempt) = one_running(0);
     let (keeper, task) = agent.keeper_and_task(&attempt);
     let link = agent.link();
-    let status = agent.terminate_within(Duration::from_secs(10));
+    let status = agent.terminate_within(Duration::from_secs(20));
     assert_eq!(status, Some(0));
     eventually("link ends with the runner", || so(!link.is_alive()));
     assert!(keeper.is_alive() && task.is_alive());

@@ -50,7 +50,7 @@ fn c4_a_timeout_needs_no_contact_and_is_told_later() {
     let mut world = World::new();
     let slow = Entry::script("slow", STUBBORN)
         // Long enough for a busy machine to kill and stop two processes before.
-        .with("timeout = \"10s\"")
+        .with("timeout = \"20s\"")
         .with("grace = \"1s\"");
     let agent = world.agent("site-1", &[slow]);
     let api = world.api();

@@ -61,7 +61,7 @@ fn every_byte_of_every_message_on_the_wire_is_in_the_ledger_before_and_nothing_e
     eventually("everything is acknowledged", || {
         so(agent.status()?["view"]["unacknowledged"] == 0)
     });
-    assert_eq!(agent.terminate_within(Duration::from_secs(10)), Some(0));
+    assert_eq!(agent.terminate_within(Duration::from_secs(20)), Some(0));
 
     let shown = agent.command(&["ledger", "show", "--output", "json"]).ok();
     let recorded = shown
