@@ -205,6 +205,13 @@ mod tests {
 
     use super::*;
 
+    /// Whatever mask this account makes its directories with.
+    fn own_dir() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        dir
+    }
+
     fn left(dir: &Path) -> (Workdir, PathBuf) {
         let last = dir.join("last");
         make(&last).unwrap();
@@ -235,7 +242,7 @@ mod tests {
 
     #[test]
     fn k11_only_a_directory_of_the_agents_own_is_gone_into_and_nothing_leads_out_of_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = own_dir();
         let path = |name: &str| dir.path().join(name);
         make(&path("a")).unwrap();
         std::os::unix::fs::symlink(path("a"), path("link")).unwrap();
@@ -264,7 +271,7 @@ mod tests {
 
     #[test]
     fn k16_a_directory_of_one_account_is_not_used_again_for_another() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = own_dir();
         let (mut workdir, last) = left(dir.path());
         let own = rustix::process::geteuid().as_raw();
         let group = rustix::process::getegid().as_raw();

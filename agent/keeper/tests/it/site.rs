@@ -44,6 +44,9 @@ impl Site {
     pub(crate) fn new() -> Self {
         let (leash, holder) = Leash::pair().unwrap();
         let dir = tempfile::tempdir().unwrap();
+        // Whatever mask this account makes its directories with: others do not write there.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), mode).unwrap();
         std::fs::create_dir(dir.path().join("attempts")).unwrap();
         Self {
             dir,
