@@ -133,6 +133,7 @@ impl Planted {
         mode(around.path(), 0o711);
         let keys = around.path().join("keys");
         std::fs::create_dir(&keys).unwrap();
+        mode(&keys, 0o700);
         let account = if is_root() {
             std::os::unix::fs::chown(&keys, Some(LINK.uid), Some(LINK.gid)).unwrap();
             "own"
