@@ -47,7 +47,10 @@ pub(crate) struct Home(pub(crate) TempDir);
 
 impl Home {
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        let home = tempfile::tempdir().unwrap();
+        // Whatever mask this account makes its directories with.
+        mode(home.path(), 0o755);
+        Self(home)
     }
 
     pub(crate) fn state(&self) -> PathBuf {
