@@ -201,7 +201,11 @@ impl Authority {
             .map_err(io_error("create", &draft))?;
         let saved = self.write_files(&draft).and_then(|()| {
             fs::rename(&draft, dir).map_err(|source| {
-                if source.kind() == io::ErrorKind::DirectoryNotEmpty {
+                // Which of the two it is differs from one file system to another.
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                ) {
                     return StoreError::Occupied {
                         dir: dir.to_owned(),
                     };
