@@ -200,12 +200,12 @@ impl Receipts {
 mod tests {
     use std::time::SystemTime;
 
+    use futures_util::FutureExt as _;
     use outpost_certs::ca::Authority;
     use outpost_certs::issue::ServerIdentity;
     use outpost_certs::receipt::{Witness, verify};
     use outpost_proto::ids::{EventSeq, Nonce, RecoveryEpoch};
     use outpost_proto::message::Welcome;
-    use tokio::time::timeout;
 
     use super::*;
 
@@ -244,8 +244,8 @@ mod tests {
         }
     }
 
-    async fn is_due(receipts: &Receipts) -> bool {
-        timeout(Duration::ZERO, receipts.due()).await.is_ok()
+    fn is_due(receipts: &Receipts) -> bool {
+        receipts.due().now_or_never().is_some()
     }
 
     fn authority() -> Authority {
@@ -259,19 +259,21 @@ mod tests {
             .unwrap()
     }
 
-    #[tokio::test]
-    async fn one_is_due_after_so_many_frames_and_is_for_exactly_what_was_received() {
+    #[test]
+    fn one_is_due_after_so_many_frames_and_is_for_exactly_what_was_received() {
         let authority = authority();
         let server = server(&authority);
+        // At one moment: none is due for the time that has passed.
+        let now = Instant::now();
         let receipts = of_bank(Some(Signer::new(&server).unwrap()));
-        receipts.received(b"hello");
+        receipts.received_at(now, b"hello");
         assert!(receipts.take().is_none(), "no session yet");
         receipts.sending(&[welcome(7)]);
         for n in 1..RECEIPT_FRAMES {
-            assert!(!is_due(&receipts).await, "after {n} frames");
-            receipts.received(b"more");
+            assert!(!is_due(&receipts), "after {n} frames");
+            receipts.received_at(now, b"more");
         }
-        assert!(is_due(&receipts).await);
+        assert!(is_due(&receipts));
         let Chain { head, frames } = receipts.chain();
         let receipt = signed(receipts.take());
         assert_eq!((receipt.frame_count, receipt.head), (frames, head));
@@ -290,20 +292,20 @@ mod tests {
         assert!(receipts.take().is_none(), "nothing new");
         receipts.received(b"last");
         receipts.ask();
-        assert!(is_due(&receipts).await);
+        assert!(is_due(&receipts));
         assert_eq!(signed(receipts.take()).frame_count, frames + 1);
     }
 
-    #[tokio::test]
-    async fn one_is_due_soon_and_then_after_twice_as_long_each_time() {
+    #[test]
+    fn one_is_due_soon_and_then_after_twice_as_long_each_time() {
         let receipts = of_bank(Some(Signer::new(&server(&authority())).unwrap()));
         receipts.sending(&[welcome(7)]);
         let (mut now, mut wait) = (receipts.lock().at, RECEIPT_FIRST);
         for _ in 0..12 {
             receipts.received_at(now - Duration::from_millis(1), b"heartbeat");
-            assert!(!is_due(&receipts).await, "{wait:?}");
+            assert!(!is_due(&receipts), "{wait:?}");
             receipts.received_at(now, b"heartbeat");
-            assert!(is_due(&receipts).await, "{wait:?}");
+            assert!(is_due(&receipts), "{wait:?}");
             assert!(receipts.take_at(now).is_some());
             wait = (wait * 2).min(RECEIPT_LONGEST);
             now += wait;
