@@ -92,12 +92,7 @@ impl Client {
         path: &str,
         queue: mpsc::Receiver<Result<Frame<Bytes>, Infallible>>,
     ) -> Call {
-        let request = http::Request::post(format!("https://localhost{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(StreamBody::new(ReceiverStream::new(queue)))
-            .unwrap();
-        let response = self.0.send_request(request).await.unwrap();
+        let response = self.0.send_request(request(path, queue)).await.unwrap();
         let ended = ended(response.headers());
         Call {
             _send: None,
@@ -113,6 +108,14 @@ impl Client {
         send.send(Ok(framed(message))).await.unwrap();
         drop(send);
         self.begin(path, queue).await.next().await
+    }
+
+    /// Whether the other side ends the connection instead of answering a call on it.
+    pub(crate) async fn is_turned_away(&mut self) -> bool {
+        let (send, queue) = mpsc::channel(1);
+        drop(send);
+        let answer = timeout(PATIENCE, self.0.send_request(request("/", queue))).await;
+        answer.expect("the other side says nothing").is_err()
     }
 
     /// Whether the connection still takes calls.
@@ -184,6 +187,17 @@ fn config(root: &[u8], credentials: Option<&Credentials>) -> ClientConfig {
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
+}
+
+fn request(
+    path: &str,
+    queue: mpsc::Receiver<Result<Frame<Bytes>, Infallible>>,
+) -> http::Request<Body> {
+    http::Request::post(format!("https://localhost{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(StreamBody::new(ReceiverStream::new(queue)))
+        .unwrap()
 }
 
 fn framed(message: &[u8]) -> Frame<Bytes> {

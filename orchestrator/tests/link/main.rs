@@ -459,18 +459,11 @@ async fn one_agent_has_a_bounded_number_of_connections() {
         let call = client.silent(CONNECT).await;
         held.push((client, call));
     }
-    let refused = fixture.client(Some(&greedy)).await;
-    let closed = async {
-        while refused.is_open() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    // Sooner than for want of a call.
-    tokio::time::timeout(Duration::from_secs(5), closed)
-        .await
-        .unwrap();
+    let mut refused = fixture.client(Some(&greedy)).await;
+    assert!(refused.is_turned_away().await);
     assert!(held.iter().all(|(client, _)| client.is_open()));
     let mut client = fixture.client(Some(&other)).await;
+    assert!(!client.is_turned_away().await);
     welcomed(&mut client, Nonce(0)).await;
 }
 
