@@ -19,6 +19,7 @@ pub(crate) struct Site {
     outbox: Outbox,
     waiting: Vec<DownMessage>,
     event_seq: u64,
+    beats: u32,
 }
 
 /// Enrols an agent that never connects.
@@ -51,6 +52,7 @@ impl Site {
             outbox,
             waiting: Vec::new(),
             event_seq: 0,
+            beats: 1,
         };
         site.say(rig, vec![hello()]).await;
         site.until(|message| matches!(message, DownMessage::Welcome(_)))
@@ -72,7 +74,7 @@ impl Site {
         let messages = vec![
             UpMessage::Catalogue(catalogue),
             UpMessage::Inventory(inventory),
-            heartbeat(),
+            heartbeat(site.beats),
         ];
         site.say(rig, messages).await;
         site.until(
@@ -85,6 +87,14 @@ impl Site {
     pub(crate) async fn say(&self, rig: &Rig, messages: Vec<UpMessage>) {
         let taken = rig.handle.frame(self.conn, &self.outbox, messages);
         assert!(taken.await);
+    }
+
+    /// Tells that it is still there, and hears that it is known.
+    pub(crate) async fn beat(&mut self, rig: &Rig) {
+        self.beats += 1;
+        self.say(rig, vec![heartbeat(self.beats)]).await;
+        self.until(|message| matches!(message, DownMessage::Granted(_)))
+            .await;
     }
 
     /// The next message of a kind; others before it are dropped.
@@ -154,9 +164,9 @@ fn hello() -> UpMessage {
     })
 }
 
-fn heartbeat() -> UpMessage {
+fn heartbeat(seq: u32) -> UpMessage {
     UpMessage::Heartbeat(Heartbeat {
-        seq: HeartbeatSeq(1),
+        seq: HeartbeatSeq(seq),
         lease_echo: HeartbeatSeq(0),
         slots_free: 2,
         running: 0,
