@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,15 +94,9 @@ impl Orchestrator {
 }
 
 impl Server {
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([name, &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
     fn end(&mut self) -> std::process::ExitStatus {
@@ -334,10 +329,10 @@ fn a_killed_server_starts_again() {
 #[test]
 fn told_to_stop_it_ends_well() {
     let orchestrator = Orchestrator::init();
-    for signal in ["-TERM", "-INT"] {
+    for signal in [Signal::TERM, Signal::INT] {
         let mut server = orchestrator.serve();
         server.signal(signal);
-        assert_eq!(server.end().code(), Some(0), "{signal}");
+        assert_eq!(server.end().code(), Some(0), "{signal:?}");
         assert!(
             !orchestrator.dir.join("outpost.db-wal").exists(),
             "the store was not closed"
