@@ -107,6 +107,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         orchestrator = identity.orchestrator,
         entries = catalogue.entries().count(),
         adopted,
+        observe = options.observe,
         life_changed = life.changed,
         "agent starts"
     );

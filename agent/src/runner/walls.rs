@@ -28,7 +28,7 @@ const PLACES: &[&str] = &[
 /// What keeps tasks apart from the agent and from each other here, in words. `calls`: whether system calls are filtered.
 pub(crate) fn words(agent_is_root: bool, separation: Separation, calls: bool) -> (bool, String) {
     let besides = if calls {
-        ", and by a filter of system calls: named sockets, limits and priorities"
+        ", and by a filter of system calls: named sockets, limits, priorities, kernel objects"
     } else {
         "; named sockets of the account's services are in reach, and other processes' limits, because this kernel filters no system calls"
     };
