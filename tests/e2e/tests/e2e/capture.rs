@@ -208,13 +208,16 @@ fn every_byte_of_a_real_capture_is_accounted_for() {
     );
 }
 
-/// Copies a capture without one packet that carries something of the agent's: the last but `behind` of them.
+/// Copies a capture without one packet that carries something of the agent's, the last but `behind` of them, and without
+/// what says the same once more: a kernel that waits long for a word of the other side sends again.
 fn without(from: &Path, to: &Path, port: u16, behind: usize) {
     const FILE_HEADER: usize = 24;
     const PACKET_HEADER: usize = 16;
     /// Ethernet, IP and TCP with time stamps.
     const HEADERS: usize = 14 + 20 + 32;
-    const TO_PORT: usize = 14 + 20 + 2;
+    const FROM_PORT: usize = 14 + 20;
+    const TO_PORT: usize = FROM_PORT + 2;
+    const NUMBER: usize = TO_PORT + 2;
     let bytes = std::fs::read(from).unwrap();
     let (mut packets, mut at) = (Vec::new(), FILE_HEADER);
     while at < bytes.len() {
@@ -227,11 +230,24 @@ fn without(from: &Path, to: &Path, port: u16, behind: usize) {
         let packet = &packet[PACKET_HEADER..];
         packet.len() > HEADERS && packet[TO_PORT..TO_PORT + 2] == port.to_be_bytes()
     };
-    let said = packets.iter().filter(|packet| is_said(packet)).count();
-    let (mut kept, mut seen) = (bytes[..FILE_HEADER].to_vec(), 0);
-    for packet in packets {
-        seen += usize::from(is_said(&packet));
-        if !(is_said(&packet) && seen == said - behind) {
+    // From which port, at which place of that connection, and how much.
+    let place = |packet: &&[u8]| {
+        let packet = &packet[PACKET_HEADER..];
+        let number: [u8; 4] = packet[NUMBER..NUMBER + 4].try_into().unwrap();
+        let port = [packet[FROM_PORT], packet[FROM_PORT + 1]];
+        (port, u32::from_be_bytes(number), packet.len() - HEADERS)
+    };
+    let said = packets.iter().filter(|packet| is_said(packet));
+    let said = said.map(place).collect::<Vec<_>>();
+    let (port, number, length) = said[said.len() - 1 - behind];
+    let says_the_same = |packet: &&[u8]| {
+        let (from, at, much) = place(packet);
+        let apart = i64::from(at.wrapping_sub(number).cast_signed());
+        from == port && apart < length as i64 && apart + much as i64 > 0
+    };
+    let mut kept = bytes[..FILE_HEADER].to_vec();
+    for packet in &packets {
+        if !(is_said(packet) && says_the_same(packet)) {
             kept.extend_from_slice(packet);
         }
     }
