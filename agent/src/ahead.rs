@@ -122,7 +122,7 @@ mod tests {
     #[test]
     #[ignore = "needs: root"]
     fn where_no_space_can_be_taken_it_is_known_and_work_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mount = |command: &str, arguments: &[&str]| {
             let mut command = std::process::Command::new(command);
             command.args(arguments).arg(dir.path()).status().unwrap()

@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn each_start_uses_one_up_and_time_ends_the_rest() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(dir.path());
         let take = |entry: &str, now: u64| approvals.take(entry, &texts(&[]), now).unwrap();
         assert!(!take("a", 1));
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn one_that_names_parameters_is_for_those_and_is_used_first() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(dir.path());
         approvals.add(approval("a", 1, 100, &[]), 1).unwrap();
         approvals
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_understood_approves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(dir.path());
         std::fs::write(dir.path().join(FILE), "[{").unwrap();
         assert!(approvals.take("a", &texts(&[]), 1).is_err());
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn two_who_take_at_once_get_one_each() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(dir.path());
         approvals.add(approval("a", 5, u64::MAX, &[]), 1).unwrap();
         let take = || {

@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_key_log_is_the_agents_alone() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("keys");
         drop(Audit::open(&path).unwrap());
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_directory_where_others_could_put_another_file_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let open = dir.path().join("open");
         std::fs::create_dir(&open).unwrap();
         mode(&open, 0o777);

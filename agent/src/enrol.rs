@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_identity_left_goes_once_the_new_one_is_stored_and_not_before() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let state = StateDir::create(dir.path()).unwrap();
         let session = || crate::journal::peek(state.path()).unwrap().session;
         assert!(anew(&state).unwrap().is_none(), "nothing was left");
@@ -353,7 +353,7 @@ mod tests {
             spiffe_id: format!("spiffe://test/tenant/acme/agent/{agent}"),
         };
         for stored in [true, false] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = crate::testing::tempdir().unwrap();
             let state = StateDir::create(dir.path()).unwrap();
             state.set_identity(&identity("former")).unwrap();
             let left = SessionRecord {

@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_file_is_not_read() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "text").unwrap();
         assert_eq!(read_plain(&file, 3).unwrap(), "tex");

@@ -30,6 +30,8 @@ pub mod sandbox;
 pub mod seal;
 pub mod secrets;
 pub mod state_dir;
+#[cfg(test)]
+mod testing;
 mod torn;
 pub mod users;
 

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_earlier_life_is_found_until_the_present_one_is_remembered() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let life = Life::present("state").unwrap();
         assert_eq!(earlier(dir.path()).unwrap(), None);
         assert_eq!(earlier(dir.path()).unwrap(), None, "asking changes nothing");

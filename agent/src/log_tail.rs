@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_is_added_is_handed_over_once_also_in_the_next_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let file = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
         let mut tail = LogTail::new(dir.path());
         let mut more = || {

@@ -17,7 +17,7 @@ impl Site {
     /// An attempt that is over, with an encrypted log and a signed record of it.
     fn new() -> Self {
         let site = Self {
-            root: tempfile::tempdir().unwrap(),
+            root: crate::testing::tempdir().unwrap(),
             spec: keys(&[1]).for_attempt(AttemptId(ATTEMPT)).unwrap(),
         };
         std::fs::create_dir(site.dir()).unwrap();

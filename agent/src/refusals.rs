@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_can_be_read_with_its_reason_also_after_a_restart_and_a_torn_line() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), []);
         let mut refusals = Refusals::open(dir.path());
         refusals.note(1, &assign(1, "monday"), Refusal::Rate, "used up");
@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_run_is_forgotten_in_both_files_and_what_is_noted_next_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mut refusals = Refusals::open(dir.path());
         let of = |attempt: u128, run: u128| Assign {
             run: RunId(run),
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_refusals_takes_two_files_and_the_newest_stay() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mut refusals = Refusals::open(dir.path());
         let text = "y".repeat(4096);
         for n in 0..6000 {
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_link_in_its_place_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let other = dir.path().join("other");
         std::fs::write(&other, "mine").unwrap();
         std::os::unix::fs::symlink(&other, dir.path().join(FILE)).unwrap();

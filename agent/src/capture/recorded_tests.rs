@@ -32,7 +32,7 @@ fn a_recorded_connection_is_accounted_for_against_its_own_ledger_and_no_other() 
     assert_eq!((report.frames(), report.connections), ((4, 4), 1));
     assert_eq!((report.sum_bytes, report.captured_bytes), (3087, 3087));
 
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let report = recorded(dir.path(), &keylog);
     assert_eq!(report.verdict, Verdict::Unaccounted);
     assert_eq!(

@@ -184,7 +184,7 @@ impl Play {
     /// Ends it; what was found, against a ledger without anything.
     pub(super) fn end(mut self) -> Report {
         self.packet(true, 17, 0, "", "");
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mut connections: Vec<Connection> = self.connections.into_values().collect();
         let matched = matching::matching(dir.path(), &mut connections, None).unwrap();
         report("tshark".to_owned(), connections, matched, None)

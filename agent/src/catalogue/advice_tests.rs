@@ -7,7 +7,7 @@ const SECRETS: &str = "[secret.one]\nenv = \"ONE\"\n[secret.two]\nenv = \"TWO\"\
 
 /// What is remarked of a catalogue: where, and what.
 fn remarks(text: &str) -> Vec<(Option<String>, String)> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let catalogue = dir.path().join("catalogue.d");
     std::fs::create_dir(&catalogue).unwrap();
     std::fs::write(dir.path().join("secrets.toml"), SECRETS).unwrap();
@@ -95,7 +95,7 @@ fn what_is_wider_than_it_need_be_is_remarked() {
 
 #[test]
 fn a_directory_to_write_that_is_not_there_is_told() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let user = if is_root() { "user = \"nobody\"\n" } else { "" };
     let text =
         format!("[entry.a]\n{user}argv = [\"/bin/true\"]\nwrites = [\"/no/such\", \"/tmp\"]\n");

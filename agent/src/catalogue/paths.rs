@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn k12_a_link_in_a_directory_of_others_is_refused_wherever_it_leads() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("file"), "").unwrap();
         std::fs::create_dir(path("theirs")).unwrap();
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn k12_directories_above_and_the_file_itself_count() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(path("a/b")).unwrap();
         std::fs::write(path("a/b/file"), "").unwrap();
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn links_that_lead_nowhere_end() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         symlink("loop", dir.path().join("loop")).unwrap();
         let why = check(&dir.path().join("loop"), own()).unwrap_err();
         assert!(why.contains("too many links"), "{why}");

@@ -10,7 +10,7 @@ use super::*;
 
 /// A directory with these scripts, executable.
 fn dir(scripts: &[(&str, &str)]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     for (name, text) in scripts {
         put(dir.path(), name, text, 0o755);
     }
@@ -225,7 +225,7 @@ fn k12_a_program_may_be_the_entrys_own_account_s_and_nobody_elses() {
         .as_ref()
         .unwrap()
         .uid;
-    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = crate::testing::tempdir().unwrap();
     let program = elsewhere.path().join("job");
     std::fs::write(&program, "\x7fELF").unwrap();
     let is_looked_at = |uid: u32| {

@@ -18,7 +18,7 @@ fn user() -> &'static str {
 }
 
 fn load_text(text: &str) -> Result<Catalogue, CatalogueError> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     write(dir.path(), "a.toml", &text.replace("#user#\n", user()));
     load(dir.path(), "spiffe://test/tenant/t/agent/a")
 }
@@ -196,7 +196,7 @@ fn the_linter_refuses_free_text_and_code_unless_dangerous() {
 
 #[test]
 fn files_that_others_can_write_are_refused_along_the_path() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let text = format!("[entry.a]\n{}argv = [\"/bin/true\"]\n", user());
     write(dir.path(), "a.toml", &text);
     let mode = |path: &Path, mode: u32| {
@@ -240,7 +240,7 @@ fn files_that_others_can_write_are_refused_along_the_path() {
 
 #[test]
 fn an_entry_defined_twice_is_refused_wherever_the_second_is() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let text = format!("[entry.a]\n{}argv = [\"/bin/true\"]\n", user());
     write(dir.path(), "a.toml", &text);
     write(dir.path(), "b.toml", &text);
@@ -281,13 +281,13 @@ fn another_account_than_the_agents_own_needs_root() {
 
 #[test]
 fn a_directory_that_others_can_write_is_refused_even_if_it_holds_links_only() {
-    let real = tempfile::tempdir().unwrap();
+    let real = crate::testing::tempdir().unwrap();
     write(
         real.path(),
         "a.toml",
         &format!("[entry.e]\n{}argv = [\"/bin/true\"]\n", user()),
     );
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     std::os::unix::fs::symlink(real.path().join("a.toml"), dir.path().join("a.toml")).unwrap();
     let mode = |mode| {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
@@ -321,7 +321,7 @@ fn mistyped_names_get_the_likely_one() {
 
 #[test]
 fn one_mistake_is_told_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let text = format!(
         "[entry.a]\n{}argv = [\"/bin/ls\", \"{{param.dir}}\"]\nenv_params = {{ DIR = \"dir\" }}\n\
          param.dir = {{ kind = \"path\" }}\n",
@@ -337,7 +337,7 @@ fn one_mistake_is_told_once() {
 
 #[test]
 fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     write(dir.path(), "job.sh", "#!/no/such/interpreter -x\n");
     write(dir.path(), "plain.sh", "true\n");
     let mode = std::fs::Permissions::from_mode(0o755);
@@ -386,7 +386,7 @@ fn a_survey_says_what_cannot_work_here_and_what_is_wide() {
 
 #[test]
 fn parameters_that_reach_nothing_are_told() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let user = user();
     let text = format!(
         "[entry.a]\n{user}argv = [\"/bin/ls\", \"-{{param.used}}\"]\nenv = {{ DAY = \"{{param.day}}\", HOST = \"db\" }}\n\
@@ -408,7 +408,7 @@ fn parameters_that_reach_nothing_are_told() {
 
 /// A catalogue with `secrets.toml` beside its directory.
 fn load_with_secrets(secrets: &str, text: &str) -> Result<Catalogue, CatalogueError> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     write(dir.path(), "secrets.toml", secrets);
     let catalogue = dir.path().join("catalogue.d");
     std::fs::create_dir(&catalogue).unwrap();

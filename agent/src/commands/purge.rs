@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn a_run_is_named_by_the_beginning_of_its_id_if_that_names_one_only() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let state = StateDir::create(&dir.path().join("state")).unwrap();
         let runs = [0xaa01_u128 << 112, 0xaa02 << 112].map(RunId);
         for run in runs {

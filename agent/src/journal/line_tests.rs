@@ -68,7 +68,7 @@ fn text(line: &str) -> String {
 #[test]
 fn what_moves_an_attempt_is_a_short_line_and_says_the_same() {
     for bursts in [1, 5] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mut journal = Journal::open(dir.path()).unwrap();
         let mut mirror = Mirror::default();
         let life = life();
@@ -103,7 +103,7 @@ fn what_is_no_step_is_told_as_a_whole() {
 
 #[test]
 fn a_journal_of_format_1_is_read_and_written_anew() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let path = dir.path().join("journal");
     let mut mirror = Mirror::default();
     let mut old = text(r#"{"outpost_journal":1}"#);
@@ -133,7 +133,7 @@ fn a_journal_of_format_1_is_read_and_written_anew() {
 
 #[test]
 fn a_step_of_nothing_is_damage() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let step = r#"[{"step":["00000000000000000000000000000001","running",5,false]}]"#;
     let header = text(r#"{"outpost_journal":2}"#);
     std::fs::write(dir.path().join("journal"), header.clone() + &text(step)).unwrap();

@@ -14,7 +14,7 @@ fn session(seq: u64) -> Write {
 
 #[test]
 fn a_burst_is_there_after_reopening() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     journal
         .commit(&[session(7), Write::Site(SiteRecord { paused: true })])
@@ -30,7 +30,7 @@ fn a_burst_is_there_after_reopening() {
 #[test]
 fn only_what_must_survive_a_power_cut_asks_for_a_sync() {
     use outpost_proto::ids::{EventSeq, Nonce};
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     assert!(!journal.append(&[]).unwrap());
     assert!(
@@ -53,7 +53,7 @@ fn only_what_must_survive_a_power_cut_asks_for_a_sync() {
 
 #[test]
 fn d4_a_torn_last_line_loses_the_whole_burst_and_nothing_else() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     journal.commit(&[session(1)]).unwrap();
     journal
@@ -81,7 +81,7 @@ fn d4_a_torn_last_line_loses_the_whole_burst_and_nothing_else() {
 
 #[test]
 fn d4_damage_before_the_end_is_reported_and_not_skipped() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     journal.commit(&[session(1)]).unwrap();
     let damaged_until = usize::try_from(journal.bytes).unwrap();
@@ -102,7 +102,7 @@ fn d4_damage_before_the_end_is_reported_and_not_skipped() {
 
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let path = dir.path().join("journal");
     let json = format!(r#"{{"outpost_journal":{}}}"#, VERSION + 1);
     let text = format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
@@ -116,7 +116,7 @@ fn a_newer_format_is_refused_and_left_alone() {
 
 #[test]
 fn a_long_journal_is_written_anew_and_says_the_same() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     let many = (0..2000).map(session).collect::<Vec<_>>();
     let mut written = 0;
@@ -135,7 +135,7 @@ fn what_is_written_anew_has_no_line_that_grows_with_what_is_held() {
     use outpost_agent_core::record::Memory;
     use outpost_proto::ids::{AttemptId, Fence, RunId, TaskIndex};
     use outpost_proto::outcome::{Outcome, Report};
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     let settled = |attempt| {
         Write::Settled(Memory {
@@ -167,7 +167,7 @@ fn what_is_written_anew_has_no_line_that_grows_with_what_is_held() {
 
 #[test]
 fn d4_a_line_that_is_longer_than_any_is_damage_and_nothing_is_cut() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     journal.commit(&[session(1)]).unwrap();
     let begins = journal.bytes;
@@ -192,7 +192,7 @@ fn given() -> u64 {
 
 #[test]
 fn d3_what_a_failed_sync_may_have_lost_is_written_again_when_the_journal_is_opened() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut journal = Journal::open(dir.path()).unwrap();
     // The newest line of all alone is longer than what may be unsynced beside it.
     for lines in [3000, 6000] {

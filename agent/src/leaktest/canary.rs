@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_catalogue_with_the_canaries_is_accepted_and_has_them_all() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mark = Mark::random().unwrap();
         let user = rustix::process::geteuid().is_root().then_some("nobody");
         write(dir.path(), &mark, user).unwrap();

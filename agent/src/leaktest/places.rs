@@ -198,7 +198,7 @@ mod tests {
         let mark = Mark::random().unwrap();
         let searcher = Searcher::new(&mark);
         let found = |kind: Kind, frames: &[Vec<u8>]| {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = crate::testing::tempdir().unwrap();
             let mut written = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
             for frame in frames {
                 written.append(kind, 1, 1, frame);
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn every_file_below_a_directory_is_looked_at() {
         let mark = Mark::random().unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let deep = dir.path().join("a/b");
         std::fs::create_dir_all(&deep).unwrap();
         std::fs::write(dir.path().join("one"), "nothing").unwrap();
@@ -247,7 +247,10 @@ mod tests {
     fn what_is_not_looked_at_below_a_directory_is_told() {
         let mark = Mark::random().unwrap();
         let searcher = Searcher::new(&mark);
-        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (dir, other) = (
+            crate::testing::tempdir().unwrap(),
+            crate::testing::tempdir().unwrap(),
+        );
         assert!(
             files(&searcher, dir.path()).is_err(),
             "nothing is no answer"

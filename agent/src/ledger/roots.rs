@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_root_is_named_by_its_hash_or_a_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let der = [&[0x30, 0x82, 1, 0][..], &[7; 256]].concat();
         let (pem, plain) = (dir.path().join("root.pem"), dir.path().join("root.der"));
         std::fs::write(&pem, pem::encode_certificate(&der)).unwrap();

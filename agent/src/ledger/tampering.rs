@@ -25,7 +25,7 @@ const SPIFFE: &str = "spiffe://test.example/tenant/acme/agent/bank";
 #[test]
 fn a_session_whose_number_was_lost_in_a_crash_is_known_by_what_was_signed_for() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = open(dir.path(), &center, DEFAULT_LIMIT_BYTES);
     let mine = frames(1, 1);
     ledger.append(Kind::Frame, 1, 1, &mine[0]);
@@ -193,7 +193,7 @@ fn agent() -> Identity {
 }
 
 fn exported(center: &Center) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (ledger, to) = (dir.path().join("ledger"), dir.path().join("export"));
     written(&ledger, center);
     let exported = export(&ledger, &to, &agent(), 7).unwrap();
@@ -202,7 +202,7 @@ fn exported(center: &Center) -> (tempfile::TempDir, PathBuf) {
 }
 
 fn copy(from: &Path) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let to = dir.path().join("copy");
     std::fs::create_dir(&to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -377,7 +377,7 @@ fn d4_segments_that_are_missing_cut_or_in_each_others_place_are_named() {
 fn d4_a_ledger_that_ends_before_what_was_signed_for_is_truncated_even_where_every_record_is_whole()
 {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     ledger.trust(center.trust(dir.path()));
     ledger.is_of(Named::of(SPIFFE));
@@ -403,7 +403,7 @@ fn d4_a_ledger_that_ends_before_what_was_signed_for_is_truncated_even_where_ever
 #[test]
 fn an_agent_does_not_go_on_with_a_ledger_whose_newest_segment_is_gone() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     written(dir.path(), &center);
     let last = *segments(dir.path()).unwrap().last().unwrap();
     std::fs::remove_file(segment_path(dir.path(), last)).unwrap();
@@ -468,7 +468,7 @@ fn a_receipt_for_other_frames_or_by_another_is_an_alarm_and_a_finding() {
         ),
     ];
     for (receipt, chain, alarm, finding) in cases {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mut ledger = open(dir.path(), &center, DEFAULT_LIMIT_BYTES);
         for frame in &mine {
             ledger.append(Kind::Frame, 1, 1, frame);
@@ -495,7 +495,7 @@ fn a_receipt_for_other_frames_or_by_another_is_an_alarm_and_a_finding() {
 #[test]
 fn receipts_outlive_the_segments_that_they_are_for_and_what_is_left_is_still_compared() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = open(dir.path(), &center, DEFAULT_LIMIT_BYTES);
     session(&mut ledger, &center, (1, 1), 40);
     session(&mut ledger, &center, (2, 2), 40);

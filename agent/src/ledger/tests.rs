@@ -26,7 +26,7 @@ fn flip(path: &Path, at: u64) {
 
 #[test]
 fn what_was_synced_is_read_back_in_order_and_verifies() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     filled(dir.path(), 3);
     let mut reader = Reader::open(dir.path()).unwrap();
     let mut frames = Vec::new();
@@ -45,7 +45,7 @@ fn what_was_synced_is_read_back_in_order_and_verifies() {
 
 #[test]
 fn a_session_head_is_the_one_that_the_other_side_computes_from_the_frames() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     filled(dir.path(), 2);
     let head = session_chain(&session_chain(&[0; 32], b"frame 0"), b"frame 1");
     let hex = head.iter().map(|b| format!("{b:02x}")).collect::<String>();
@@ -54,7 +54,7 @@ fn a_session_head_is_the_one_that_the_other_side_computes_from_the_frames() {
 
 #[test]
 fn connections_of_two_processes_are_two_sessions_although_they_have_one_number() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     drop(filled(dir.path(), 1));
     drop(filled(dir.path(), 2));
     let frames = verify(dir.path())
@@ -68,7 +68,7 @@ fn connections_of_two_processes_are_two_sessions_although_they_have_one_number()
 
 #[test]
 fn what_was_not_synced_is_not_there() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = filled(dir.path(), 1);
     ledger.append(Kind::Frame, 1, 9, b"never synced");
     drop(ledger);
@@ -77,12 +77,12 @@ fn what_was_not_synced_is_not_there() {
 
 #[test]
 fn d4_a_torn_end_is_cut_off_at_every_length_and_noted() {
-    let whole = tempfile::tempdir().unwrap();
+    let whole = crate::testing::tempdir().unwrap();
     drop(filled(whole.path(), 2));
     let bytes = std::fs::read(segment(whole.path())).unwrap();
     let last = HEADER_BYTES + "frame 1".len() + HEAD_BYTES;
     for lost in 1..last {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         std::fs::write(segment(dir.path()), &bytes[..bytes.len() - lost]).unwrap();
         assert_eq!(verify(dir.path()).unwrap().frames, 1, "{lost} bytes lost");
         drop(filled(dir.path(), 1));
@@ -92,12 +92,12 @@ fn d4_a_torn_end_is_cut_off_at_every_length_and_noted() {
 
 #[test]
 fn d4_a_bit_flip_before_the_last_record_is_reported_wherever_it_is() {
-    let whole = tempfile::tempdir().unwrap();
+    let whole = crate::testing::tempdir().unwrap();
     drop(filled(whole.path(), 3));
     let size = std::fs::metadata(segment(whole.path())).unwrap().len();
     let last = (HEADER_BYTES + "frame 2".len() + HEAD_BYTES) as u64;
     for at in 0..size - last {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         std::fs::copy(segment(whole.path()), segment(dir.path())).unwrap();
         flip(&segment(dir.path()), at);
         assert!(
@@ -113,7 +113,7 @@ fn d4_a_bit_flip_before_the_last_record_is_reported_wherever_it_is() {
 
 #[test]
 fn a_file_extended_with_zeros_by_a_power_cut_is_a_torn_end() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     drop(filled(dir.path(), 1));
     let mut file = OpenOptions::new()
         .write(true)
@@ -128,7 +128,7 @@ fn a_file_extended_with_zeros_by_a_power_cut_is_a_torn_end() {
 
 #[test]
 fn segments_follow_each_other_and_a_missing_one_is_found() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     let frame = vec![7; 60_000];
     for _ in 0..700 {
@@ -148,7 +148,7 @@ fn segments_follow_each_other_and_a_missing_one_is_found() {
 
 #[test]
 fn the_limit_prunes_the_oldest_segments_and_the_rest_still_verifies() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), SEGMENT_BYTES * 2, 1).unwrap();
     let frame = vec![7; 60_000];
     for n in 0..1200 {
@@ -164,7 +164,7 @@ fn the_limit_prunes_the_oldest_segments_and_the_rest_still_verifies() {
 
 #[test]
 fn d1_where_there_is_no_room_to_say_what_goes_a_ledger_opens_all_the_same_and_it_goes_later() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     let frame = vec![7; 60_000];
     for n in 0..700 {
@@ -193,7 +193,7 @@ fn d3_what_a_failed_sync_may_have_lost_is_written_again_when_the_ledger_is_opene
         let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
         line.unwrap().parse::<u64>().unwrap()
     };
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = filled(dir.path(), 1);
     for _ in 0..10 {
         ledger.append(Kind::Frame, 1, 2, &[7; 60_000]);
@@ -233,7 +233,7 @@ fn make_old(dir: &Path, number: u64) {
 
 #[test]
 fn old_segments_go_once_the_orchestrator_says_what_time_it_is_and_the_rest_verifies() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     fill(&mut ledger, 1, 3);
     let head = ledger_head(dir.path());
@@ -272,7 +272,7 @@ fn old_segments_go_once_the_orchestrator_says_what_time_it_is_and_the_rest_verif
 
 #[test]
 fn k16_an_age_that_a_task_says_of_a_segment_takes_nothing_away_where_it_shares_the_account() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     fill(&mut ledger, 1, 2);
     drop(ledger);
@@ -291,7 +291,7 @@ fn k16_an_age_that_a_task_says_of_a_segment_takes_nothing_away_where_it_shares_t
 
 #[test]
 fn a_segment_from_before_the_clock_was_set_is_as_old_as_the_next_one() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     fill(&mut ledger, 1, 2);
     drop(ledger);
@@ -315,7 +315,7 @@ fn ledger_head(dir: &Path) -> String {
 
 #[test]
 fn the_present_session_stays_whatever_its_age_and_size() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), SEGMENT_BYTES, 1).unwrap();
     fill(&mut ledger, 1, 1);
     // Connections 2 and 3 stand side by side, as when a certificate is renewed; 2 began in segment 2.

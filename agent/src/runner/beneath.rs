@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn k11_a_link_anywhere_on_the_way_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         std::fs::create_dir_all(root.join("real/out")).unwrap();
         std::fs::write(root.join("real/out/file"), "").unwrap();
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn k11_a_tree_of_any_depth_goes_and_nothing_stays_beside_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap().join("a");
         std::fs::create_dir(&root).unwrap();
         let mut at = open_dir(&root).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     /// removes stays below the directory that it was given.
     #[test]
     fn k11_clearing_up_never_leaves_the_directory_while_everything_in_it_is_exchanged() {
-        let outside = tempfile::tempdir().unwrap();
+        let outside = crate::testing::tempdir().unwrap();
         let precious = outside.path().join("d/precious");
         std::fs::create_dir_all(precious.parent().unwrap()).unwrap();
         std::fs::write(&precious, "x").unwrap();
@@ -184,7 +184,7 @@ mod tests {
         for path in &guarded {
             std::fs::set_permissions(path, Permissions::from_mode(0o750)).unwrap();
         }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let work = dir.path().canonicalize().unwrap().join("work");
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

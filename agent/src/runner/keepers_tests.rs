@@ -8,7 +8,7 @@ use super::*;
 
 #[test]
 fn c1_a_crash_before_the_directory_was_made_is_an_attempt_that_never_started() {
-    let state = tempfile::tempdir().unwrap();
+    let state = crate::testing::tempdir().unwrap();
     let dir = state.path().join("attempt");
     assert_eq!(look(&dir), Ok(Looked::NeverStarted));
     // Said again after a crash before it was journalled.
@@ -22,14 +22,14 @@ fn c1_a_crash_before_the_directory_was_made_is_an_attempt_that_never_started() {
 
 #[test]
 fn a_directory_without_a_keeper_is_claimed_once_and_for_all() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     assert_eq!(look(dir.path()), Ok(Looked::NeverStarted));
     assert_eq!(look(dir.path()), Ok(Looked::NeverStarted));
 }
 
 #[test]
 fn a_keepers_claim_without_a_keeper_may_have_run() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     for who in ["keeper", ""] {
         fs::write(dir.path().join(CLAIM), who).unwrap();
         assert_eq!(
@@ -42,7 +42,7 @@ fn a_keepers_claim_without_a_keeper_may_have_run() {
 
 #[test]
 fn a_damaged_exit_record_says_nothing_and_stops_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     fs::write(dir.path().join(CLAIM), "keeper").unwrap();
     fs::write(dir.path().join("exit.json"), "{\"crc32\":\"00000000\"").unwrap();
     assert_eq!(look(dir.path()), Ok(Looked::Dead { surely: false }));
@@ -61,7 +61,7 @@ fn damaged() -> [(&'static str, &'static str); 3] {
 #[test]
 fn d4_an_attempt_whose_keeper_cannot_be_read_is_over_once_nothing_of_it_is_left() {
     for (file, text) in damaged() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         fs::write(dir.path().join(file), text).unwrap();
         let looked = look(dir.path());
         assert_eq!(looked, Ok(Looked::Dead { surely: false }), "{text}");
@@ -72,7 +72,7 @@ fn d4_an_attempt_whose_keeper_cannot_be_read_is_over_once_nothing_of_it_is_left(
 #[test]
 fn d4_an_attempt_whose_keeper_cannot_be_read_lives_while_it_or_a_task_does() {
     for (file, text) in damaged() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         fs::write(dir.path().join(file), text).unwrap();
         let name = dir.path().file_name().unwrap().to_str().unwrap();
         let mut task = std::process::Command::new("sleep")
@@ -133,7 +133,7 @@ fn c3_a_tree_that_the_kernel_ended_as_a_whole_is_over_whoever_looks() {
         ("pid_namespace", true),
         ("subreaper", false),
     ] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         // This process began later; the host's first one may have begun so early.
         let line = format!(
             r#"{{"keeper":{{"version":2,"binary":"0.1.0","attempt":"{}","boot_id":"{boot_id}","keeper":{{"pid":{},"start_time":1}},"containment":"{containment}"}}}}"#,
@@ -200,7 +200,7 @@ fn given_back(assign: &Assign) -> FromKeeper {
 
 /// Attempt 1 at hand, 2 and 3 waiting; what its runner hears when the keeper says this.
 async fn heard(words: impl Fn(&[Assign]) -> Vec<FromKeeper>) -> Vec<(u128, KeeperSaid)> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(&dir.path().join("state")).unwrap();
     let files = dir.path().join("catalogue");
     fs::create_dir(&files).unwrap();
@@ -309,7 +309,7 @@ async fn an_end_that_is_not_of_the_attempt_at_hand_is_believed_of_none() {
 
 #[tokio::test]
 async fn what_a_keeper_that_stands_still_is_told_is_not_lost() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (client, keeper) = pretended(dir.path());
     let line = Line::new(client).unwrap();
     let end = |attempt: &str| ToKeeper::End {

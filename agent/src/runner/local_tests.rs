@@ -55,7 +55,7 @@ fn served<T: Send + 'static>(
 
 #[test]
 fn a_question_is_answered_and_only_this_account_can_ask() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let deep = dir.path().join("d".repeat(150));
     let state = StateDir::create(&deep).unwrap();
     // What a dead runner left.
@@ -71,7 +71,7 @@ fn a_question_is_answered_and_only_this_account_can_ask() {
 
 #[test]
 fn nonsense_reaches_nobody_and_the_next_question_is_answered() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(dir.path()).unwrap();
     let (left_open, asked) = served(&state, |path| {
         let send = |bytes: &[u8]| {
@@ -96,7 +96,7 @@ fn nonsense_reaches_nobody_and_the_next_question_is_answered() {
 
 #[test]
 fn k14_who_cannot_show_the_token_of_the_state_directory_reaches_nobody() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(dir.path()).unwrap();
     std::fs::write(state.path().join(TOKEN), "of an earlier runner").unwrap();
     let (answers, asked) = served(&state, |path| {
@@ -129,7 +129,7 @@ fn k14_who_cannot_show_the_token_of_the_state_directory_reaches_nobody() {
 
 #[test]
 fn without_a_runner_it_says_how_to_get_one() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(dir.path()).unwrap();
     let why = format!("{:#}", ask(state.path(), Ask::Status).unwrap_err());
     assert!(why.contains("outpost-agent run"), "{why}");

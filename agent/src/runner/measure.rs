@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn k11_what_lies_deeper_than_any_stack_or_number_of_descriptors_is_measured() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap().join("run");
         std::fs::create_dir(&root).unwrap();
         std::os::unix::fs::symlink("/", root.join("link")).unwrap();
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn k11_more_files_than_are_looked_at_take_bounded_time_and_that_is_said() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         for n in 0..50 {
             std::fs::create_dir(root.join(format!("d{n}"))).unwrap();
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn k11_what_goes_while_it_is_looked_at_takes_nothing_from_the_rest() {
         use std::sync::atomic::{AtomicBool, Ordering};
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         std::fs::write(root.join("file"), vec![7; 1 << 16]).unwrap();
         let over = AtomicBool::new(false);
@@ -235,7 +235,7 @@ mod tests {
         if rustix::process::geteuid().is_root() {
             return;
         }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let closed = root.join("closed");
         std::fs::create_dir(&closed).unwrap();

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_its_secrets_would_have_been_like_is_said_behind_the_rest() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let catalogue = catalogue(dir.path(), "argv = [\"/bin/true\"]");
         let mut observed = Observed {
             assign: assign(&catalogue),
@@ -164,8 +164,8 @@ mod tests {
 
     #[test]
     fn what_would_have_kept_it_from_beginning_is_said_and_nothing_is_used_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
+        let state = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(state.path());
         let said = |lines: &str, now_us: u64| {
             let catalogue = catalogue(dir.path(), lines);
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn what_was_asked_about_begins_soon_or_not_at_all() {
         use super::super::gate::until;
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let lines = |lines: &str| format!("argv = [\"/bin/true\"]\n{lines}");
         for guarded in ["needs_approval = true", "windows = [\"00:00-24:00\"]"] {
             let catalogue = catalogue(dir.path(), &lines(guarded));
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_window_that_is_closed_is_said() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(dir.path());
         let catalogue = catalogue(
             dir.path(),

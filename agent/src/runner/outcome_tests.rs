@@ -125,7 +125,7 @@ fn count_in_time(path: &Path) -> Option<u16> {
 
 #[test]
 fn the_last_count_is_taken_and_only_a_number_that_the_wire_has() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let path = dir.path().join("t.env");
     for (text, expected) in [
         ("count=7\n", Some(7)),
@@ -149,7 +149,7 @@ fn the_last_count_is_taken_and_only_a_number_that_the_wire_has() {
 
 #[test]
 fn k11_a_pipe_a_link_and_a_directory_in_its_place_count_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let real = dir.path().join("real");
     std::fs::write(&real, "count=7\n").unwrap();
     let link = dir.path().join("link");

@@ -14,7 +14,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let state = StateDir::create(&dir.path().join("state")).unwrap();
         std::fs::create_dir(state.lists()).unwrap();
         for run in [RUN, OTHER] {

@@ -27,7 +27,7 @@ fn assign(attempt: u128) -> Assign {
 }
 
 fn site() -> (tempfile::TempDir, StateDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(&dir.path().join("state")).unwrap();
     let file = state.run(RUN).join("file");
     std::fs::create_dir(state.run(RUN)).unwrap();

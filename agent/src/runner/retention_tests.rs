@@ -13,7 +13,7 @@ const KEEP: Keep = Keep {
 };
 
 fn state() -> (tempfile::TempDir, StateDir) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(dir.path()).unwrap();
     (dir, state)
 }
@@ -100,7 +100,7 @@ fn what_is_old_goes_and_what_is_held_or_new_stays() {
 
 #[test]
 fn k16_an_age_that_a_task_says_of_a_directory_takes_nothing_away_where_it_shares_the_account() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     make(&dir.path().join(AttemptId(1).to_string()), 400 * DAY);
     let over = |dated: Dated| {
         let keep = Keep { dated, ..KEEP };
@@ -114,7 +114,7 @@ fn k16_an_age_that_a_task_says_of_a_directory_takes_nothing_away_where_it_shares
 
 #[test]
 fn of_too_many_the_newest_stay_and_held_ones_count_first() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (extra, now) = (3, SystemTime::now());
     for n in 0..KEPT_COUNT + extra {
         let path = dir.path().join(AttemptId(n as u128).to_string());
@@ -139,7 +139,7 @@ fn of_too_many_the_newest_stay_and_held_ones_count_first() {
 
 #[test]
 fn of_too_many_bytes_the_newest_logs_stay_and_held_ones_in_any_case() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     for n in 0..5 {
         let path = dir.path().join(AttemptId(n).to_string());
         make(&path, Duration::ZERO);
@@ -166,7 +166,7 @@ fn of_too_many_bytes_the_newest_logs_stay_and_held_ones_in_any_case() {
 
 #[test]
 fn of_too_many_bytes_of_runs_the_newest_stay_however_deep_they_lie() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     for n in 0..4_u8 {
         let path = dir.path().join(RunId(n.into()).to_string());
         make(&path, Duration::ZERO);
@@ -214,7 +214,7 @@ fn d4_without_the_orchestrators_time_nothing_is_old_whatever_the_clock_says() {
 
 #[test]
 fn what_was_used_shortly_before_it_was_asked_what_is_held_stays_however_much_there_is() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let asked = SystemTime::now();
     for (n, age) in [(1, 0), (2, 50), (3, 90)] {
         let path = dir.path().join(AttemptId(n).to_string());
@@ -251,7 +251,7 @@ fn one_that_was_used_since_it_was_listed_stays() {
 fn k11_a_tree_with_its_permissions_taken_away_goes_and_links_are_not_followed() {
     local(async {
         let (_dir, state) = state();
-        let outside = tempfile::tempdir().unwrap();
+        let outside = crate::testing::tempdir().unwrap();
         std::fs::write(outside.path().join("precious"), "x").unwrap();
         let work = state.work(AttemptId(1));
         std::fs::create_dir_all(work.join("a/b")).unwrap();
@@ -287,7 +287,7 @@ fn what_was_made_for_what_never_came_goes() {
 
 #[test]
 fn what_went_while_it_was_thrown_is_gone_and_no_failure() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (trash, path) = (dir.path().join("trash"), dir.path().join("work"));
     let to = trash.join("work");
     for _ in 0..2 {
@@ -303,7 +303,7 @@ fn what_went_while_it_was_thrown_is_gone_and_no_failure() {
 async fn lists_of_encrypted_files_go_with_their_runs_and_what_was_on_its_way_at_the_start() {
     let set = tokio::task::LocalSet::new();
     let test = set.run_until(async {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let state = StateDir::create(&dir.path().join("state")).unwrap();
         std::fs::create_dir(state.lists()).unwrap();
         let rest = |run| Rest::of(&state, RunId(run));
@@ -350,7 +350,7 @@ fn a_list_goes_with_its_run_and_a_working_directory_not_before_its_attempt() {
 
 #[test]
 fn only_logs_are_counted_as_such() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     for (name, bytes) in [("log.0", 10), ("log.7", 5), ("claim", 4096)] {
         std::fs::write(dir.path().join(name), vec![b'x'; bytes]).unwrap();
     }

@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn c10_processes_that_do_not_last_wait_longer_and_longer_and_one_that_does_ends_that() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let waits = (0..12).map(|_| Steady::begin(dir.path()).wait().as_secs());
         let waits = waits.collect::<Vec<_>>();
         assert_eq!(waits, [0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_file_that_says_nothing_counts_as_none() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), "\u{0}").unwrap();
         assert_eq!(Steady::begin(dir.path()).wait(), Duration::ZERO);
     }

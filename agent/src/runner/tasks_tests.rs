@@ -24,7 +24,7 @@ fn assign() -> Assign {
 
 /// A keeper was asked for and cannot be listened to: what is told of the attempt. `began`: its keeper made the claim.
 async fn told(began: bool) -> KeeperSaid {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(&dir.path().join("state")).unwrap();
     let files = dir.path().join("catalogue");
     std::fs::create_dir(&files).unwrap();

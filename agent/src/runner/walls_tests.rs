@@ -57,7 +57,7 @@ fn what_the_agent_is_made_of_cannot_be_declared() {
 
 #[test]
 fn what_everybody_uses_is_no_home() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     assert!(is_place(dir.path()));
     assert!(!is_place(Path::new("/")) && !is_place(&dir.path().join("none")));
     let everybodys = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
@@ -67,7 +67,7 @@ fn what_everybody_uses_is_no_home() {
 
 #[test]
 fn k12_catalogue_and_sources_of_secrets_are_read_only_to_every_task() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let dir = dir.path().canonicalize().unwrap();
     std::fs::create_dir(dir.join("catalogue.d")).unwrap();
     let wall = || {
@@ -83,7 +83,7 @@ fn k12_catalogue_and_sources_of_secrets_are_read_only_to_every_task() {
 
 #[test]
 fn k16_a_working_directory_is_opened_where_it_holds_nothing_of_others() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let home = dir.path().canonicalize().unwrap();
     for below in ["catalogue.d", "data/run", "place", "state/keys"] {
         std::fs::create_dir_all(home.join(below)).unwrap();

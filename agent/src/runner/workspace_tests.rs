@@ -14,7 +14,7 @@ struct Site {
 }
 
 fn site() -> Site {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let files = dir.path().join("catalogue");
     std::fs::create_dir(&files).unwrap();
     std::fs::set_permissions(&files, Permissions::from_mode(0o755)).unwrap();

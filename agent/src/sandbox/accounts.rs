@@ -261,7 +261,7 @@ mod tests {
     #[test]
     #[ignore = "needs: root"]
     fn a_key_directory_of_root_becomes_links_and_a_look_changes_nothing() {
-        let around = tempfile::tempdir().unwrap();
+        let around = crate::testing::tempdir().unwrap();
         let keys = around.path().join("keys");
         std::fs::create_dir(&keys).unwrap();
         std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o700)).unwrap();

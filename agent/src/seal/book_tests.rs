@@ -13,7 +13,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = crate::testing::tempdir().unwrap();
         let state = StateDir::create(&root.path().join("state")).unwrap();
         Self { _root: root, state }
     }

@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_new_key_is_read_again_in_both_forms_and_never_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("key");
         let id = make(&path).unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o7777, 0o400);
@@ -327,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_others_could_read_or_change_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("key");
         make(&path).unwrap();
         for mode in [0o644, 0o640, 0o604, 0o620, 0o700] {
@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn what_is_no_key_is_said_and_never_shown() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("key");
         for text in [
             "",
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn no_key_is_written_over_anything() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("key");
         let id = make(&path).unwrap();
         let error = make(&path).unwrap_err();
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_not_waited_for_and_a_huge_one_not_read() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let (pipe, huge) = (dir.path().join("pipe"), dir.path().join("huge"));
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         let kind = rustix::fs::FileType::Fifo;
@@ -400,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_directory_has_no_hidden_keys_and_not_more_than_anybody_rotates() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let keys = dir.path().join("keys");
         std::fs::create_dir(&keys).unwrap();
         let _ = make(&keys.join(".former")).unwrap();
@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_read_in_the_order_of_its_names() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let keys = dir.path().join("keys");
         std::fs::create_dir(&keys).unwrap();
         let empty = files(&[&keys]).load_from(None).unwrap_err();
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn a_credential_comes_first_and_one_that_is_missing_is_named() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let id = make(&dir.path().join("outpost-site-key")).unwrap();
         let named = |name: &str| KeyArgs {
             site_key_file: Vec::new(),

@@ -29,7 +29,7 @@ impl Site {
     fn new() -> Self {
         let spec = keys(&[1]).for_attempt(AttemptId(ATTEMPT)).unwrap();
         let site = Self {
-            root: tempfile::tempdir().unwrap(),
+            root: crate::testing::tempdir().unwrap(),
             spec,
         };
         std::fs::create_dir(site.dir()).unwrap();

@@ -17,7 +17,7 @@ struct Run {
 
 impl Run {
     fn empty() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = crate::testing::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         let rest = Rest {
             run: RUN,
@@ -162,7 +162,7 @@ fn what_was_interrupted_is_finished_by_either() {
 /// What tasks call their files is no business of the agent's, whatever its own are or were called.
 #[test]
 fn a_tasks_own_directory_pipe_link_or_huge_file_under_the_agents_names_is_a_file_like_others() {
-    let outside = tempfile::tempdir().unwrap();
+    let outside = crate::testing::tempdir().unwrap();
     let target = outside.path().join("file");
     std::fs::write(&target, "some\n").unwrap();
     let put: [&dyn Fn(&Path); 4] = [
@@ -410,7 +410,7 @@ fn what_only_looks_encrypted_is_a_file_like_others() {
 
 #[test]
 fn a_link_or_a_pipe_in_the_way_leads_nowhere() {
-    let (dir, outside) = (Run::empty(), tempfile::tempdir().unwrap());
+    let (dir, outside) = (Run::empty(), crate::testing::tempdir().unwrap());
     let target = outside.path().join("file");
     std::fs::write(&target, "outside").unwrap();
     symlink(outside.path(), dir.path().join("dir")).unwrap();
@@ -540,7 +540,7 @@ fn counts_at_the_ends_of_a_file_and_of_a_list_must_be_right() {
 /// Between the look at a directory and the opening of a file a task that outlived its end may put anything there.
 #[test]
 fn what_took_a_files_place_is_neither_followed_nor_waited_for() {
-    let (dir, outside) = (Run::empty(), tempfile::tempdir().unwrap());
+    let (dir, outside) = (Run::empty(), crate::testing::tempdir().unwrap());
     let target = outside.path().join("file");
     std::fs::write(&target, "outside").unwrap();
     symlink(&target, dir.path().join("link")).unwrap();

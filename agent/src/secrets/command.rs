@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn one_that_takes_too_long_is_ended_with_all_it_started() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let pids = dir.path().join("pids");
         let said = || std::fs::read_to_string(&pids).unwrap_or_default();
         for (script, started) in [

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     fn seen(text: &str, prepare: impl Fn(&Path)) -> Seen {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         prepare(dir.path());
         let text = text.replace("DIR", &dir.path().display().to_string());
         std::fs::write(dir.path().join(super::super::FILE), text).unwrap();
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_program_is_not_executed_and_a_server_not_asked_and_both_is_said() {
         let command = "[secret.a]\ncommand = [\"/bin/sh\", \"-c\", \"touch DIR/ran\"]\n";
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let text = command.replace("DIR/ran", &dir.path().join("ran").display().to_string());
         let said = seen(&text, |_| {});
         assert_eq!(said.missing, [""; 0]);

@@ -188,7 +188,7 @@ mod tests {
         let Ok(base) = tempfile::tempdir_in("/dev/shm") else {
             return;
         };
-        let state = tempfile::tempdir().unwrap();
+        let state = crate::testing::tempdir().unwrap();
         let dir = base.path().join(name(state.path()));
         let open = || Place::open(state.path(), Some(base.path()));
         std::fs::create_dir(&dir).unwrap();
@@ -206,8 +206,8 @@ mod tests {
         let Ok(base) = tempfile::tempdir_in("/dev/shm") else {
             return;
         };
-        let state = tempfile::tempdir().unwrap();
-        let gone = tempfile::tempdir().unwrap();
+        let state = crate::testing::tempdir().unwrap();
+        let gone = crate::testing::tempdir().unwrap();
         let open = |state: &Path| Place::open(state, Some(base.path())).unwrap();
         let other = open(gone.path());
         assert_eq!(other.dir().metadata().unwrap().mode() & 0o7777, 0o711);

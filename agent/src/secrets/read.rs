@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_could_change_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("value");
         std::fs::write(&path, "x\n").unwrap();
         chmod(&path, 0o600);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn what_is_no_file_is_refused_at_once() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         assert!(file(&dir.path().join("none")).is_err());
         assert!(file(dir.path()).is_err());
         let pipe = dir.path().join("pipe");

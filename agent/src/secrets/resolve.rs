@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn sources(text: &str) -> (tempfile::TempDir, Sources) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let text = text.replace("DIR", &dir.path().display().to_string());
         let file = dir.path().join(super::super::FILE);
         std::fs::write(&file, text).unwrap();

@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn a_file_that_others_can_change_or_that_holds_more_than_anybody_writes_is_not_read() {
         use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let file = dir.path().join(FILE);
         let own = rustix::process::geteuid().as_raw();
         let problem = |text: &str, mode: u32| {
@@ -432,7 +432,7 @@ mod tests {
     #[test]
     fn a_command_that_is_a_script_is_refused_with_what_to_write_as_an_entrys_is() {
         use std::os::unix::fs::PermissionsExt as _;
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let put = |name: &str, text: &str, mode: u32| {
             let path = dir.path().join(name);
             std::fs::write(&path, text).unwrap();

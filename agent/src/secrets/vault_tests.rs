@@ -27,7 +27,7 @@ const DELETED: &str =
 
 impl Server {
     fn start(script: Script, tls: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let config = tls.then(|| server_config(dir.path()));

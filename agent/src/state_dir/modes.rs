@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_was_opened_or_closed_is_named_and_put_back() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let state = StateDir::create(dir.path()).unwrap();
         let key = state.keys().join("agent.key");
         crate::files::replace(&key, b"key").unwrap();
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_the_agent_needs_of_an_attempt_is_opened_again_and_no_link_is_followed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let (attempt, other) = (dir.path().join("attempt"), dir.path().join("other"));
         std::fs::create_dir(&attempt).unwrap();
         let claim = attempt.join("claim");
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn files_with_values_are_looked_at_again_and_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let state = StateDir::create(&dir.path().join("state")).unwrap();
         let value = dir.path().join("value");
         std::fs::write(&value, "x").unwrap();
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_secrets_file_stays_as_the_site_chose() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("value");
         std::fs::write(&path, "x").unwrap();
         chmod(&path, 0o640);

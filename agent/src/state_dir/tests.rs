@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_directory_of_a_newer_agent_is_refused_and_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     std::fs::write(dir.path().join("version"), "99").unwrap();
     assert!(matches!(
         StateDir::create(dir.path()),
@@ -15,7 +15,7 @@ fn a_directory_of_a_newer_agent_is_refused_and_left_alone() {
 
 #[test]
 fn d6_a_directory_that_others_can_write_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     StateDir::create(dir.path()).unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let error = StateDir::open(dir.path()).unwrap_err().to_string();
@@ -24,7 +24,7 @@ fn d6_a_directory_that_others_can_write_is_refused() {
 
 #[test]
 fn a_second_runner_is_told_so() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(dir.path()).unwrap();
     let _lock = state.lock().unwrap();
     assert!(matches!(state.lock(), Err(StateError::Locked { .. })));
@@ -32,7 +32,7 @@ fn a_second_runner_is_told_so() {
 
 #[test]
 fn the_id_is_made_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let state = StateDir::create(dir.path()).unwrap();
     assert_eq!(state.id().unwrap(), state.id().unwrap());
 }

@@ -16,7 +16,7 @@ fn json_of(text: &str) -> Value {
 
 /// What the parser says to a file's text, apart from what only a host can tell.
 fn parsed(text: &str) -> Result<(), String> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let path = dir.path().join("a.toml");
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -162,7 +162,7 @@ fn defaults_in_the_schema_are_what_the_parser_does_without_the_key() {
     let entries = schema();
     let defaults = entries["$defs"]["Entry"]["properties"].as_object().unwrap();
     let load_one = |text: &str| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let path = dir.path().join("a.toml");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();

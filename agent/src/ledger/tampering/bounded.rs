@@ -69,7 +69,7 @@ fn what_is_no_plain_file_is_not_opened() {
 #[test]
 fn a_record_that_does_not_end_is_named_without_being_held() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     written(dir.path(), &center);
     let last = *segments(dir.path()).unwrap().last().unwrap();
     let path = segment_path(dir.path(), last);
@@ -141,7 +141,7 @@ fn d4_a_byte_of_any_file_of_an_export_is_found_by_the_list() {
 
 #[test]
 fn all_sessions_of_a_process_are_listed_and_of_very_many_the_newest() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = Ledger::open(dir.path(), DEFAULT_LIMIT_BYTES, 1).unwrap();
     // Far more than can stand side by side.
     for conn in 1..=30_u64 {

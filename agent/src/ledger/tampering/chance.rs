@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn h14_whatever_stands_in_a_segment_is_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         std::fs::write(segment_path(dir.path(), 1), &bytes).unwrap();
         let _ = check(dir.path(), false, None);
         let _ = check(dir.path(), true, None);
@@ -120,7 +120,7 @@ proptest! {
         all in prop::collection::vec((0..15_u8, any::<u64>(), 0..4_u64, prop::collection::vec(any::<u8>(), 0..90)), 0..40),
         beside in any::<bool>(),
     ) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         // Each record is well formed and in its place: what is wrong is what they say.
         let (mut bytes, mut head) = (Vec::new(), Head::default());
         let number = u64::from(!beside);

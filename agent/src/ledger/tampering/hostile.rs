@@ -25,7 +25,7 @@ fn signed_frames(dir: &Path) -> u64 {
 #[test]
 fn no_receipt_that_does_not_hold_takes_the_place_of_one_that_does() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (mut ledger, mine) = one(dir.path(), &center, 40);
     let holds = Judged::Holds { frames: 30 };
     assert_eq!(ledger.receipt(1, 3, &center.receipt(1, &mine[..30])), holds);
@@ -80,7 +80,7 @@ fn no_receipt_that_does_not_hold_takes_the_place_of_one_that_does() {
 #[test]
 fn of_each_session_the_receipt_that_covers_most_stays_when_the_file_is_written_anew() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     written(dir.path(), &center);
     assert_eq!(signed(dir.path()).unwrap().len(), 8);
     let mut ledger = open(dir.path(), &center, DEFAULT_LIMIT_BYTES);
@@ -106,7 +106,7 @@ fn of_each_session_the_receipt_that_covers_most_stays_when_the_file_is_written_a
 #[test]
 fn a_receipt_for_one_agent_cannot_be_presented_for_another() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (mut ledger, mine) = one(dir.path(), &center, 9);
     let judged = ledger.receipt(1, 3, &center.receipt_for("other", 1, &mine));
     let expected = Damage::ReceiptSignature;
@@ -121,7 +121,7 @@ fn a_receipt_for_one_agent_cannot_be_presented_for_another() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(summary.sessions[0].signed_for.as_deref(), Some("acme/bank"));
     // A whole ledger, exported as another agent's, by somebody who also makes the list of files anew.
-    let (of_bank, of_other) = (tempfile::tempdir().unwrap(), agent());
+    let (of_bank, of_other) = (crate::testing::tempdir().unwrap(), agent());
     written(&of_bank.path().join("ledger"), &center);
     let other = Identity {
         agent: "other".into(),
@@ -151,7 +151,7 @@ fn a_receipt_for_one_agent_cannot_be_presented_for_another() {
 #[test]
 fn a_receipt_of_an_earlier_orchestrator_holds_and_is_told_to_name_nobody() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (mut ledger, mine) = one(dir.path(), &center, 9);
     let old = Receipt {
         named_signature: Vec::new(),
@@ -169,7 +169,7 @@ fn a_receipt_of_an_earlier_orchestrator_holds_and_is_told_to_name_nobody() {
 #[test]
 fn a_receipt_whose_signer_is_not_known_is_told_and_proves_nothing() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (mut ledger, mine) = one(dir.path(), &center, 5);
     ledger.server(1, Vec::new());
     // Link did not say what the server presented.
@@ -195,7 +195,7 @@ fn a_receipt_whose_signer_is_not_known_is_told_and_proves_nothing() {
 #[test]
 fn d3_a_file_of_receipts_that_cannot_be_synced_is_written_anew_and_the_agent_goes_on() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let (mut ledger, mine) = one(dir.path(), &center, 9);
     let receipt = |count: usize| center.receipt(1, &mine[..count]);
     ledger.receipt(1, 3, &receipt(4));
@@ -239,7 +239,7 @@ fn d3_a_file_of_receipts_that_cannot_be_synced_is_written_anew_and_the_agent_goe
 #[test]
 fn d4_a_damaged_file_of_receipts_is_set_aside_and_the_agent_goes_on_with_what_can_be_read() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     written(dir.path(), &center);
     let path = dir.path().join(FILE);
     let all = records(&path);

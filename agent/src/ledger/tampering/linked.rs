@@ -72,7 +72,7 @@ fn with_receipts(sessions: Vec<Had>, keeps: impl Fn(u64) -> bool) -> Vec<Had> {
 #[test]
 fn what_a_later_receipt_says_of_a_session_holds_for_its_last_frames_too() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     holds(dir.path(), &center, &honest(&center, 3, 9));
     let (summary, findings) = found(dir.path());
     assert_eq!(findings, []);
@@ -81,7 +81,7 @@ fn what_a_later_receipt_says_of_a_session_holds_for_its_last_frames_too() {
     assert_eq!((summary.receipts.hold, summary.receipts.before), (3, 2));
     assert_eq!(summary.sessions[0].signed_for.as_deref(), Some("acme/bank"));
     // A session without a receipt of its own.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let all = with_receipts(honest(&center, 3, 9), |epoch| epoch != 2);
     holds(dir.path(), &center, &all);
     let (summary, findings) = found(dir.path());
@@ -93,7 +93,7 @@ fn what_a_later_receipt_says_of_a_session_holds_for_its_last_frames_too() {
 fn d4_leading_sessions_that_are_left_out_with_their_receipts_are_named() {
     let center = Center::new();
     // Of an orchestrator of an earlier version: the numbers show it.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let third = Had {
         receipt: Some(center.receipt(3, &frames(3, 9))),
         epoch: 3,
@@ -105,7 +105,7 @@ fn d4_leading_sessions_that_are_left_out_with_their_receipts_are_named() {
     assert_eq!(findings[0].0, Damage::SessionMissing);
     assert!(findings[0].1.contains("sessions 1 to 2") && findings[0].1.contains(LEFT));
     // And what it signed, with which of them.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     holds(dir.path(), &center, &honest(&center, 3, 9)[2..]);
     let (_, findings) = found(dir.path());
     let kinds: Vec<_> = findings.iter().map(|(kind, _)| *kind).collect();
@@ -141,7 +141,7 @@ fn d4_sessions_that_stand_in_for_those_left_out_are_named() {
         ]
     };
     let all = honest(&center, 3, 9);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let receipt = all[2].receipt.clone().unwrap();
     holds(dir.path(), &center, &stand_ins(receipt));
     let (_, findings) = found(dir.path());
@@ -155,7 +155,7 @@ fn d4_sessions_that_stand_in_for_those_left_out_are_named() {
     // With as many frames, and others.
     let mut forged = stand_ins(all[2].receipt.clone().unwrap());
     forged[1].frames = frames(7, 9);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     holds(dir.path(), &center, &forged);
     let kinds: Vec<_> = found(dir.path())
         .1
@@ -168,7 +168,7 @@ fn d4_sessions_that_stand_in_for_those_left_out_are_named() {
     let of_earlier = center.receipt(3, &frames(3, 9));
     let started_since = center.linked(3, &frames(3, 9), (3, &[]));
     for receipt in [of_earlier, started_since] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         holds(dir.path(), &center, &stand_ins(receipt));
         let (summary, findings) = found(dir.path());
         assert_eq!(findings, []);
@@ -182,7 +182,7 @@ fn d4_sessions_that_stand_in_for_those_left_out_are_named() {
 #[test]
 fn d4_sessions_farther_back_than_receipts_reach_are_told_to_be_unsigned() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     // The twelfth names the fourth to the eleventh; the receipts of the first three went, and they could be anything.
     holds(
         dir.path(),
@@ -193,7 +193,7 @@ fn d4_sessions_farther_back_than_receipts_reach_are_told_to_be_unsigned() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].0, Damage::SessionMissing);
     assert!(findings[0].1.contains("sessions 1 to 3") && findings[0].1.contains(UNCOVERED));
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let some = with_receipts(honest(&center, 12, 3), |epoch| epoch == 12 || epoch == 4);
     holds(dir.path(), &center, &some);
     assert_eq!(found(dir.path()).1, []);
@@ -232,13 +232,13 @@ fn only_from(dir: &Path, center: &Center, sessions: &[Had], gone: &[u64]) {
 #[test]
 fn what_went_with_old_segments_is_no_missing_session_and_what_went_behind_them_is() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     only_from(dir.path(), &center, &honest(&center, 4, 3), &[1, 2]);
     let (summary, findings) = found(dir.path());
     assert_eq!(findings, []);
     assert!(summary.receipts.of_pruned >= 2, "{summary:?}");
     // Only the newest receipt is there: it is evidence of what is gone.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let only_last = with_receipts(honest(&center, 4, 3), |epoch| epoch == 4);
     only_from(dir.path(), &center, &only_last, &[1, 2]);
     let (summary, findings) = found(dir.path());
@@ -248,7 +248,7 @@ fn what_went_with_old_segments_is_no_missing_session_and_what_went_behind_them_i
         (2, 1)
     );
     // A session behind one that is here cannot have gone with the oldest ones.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     only_from(
         dir.path(),
         &center,
@@ -273,7 +273,7 @@ fn what_went_with_old_segments_is_no_missing_session_and_what_went_behind_them_i
 #[test]
 fn a_receipt_that_says_another_past_than_this_process_had_is_an_alarm() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     holds(
         dir.path(),
         &center,
@@ -317,7 +317,7 @@ fn a_receipt_that_says_another_past_than_this_process_had_is_an_alarm() {
 
 #[test]
 fn a_record_of_a_newer_version_is_no_damage_and_the_way_out_is_named() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let newer = (Kind::Newer, 0, b"whatever it says".to_vec());
     super::pruning::made_anew(
         dir.path(),
@@ -354,7 +354,7 @@ fn a_record_of_a_newer_version_is_no_damage_and_the_way_out_is_named() {
 #[test]
 fn receipts_of_a_newer_version_are_told_and_those_beside_them_count() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     holds(dir.path(), &center, &honest(&center, 1, 9));
     let path = dir.path().join("receipts.led");
     let mut bytes = std::fs::read(&path).unwrap();

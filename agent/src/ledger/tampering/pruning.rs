@@ -40,7 +40,7 @@ fn pruned(dir: &Path, center: &Center) -> u64 {
 #[test]
 fn d4_segments_that_were_taken_away_by_hand_do_not_look_like_pruned_ones() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     written(dir.path(), &center);
     assert_eq!(kinds(dir.path()), []);
     take_away(dir.path(), 2);
@@ -53,7 +53,7 @@ fn d4_segments_that_were_taken_away_by_hand_do_not_look_like_pruned_ones() {
 #[test]
 fn d4_more_taken_away_by_hand_than_the_agent_took_is_named_as_removed() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let gone = pruned(dir.path(), &center);
     assert!(gone > 1);
     assert_eq!(kinds(dir.path()), []);
@@ -65,7 +65,7 @@ fn d4_more_taken_away_by_hand_than_the_agent_took_is_named_as_removed() {
 #[test]
 fn d4_a_ledger_that_was_taken_away_whole_is_no_pruned_one() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let gone = pruned(dir.path(), &center);
     let last = *segments(dir.path()).unwrap().last().unwrap();
     assert!(last > gone);
@@ -122,7 +122,7 @@ fn carried(frames: &[Vec<u8>]) -> (Kind, u64, Vec<u8>) {
 
 #[test]
 fn d4_frames_cannot_be_left_out_at_the_front_by_saying_that_a_session_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let all = frames(1, 9);
     let frame = |n: usize| (Kind::Frame, 1, all[n].clone());
     let tampered = |result: Result<(Summary, Vec<Finding>), LedgerError>| matches!(result, Err(LedgerError::Damaged { kind, .. }) if kind == Damage::Tampered);
@@ -164,7 +164,7 @@ fn d4_frames_cannot_be_left_out_at_the_front_by_saying_that_a_session_goes_on() 
 
 #[test]
 fn d4_what_a_segment_says_of_a_session_is_what_its_frames_say() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let all = frames(1, 9);
     let frame = |n: usize| (Kind::Frame, 1, all[n].clone());
     let accepted = (Kind::Session, 1, 1_u64.to_be_bytes().to_vec());
@@ -188,7 +188,7 @@ fn d4_what_a_segment_says_of_a_session_is_what_its_frames_say() {
 fn what_was_taken_away_before_any_receipt_is_told_and_what_was_signed_for_is_not() {
     let center = Center::new();
     for with_receipts in [true, false] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::testing::tempdir().unwrap();
         let mut ledger = open(dir.path(), &center, 3 * SMALL);
         for (conn, epoch) in [(1, 1), (2, 2), (3, 3)] {
             let all = frames(epoch, 40);
@@ -223,7 +223,7 @@ fn what_was_taken_away_before_any_receipt_is_told_and_what_was_signed_for_is_not
 #[test]
 fn segments_that_go_before_their_time_are_told_at_once_and_by_every_check() {
     let center = Center::new();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let mut ledger = open(dir.path(), &center, 3 * SMALL);
     session(&mut ledger, &center, (1, 1), 40);
     assert_eq!(ledger.notices(), []);
@@ -246,7 +246,7 @@ fn segments_that_go_before_their_time_are_told_at_once_and_by_every_check() {
 
 #[test]
 fn what_goes_for_its_age_is_no_alarm() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let limits = Limits {
         bytes: DEFAULT_LIMIT_BYTES,
         keep: Duration::ZERO,

@@ -51,7 +51,7 @@ fn an_export_that_somebody_signed_himself_does_not_hold_under_the_root_that_was_
 #[test]
 fn a_root_as_a_file_counts_where_the_ledger_brings_none_and_others_that_it_brings_do_not() {
     let (ours, stranger) = (Center::new(), Center::new());
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let ledger = dir.path().join("ledger");
     written(&ledger, &ours);
     let file = dir.path().join("root.pem");

@@ -9,7 +9,7 @@ use crate::state_dir::{StateDir, VERSION};
 
 /// A copy of a directory that an agent of format 1 made, enrolled, and ran tasks in.
 fn format_1() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = crate::testing::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/state-1");
     copy(&fixture, dir.path());
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
