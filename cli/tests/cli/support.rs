@@ -145,8 +145,10 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Tasks of another account can pass it.
+    /// Tasks of another account can pass it. What is made in it can be written by nobody else, whatever the mask of the
+    /// account that runs the tests.
     pub(crate) fn new() -> Self {
+        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
         let base = tempfile::Builder::new()
             .prefix("outpost-test-")
             .tempdir_in("/tmp")
