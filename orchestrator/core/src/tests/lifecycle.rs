@@ -231,6 +231,44 @@ fn what_only_the_sites_clock_allows_is_asked_for_more_and_more_seldom_for_a_week
 }
 
 #[test]
+fn what_only_the_sites_clock_stood_against_counts_apart_and_each_try_and_rerun_begins_anew() {
+    let mut rig = Rig::new();
+    let mut site = rig.site("bank");
+    let mut spec = task("a", "once", &[]);
+    spec.retry.retries = 1;
+    rig.apply(workflow("w", vec![spec]));
+    let (run, said) = rig.trigger("w");
+    let mut given = assigns(&said);
+    let refused = Outcome::Refused;
+    for (outcome, counted) in [
+        (refused(Refusal::TimeWindow), (0, 0, 1)),
+        (refused(Refusal::Rate), (0, 0, 2)),
+        (refused(Refusal::Full), (0, 1, 2)),
+        (refused(Refusal::TimeWindow), (0, 1, 3)),
+        (Outcome::Failed, (1, 0, 0)),
+        (refused(Refusal::TimeWindow), (1, 0, 1)),
+        (refused(Refusal::BadParameters), (1, 0, 1)),
+    ] {
+        let mut said = site.ends(&mut rig, given.remove(0).attempt, outcome);
+        let task = &rig.mirror.tasks[&(run, TaskIndex(0))];
+        let counts = (task.spent, task.requeued, task.untimely);
+        assert_eq!(counts, counted, "{outcome:?}");
+        for _ in 0..60 {
+            said.extend(rig.pass_ms(1000));
+            said.extend(site.beats(&mut rig));
+        }
+        given = assigns(&said);
+    }
+    assert_eq!(rig.run_state(run), RunState::Failed);
+    let stored = rig.mirror.stored_run(&name("acme"), run).map(Box::new);
+    let tasks = None;
+    let (answer, _) = rig.ask_in("acme", Ask::Rerun { run, tasks, stored });
+    assert!(answer.is_ok(), "{answer:?}");
+    let task = &rig.mirror.tasks[&(run, TaskIndex(0))];
+    assert_eq!((task.spent, task.requeued, task.untimely), (0, 0, 0));
+}
+
+#[test]
 fn a_refusal_for_good_is_final() {
     let mut rig = Rig::new();
     let mut site = rig.site("bank");
