@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use outpost_driver::Fatal;
-use outpost_orchestrator::driver::sessions::Outbox;
+use outpost_orchestrator::driver::sessions::{Outbox, Welcomed};
 use outpost_orchestrator::driver::{AskError, Driver, Handle};
 use outpost_orchestrator::store::read::{Reader, RunFilter};
 use outpost_orchestrator::store::sqlite::Sqlite;
@@ -17,8 +17,10 @@ use outpost_orchestrator_core::event::{Answer, Ask, Denied};
 use outpost_orchestrator_core::record::{RunRecord, RunState, TaskState};
 use outpost_orchestrator_core::spec::{Missed, ScheduleSpec, TaskSpec, When, WorkflowSpec};
 use outpost_orchestrator_core::{Orchestrator, Settings};
-use outpost_proto::ids::{Conn, RunId};
-use outpost_proto::name::TenantName;
+use outpost_proto::ids::{Conn, Incarnation, Nonce, RunId, SessionEpoch};
+use outpost_proto::message::{Containment, Hello, Level, Reporting, UpMessage};
+use outpost_proto::name::{AgentName, TenantName, spiffe_id};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -212,9 +214,33 @@ async fn standing(dir: &Path) -> (Driver, Handle) {
 }
 
 async fn opened(handle: &Handle) -> Option<(Conn, Outbox)> {
-    let (tenant, agent) = (tenant(), "site-1".parse().unwrap());
-    let opened = handle.opened(tenant, agent, "id".into(), "key".into(), u64::MAX);
+    heard(handle, Welcomed::new(drop)).await
+}
+
+async fn heard(handle: &Handle, welcomed: Welcomed) -> Option<(Conn, Outbox)> {
+    let agent: AgentName = "site-1".parse().unwrap();
+    let id = spiffe_id("test.internal", &tenant(), &agent);
+    let opened = handle.opened((tenant(), agent), id, KEY.into(), u64::MAX, welcomed);
     opened.await
+}
+
+/// Of the agent, once it has enrolled.
+const KEY: &str = "key";
+
+fn hello() -> UpMessage {
+    UpMessage::Hello(Hello {
+        protocol: (1, 1),
+        build: (0, 1, 0),
+        schema_hash: 1,
+        incarnation: Incarnation(1),
+        last: None,
+        session_nonce: Nonce(0),
+        slots: 2,
+        sandbox: Level::Strict,
+        containment: Containment::Cgroup,
+        limits: Level::Strict,
+        reporting: Reporting::Normal,
+    })
 }
 
 /// What this gives at once; `None` when it has to wait.
@@ -265,4 +291,37 @@ async fn one_stream_has_few_of_the_places_and_gets_them_back() {
     }
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_session_is_counted_and_told_also_when_its_stream_is_gone_before_it_is_welcomed() {
+    let dir = database().await;
+    let process = Process::start(dir.path(), 1).await;
+    let invite = Ask::Invite {
+        agent: "site-1".parse().unwrap(),
+        token_hash: "token".into(),
+        ttl_ms: 60_000,
+    };
+    process.ask(invite).await.unwrap();
+    let enrolled = process.handle.enrol("token".into(), KEY.into());
+    enrolled.await.unwrap();
+    process.end().await;
+    let (driver, handle) = standing(dir.path()).await;
+    let (told, mut counted) = mpsc::unbounded_channel();
+    for _ in 0..2 {
+        let told = told.clone();
+        let welcomed = Welcomed::new(move |epoch| told.send(epoch).unwrap());
+        let (conn, outbox) = heard(&handle, welcomed).await.unwrap();
+        assert!(handle.frame(conn, &outbox, vec![hello()]).await);
+        handle.closed(conn).await;
+    }
+    assert_eq!(handle.sessions().len(), 2, "the core has not heard of it");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(driver.run(stop.clone()));
+    assert_eq!(handle.ask(tenant(), Ask::Agents).await.map(drop), Ok(()));
+    assert_eq!(counted.try_recv(), Ok(SessionEpoch(1)));
+    assert_eq!(counted.try_recv(), Ok(SessionEpoch(2)));
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    assert!(handle.sessions().is_empty());
 }

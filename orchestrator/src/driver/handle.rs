@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::Counters;
 use super::clock::Clock;
-use super::sessions::{Outbox, Place, Sessions};
+use super::sessions::{Outbox, Place, Sessions, Welcomed};
 use crate::metrics::Metrics;
 use crate::store::notices::Hub;
 
@@ -166,32 +166,31 @@ impl Handle {
         answer.await.map(drop)
     }
 
-    /// A stream was accepted. `None` when the orchestrator is stopping.
+    /// A stream of this agent was accepted. `None` when the orchestrator is stopping.
     pub async fn opened(
         &self,
-        tenant: TenantName,
-        agent: AgentName,
+        (tenant, agent): (TenantName, AgentName),
         spiffe_id: String,
         key_hash: String,
         not_after: u64,
+        welcomed: Welcomed,
     ) -> Option<(Conn, Outbox)> {
         let conn = Conn(self.numbers.fetch_add(1, Ordering::Relaxed));
-        let outbox = self.sessions.enter(conn);
-        if self
-            .link(None, || Event::Opened {
+        let mut outbox = None;
+        // Entered once there is room for the event: whoever waits for that may be gone before, and then nothing ends it.
+        self.link(None, || {
+            outbox = Some(self.sessions.enter(conn, welcomed));
+            Event::Opened {
                 conn,
                 tenant,
                 agent,
                 spiffe_id,
                 key_hash,
                 not_after,
-            })
-            .await
-        {
-            return Some((conn, outbox));
-        }
-        self.sessions.leave(conn);
-        None
+            }
+        })
+        .await;
+        Some((conn, outbox?))
     }
 
     /// One frame arrived on the stream of this outbox. Waits while the driver is busy, or has enough of this stream's to
@@ -209,7 +208,9 @@ impl Handle {
     /// A stream is gone.
     pub async fn closed(&self, conn: Conn) {
         self.sessions.leave(conn);
-        self.link(None, || Event::Closed { conn }).await;
+        if !self.link(None, || Event::Closed { conn }).await {
+            self.sessions.forget(conn);
+        }
     }
 
     /// Changes whenever something new about the tenant is committed; the notices themselves are in the database.

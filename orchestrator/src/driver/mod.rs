@@ -246,6 +246,7 @@ impl Driver {
             Turn::Spoken => {
                 self.answer(answers);
                 self.places.clear();
+                self.forget(&events);
                 failpoint::reach("orchestrator-spoken");
                 self.failures = 0;
             }
@@ -254,6 +255,15 @@ impl Driver {
         // Whoever gave up waiting needs no answer.
         self.replies.retain(|_, reply| !reply.is_closed());
         Ok(())
+    }
+
+    /// The streams whose end the core has heard of: nothing is said to them any more.
+    fn forget(&self, events: &[Event]) {
+        for event in events {
+            if let Event::Closed { conn } = event {
+                self.sessions.forget(*conn);
+            }
+        }
     }
 
     /// Adds the questions that can be decided to the turn's events.

@@ -1,12 +1,14 @@
 //! The streams that are open now, as the driver reaches them: a bounded queue of messages and a way to end each.
 //!
-//! The driver never waits here. A queue that is full means a peer that does not read: its stream is ended.
+//! The driver never waits here. A queue that is full means a peer that does not read: its stream is ended. A stream whose
+//! task is done is here until the driver has handled its end: it may be welcomed until then.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outpost_orchestrator_core::event::CloseReason;
-use outpost_proto::ids::Conn;
+use outpost_proto::ids::{Conn, SessionEpoch};
 use outpost_proto::message::DownMessage;
 use tokio::sync::{Notify, Semaphore};
 use tracing::warn;
@@ -29,6 +31,27 @@ pub enum Ending {
     Draining,
 }
 
+/// Told the number under which the core accepted a stream: once, before the stream's task has the Welcome, and also when
+/// that task is done already. Must not wait.
+pub struct Welcomed(Box<dyn Fn(SessionEpoch) + Send + Sync>);
+
+impl Welcomed {
+    /// Calls this.
+    pub fn new(tell: impl Fn(SessionEpoch) + Send + Sync + 'static) -> Self {
+        Self(Box::new(tell))
+    }
+
+    pub(crate) fn tell(&self, session_epoch: SessionEpoch) {
+        (self.0)(session_epoch);
+    }
+}
+
+impl fmt::Debug for Welcomed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Welcomed")
+    }
+}
+
 /// What the task that serves one stream holds. One waits for messages, one for the end.
 #[derive(Debug)]
 pub struct Outbox(Arc<Lane>);
@@ -41,17 +64,7 @@ struct Lane {
     ended: Notify,
     /// Places for frames on their way to the driver.
     frames: Semaphore,
-}
-
-impl Default for Lane {
-    fn default() -> Self {
-        Self {
-            state: Mutex::default(),
-            spoken: Notify::new(),
-            ended: Notify::new(),
-            frames: Semaphore::new(FRAMES),
-        }
-    }
+    welcomed: Welcomed,
 }
 
 /// One frame's place on the way to the driver, until it is handled and this is dropped.
@@ -69,6 +82,8 @@ struct Said {
     bursts: VecDeque<Vec<DownMessage>>,
     /// The first reason.
     ending: Option<Ending>,
+    /// Nobody takes what is said: the stream's task is done.
+    is_left: bool,
 }
 
 impl Outbox {
@@ -112,13 +127,31 @@ impl Outbox {
 }
 
 impl Lane {
+    fn new(welcomed: Welcomed) -> Self {
+        Self {
+            state: Mutex::default(),
+            spoken: Notify::new(),
+            ended: Notify::new(),
+            frames: Semaphore::new(FRAMES),
+            welcomed,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Said> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there was room.
     fn say(&self, messages: Vec<DownMessage>) -> bool {
+        for message in &messages {
+            if let DownMessage::Welcome(welcome) = message {
+                self.welcomed.tell(welcome.session_epoch);
+            }
+        }
         let mut said = self.lock();
+        if said.is_left {
+            return true;
+        }
         let room = said.bursts.len() < QUEUE;
         if room {
             said.bursts.push_back(messages);
@@ -148,8 +181,8 @@ struct State {
 
 impl Sessions {
     /// Enters a stream, before the core hears of it.
-    pub(crate) fn enter(&self, conn: Conn) -> Outbox {
-        let lane = Arc::<Lane>::default();
+    pub(crate) fn enter(&self, conn: Conn, welcomed: Welcomed) -> Outbox {
+        let lane = Arc::new(Lane::new(welcomed));
         let mut state = self.lock();
         if state.draining {
             lane.end(Ending::Draining);
@@ -158,8 +191,17 @@ impl Sessions {
         Outbox(lane)
     }
 
-    /// Takes a stream out, when the task that served it is done.
+    /// The task that served a stream is done: what is said to it from now on is heard by nobody.
     pub(crate) fn leave(&self, conn: Conn) {
+        if let Some(lane) = self.lock().open.get(&conn) {
+            let mut said = lane.lock();
+            said.is_left = true;
+            said.bursts = VecDeque::new();
+        }
+    }
+
+    /// Takes a stream out, once the core has heard that it is gone.
+    pub(crate) fn forget(&self, conn: Conn) {
         self.lock().open.remove(&conn);
     }
 
@@ -214,8 +256,8 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use outpost_proto::ids::CommandSeq;
-    use outpost_proto::message::Directive;
+    use outpost_proto::ids::{CommandSeq, EventSeq, Nonce, RecoveryEpoch};
+    use outpost_proto::message::{Directive, Welcome};
 
     use super::*;
 
@@ -225,10 +267,67 @@ mod tests {
         }
     }
 
+    /// Nobody is told.
+    fn enter(sessions: &Sessions, conn: u64) -> Outbox {
+        sessions.enter(Conn(conn), Welcomed::new(drop))
+    }
+
+    fn welcome(epoch: u64) -> Vec<DownMessage> {
+        vec![DownMessage::Welcome(Welcome {
+            protocol: 1,
+            session_epoch: SessionEpoch(epoch),
+            recovery: RecoveryEpoch {
+                counter: 1,
+                database: 2,
+            },
+            next_nonce: Nonce(3),
+            highest_event_seq: EventSeq(0),
+            heartbeat_interval_ms: 1,
+            lease_ms: 1,
+            server_time_us: 1,
+        })]
+    }
+
+    #[test]
+    fn a_welcome_is_told_also_when_the_streams_task_is_done_but_not_once_it_is_forgotten() {
+        let (sessions, told) = (Sessions::default(), Arc::new(Mutex::new(Vec::new())));
+        let listen = |conn| {
+            let told = told.clone();
+            sessions.enter(
+                Conn(conn),
+                Welcomed::new(move |epoch| told.lock().unwrap().push((conn, epoch.0))),
+            )
+        };
+        let (there, left, _forgotten) = (listen(1), listen(2), listen(3));
+        sessions.leave(Conn(2));
+        sessions.leave(Conn(3));
+        sessions.forget(Conn(3));
+        for conn in 1..=3 {
+            sessions.send(Conn(conn), welcome(conn + 10));
+        }
+        assert_eq!(*told.lock().unwrap(), [(1, 11), (2, 12)]);
+        let waiting = |outbox: &Outbox| outbox.0.lock().bursts.len();
+        assert_eq!((waiting(&there), waiting(&left)), (1, 0));
+        assert_eq!(sessions.len(), 2);
+    }
+
+    #[test]
+    fn whatever_is_said_to_a_stream_that_is_left_is_not_kept() {
+        let sessions = Sessions::default();
+        let outbox = enter(&sessions, 1);
+        sessions.send(Conn(1), Vec::new());
+        sessions.leave(Conn(1));
+        for _ in 0..=QUEUE {
+            sessions.send(Conn(1), Vec::new());
+        }
+        assert_eq!(outbox.0.lock().bursts.len(), 0);
+        assert_eq!(outbox.ending(), None, "it is not one that does not read");
+    }
+
     #[test]
     fn a_full_queue_ends_the_stream_and_no_other() {
         let sessions = Sessions::default();
-        let (slow, other) = (sessions.enter(Conn(1)), sessions.enter(Conn(2)));
+        let (slow, other) = (enter(&sessions, 1), enter(&sessions, 2));
         for _ in 0..QUEUE {
             sessions.send(Conn(1), Vec::new());
         }
@@ -241,18 +340,18 @@ mod tests {
     #[test]
     fn the_first_reason_to_end_stays() {
         let sessions = Sessions::default();
-        let outbox = sessions.enter(Conn(1));
+        let outbox = enter(&sessions, 1);
         sessions.close(Conn(1), CloseReason::Removed);
         sessions.drain();
         assert_eq!(outbox.ending(), Some(Ending::Core(CloseReason::Removed)));
-        let late = sessions.enter(Conn(2));
+        let late = enter(&sessions, 2);
         assert_eq!(late.ending(), Some(Ending::Draining));
     }
 
     #[tokio::test]
     async fn what_is_said_before_and_while_somebody_waits_arrives_in_order() {
         let sessions = Sessions::default();
-        let outbox = sessions.enter(Conn(1));
+        let outbox = enter(&sessions, 1);
         let ack = |number| {
             vec![DownMessage::Directive {
                 command_seq: CommandSeq(number),

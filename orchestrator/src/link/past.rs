@@ -2,7 +2,7 @@
 //! that a site's evidence shows when an earlier session is missing in it, or is another than it was.
 //!
 //! Kept since this process began, or since the agent enrolled: what a former holder of its name said is in no ledger of its
-//! own. Written when a session is welcomed, read when a receipt is signed. It decides nothing, and is lost with the process.
+//! own. Written when the core accepts a session, whether or not its stream is there to be told; read when a receipt is signed. It decides nothing, and is lost with the process.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

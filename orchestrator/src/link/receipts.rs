@@ -19,6 +19,7 @@ use tracing::error;
 use super::chain::Chain;
 use super::limits::{RECEIPT_FIRST, RECEIPT_FRAMES, RECEIPT_LONGEST};
 use super::past::{Past, Received, lock};
+use crate::driver::sessions::Welcomed;
 
 /// What is signed of one stream, and when.
 #[derive(Debug)]
@@ -74,6 +75,13 @@ impl Receipts {
         }
     }
 
+    /// Enters the session among those of its agent. The core counts it from there on: receipts of later ones name it, also
+    /// when nothing could be sent on its stream any more.
+    pub(super) fn welcomed(&self) -> Welcomed {
+        let (past, chain) = (self.past.clone(), self.chain.clone());
+        Welcomed::new(move |session_epoch| past.begins(session_epoch, &chain))
+    }
+
     /// A frame as it arrived.
     pub(super) fn received(&self, frame: &[u8]) {
         self.received_at(Instant::now(), frame);
@@ -97,10 +105,7 @@ impl Receipts {
         let mut state = self.lock();
         for message in messages {
             match message {
-                DownMessage::Welcome(welcome) => {
-                    state.session_epoch = Some(welcome.session_epoch);
-                    self.past.begins(welcome.session_epoch, &self.chain);
-                }
+                DownMessage::Welcome(welcome) => state.session_epoch = Some(welcome.session_epoch),
                 DownMessage::Assign(assign) => state.command = assign.command_seq,
                 DownMessage::Directive { command_seq, .. } => state.command = *command_seq,
                 DownMessage::Granted(_) => {}
@@ -320,11 +325,13 @@ mod tests {
         let signer = || Some(Signer::new(&server).unwrap());
         let past = Past::default();
         let first = after(signer(), past.clone());
+        first.welcomed().tell(SessionEpoch(7));
         first.sending(&[welcome(7)]);
         first.received(b"hello");
         let linked = |receipts: &Receipts| signed(receipts.take()).linked.unwrap();
         assert_eq!(linked(&first).before, []);
         let second = after(signer(), past);
+        second.welcomed().tell(SessionEpoch(8));
         second.sending(&[welcome(8)]);
         second.received(b"hello");
         // Of this one the first session had no receipt.

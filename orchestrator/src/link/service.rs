@@ -140,18 +140,19 @@ impl Services {
         } = identity.clone();
         let key_hash = crate::identity::hex(&public_key_sha256);
         let not_after = crate::identity::micros(not_after);
+        let of = (tenant, agent);
+        let past = self.enroller.pasts.of(&of.0, &of.1);
+        let receipts = Arc::new(Receipts::new(caller.signer, of.clone(), past));
+        let welcomed = receipts.welcomed();
         let opened = self
             .handle
-            .opened(tenant, agent, spiffe_id, key_hash, not_after)
+            .opened(of, spiffe_id, key_hash, not_after, welcomed)
             .await;
         let Some((conn, outbox)) = opened else {
             return Err(Status::unavailable(
                 "the orchestrator is stopping; connect again",
             ));
         };
-        let (tenant, agent) = (identity.tenant.clone(), identity.agent.clone());
-        let past = self.enroller.pasts.of(&tenant, &agent);
-        let receipts = Arc::new(Receipts::new(caller.signer, (tenant, agent), past));
         caller.stream.is(conn, receipts.clone());
         info!(tenant = %identity.tenant, agent = %identity.agent, conn = conn.0, "session begins");
         // One frame under way at a time: what waits, waits in the bounded outbox.

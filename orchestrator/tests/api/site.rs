@@ -1,6 +1,6 @@
 //! A site's agent, played: what the link would hand over, and what it would send.
 
-use outpost_orchestrator::driver::sessions::Outbox;
+use outpost_orchestrator::driver::sessions::{Outbox, Welcomed};
 use outpost_orchestrator_core::event::Ask;
 use outpost_proto::ids::{
     AttemptId, CatalogueVersion, Conn, EventSeq, HeartbeatSeq, Incarnation, Nonce,
@@ -42,9 +42,10 @@ impl Site {
         let agent: AgentName = agent.parse().unwrap();
         let id = spiffe_id("test.internal", &tenant("acme"), &agent);
         let key = format!("acme-{agent}-key");
+        let of = (tenant("acme"), agent);
         let opened = rig
             .handle
-            .opened(tenant("acme"), agent, id.clone(), key, u64::MAX);
+            .opened(of, id.clone(), key, u64::MAX, Welcomed::new(drop));
         let opened = opened.await;
         let (conn, outbox) = opened.unwrap();
         let mut site = Self {
