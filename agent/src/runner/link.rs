@@ -18,6 +18,7 @@ use outpost_proto::ids::{Conn, Nonce};
 use outpost_proto::limits;
 use outpost_proto::wire;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Happened;
@@ -40,6 +41,10 @@ const LIVED: Duration = Duration::from_secs(10);
 /// and is replaced. More than it waits itself for a slow orchestrator.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long what was said last may take to leave when the process ends: more than link itself waits for an orchestrator to
+/// have taken it.
+const GOODBYE: Duration = Duration::from_secs(3);
+
 /// What the runner asks of whichever link lives.
 #[derive(Debug)]
 pub(super) enum LinkJob {
@@ -61,9 +66,10 @@ pub(super) enum LinkJob {
 }
 
 /// The runner's handle.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct LinkHandle {
     jobs: mpsc::Sender<LinkJob>,
+    supervisor: JoinHandle<()>,
 }
 
 impl LinkHandle {
@@ -85,8 +91,19 @@ impl LinkHandle {
             recovers: None,
             refusal: None,
         };
-        tokio::task::spawn_local(supervisor.run(first));
-        Self { jobs }
+        let supervisor = tokio::task::spawn_local(supervisor.run(first));
+        Self { jobs, supervisor }
+    }
+
+    /// Nothing more is asked: waits until what was asked has left, or cannot.
+    pub(super) async fn end(self) {
+        drop(self.jobs);
+        if tokio::time::timeout(GOODBYE, self.supervisor)
+            .await
+            .is_err()
+        {
+            tracing::warn!("link does not end; what was said last may not have left");
+        }
     }
 
     /// Hands a job over without waiting: the runner's loop must never wait for a process that may wait for it. A full
@@ -270,7 +287,24 @@ impl Supervisor {
                 Ok(Some(LinkJob::Hangup(Conn(conn))))
             }
             () = at(overdue) => Err("it does not close what it was told to close".to_owned()),
-            job = self.jobs.recv() => job.map(Some).ok_or_else(|| "the runner ends".to_owned()),
+            job = self.jobs.recv() => match job {
+                Some(job) => Ok(Some(job)),
+                None => {
+                    self.closes_all(life).await;
+                    Err("the runner ends".to_owned())
+                }
+            },
+        }
+    }
+
+    /// Nothing more is asked. Link says that a connection is closed once everything said on it before has left: its socket
+    /// stands until then.
+    async fn closes_all(&mut self, life: &mut LinkLife) {
+        while !self.closing.is_empty() {
+            let said = life.hears.recv().await;
+            if self.heard(said).await.is_err() {
+                return;
+            }
         }
     }
 

@@ -217,3 +217,52 @@ async fn one_life(packets: &[Vec<u8>]) {
     let once = BTreeMap::from([(1, 1), (2, 1), (3, 1)]);
     assert_eq!(closed, once);
 }
+
+/// Link reads what is said last, says that it is done with it, and only then finds nobody there.
+#[test]
+fn what_is_said_last_leaves_before_the_process_ends() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let (mut supervisor, jobs, _happened) = supervisor();
+        supervisor.open.insert(3);
+        let (own, links) = outpost_agent_link::ipc::socket_pair().unwrap();
+        let (dial_end, _) = outpost_agent_link::ipc::socket_pair().unwrap();
+        let child = tokio::process::Command::new("/bin/true").spawn().unwrap();
+        let link = LinkProcess {
+            socket: LinkSocket::new(own).unwrap(),
+            confinement: outpost_agent_link::sandbox::Confinement::nothing(),
+            child,
+            dial_end,
+        };
+        let last = LinkJob::Frame(Conn(3), Bytes::from_static(b"the last"));
+        jobs.try_send(last).unwrap();
+        jobs.try_send(LinkJob::Hangup(Conn(3))).unwrap();
+        let supervisor = tokio::task::spawn_local(supervisor.run(Some(link)));
+        let handle = LinkHandle { jobs, supervisor };
+        let heard = tokio::task::spawn_blocking(move || {
+            let mut buffer = [0; 256];
+            let mut packet = || {
+                let (read, _) =
+                    rustix::net::recv(&links, &mut buffer[..], rustix::net::RecvFlags::empty())
+                        .unwrap();
+                buffer[..read].to_vec()
+            };
+            let told = [packet(), packet()];
+            let over = FromLink::Closed {
+                conn: 3,
+                reason: ClosedReason::Local,
+                text: String::new(),
+            };
+            rustix::net::send(&links, &over.encode(), rustix::net::SendFlags::NOSIGNAL).unwrap();
+            (told, packet())
+        });
+        handle.end().await;
+        let (told, end) = heard.await.unwrap();
+        assert!(told[0].ends_with(b"the last"), "{told:?}");
+        assert_eq!(end, [0; 0], "nobody is there any more");
+    });
+}

@@ -303,6 +303,7 @@ impl Runner {
             let synced = self.outgoing.synced().await;
             self.synced(&synced.context("syncing journal and ledger")?);
         }
+        self.outgoing.end().await;
         Ok(())
     }
 

@@ -71,6 +71,12 @@ impl Outgoing {
         self.hang_up();
     }
 
+    /// The process ends: waits until what was handed over has left, or cannot.
+    pub(super) async fn end(mut self) {
+        self.hang_up();
+        self.link.end().await;
+    }
+
     /// A connection whose link does not take what is for it is given up; a renewal is tried again later.
     fn not_taken(&mut self, job: LinkJob, events: &mut Vec<Event>) {
         match job {
