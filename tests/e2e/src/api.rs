@@ -279,6 +279,9 @@ impl Api {
 pub fn client() -> Client {
     let client = Client::builder()
         .no_proxy()
+        // The server gives a connection back on which nothing is asked for ten seconds: none is used that it may just be
+        // closing.
+        .pool_idle_timeout(Duration::from_secs(5))
         .timeout(Duration::from_secs(30))
         .build();
     client.expect("a client without TLS roots")
