@@ -155,3 +155,35 @@ fn a_log_that_is_not_encrypted_is_said_to_be_unproved_only_to_who_reads_with_a_k
         "{said}"
     );
 }
+
+/// What a task prints is its own affair, also the beginning of an encrypted file of this very site.
+#[test]
+fn a_plain_log_that_begins_like_an_encrypted_one_is_shown_as_it_is() {
+    let site = Site::new();
+    let header = site.spec.log_header(ATTEMPT.to_be_bytes(), 0, 0);
+    let foreign = keys(&[9]).for_attempt(AttemptId(ATTEMPT)).unwrap();
+    let (_, bytes) = Sealer::begin(&header, &foreign.key).unwrap();
+    let text = [&bytes[..], b" and more"].concat();
+    std::fs::write(site.dir().join("log.0"), &text).unwrap();
+    site.record(&site.keeper(false, false), false);
+    let (seen, said) = site.read(Some(&[1]));
+    assert_eq!(seen, String::from_utf8_lossy(&text));
+    assert!(said.contains("whether it was changed"), "{said}");
+}
+
+#[test]
+fn a_link_in_the_place_of_a_log_is_not_followed() {
+    let site = Site::new();
+    let outside = site.root.path().join("outside");
+    std::fs::write(&outside, "canary").unwrap();
+    site.record(&site.keeper(false, false), false);
+    std::fs::write(site.dir().join("log.0"), "own").unwrap();
+    std::os::unix::fs::symlink(&outside, site.dir().join("log.1")).unwrap();
+    assert_eq!(site.read(None).0, "own");
+    std::fs::remove_file(site.dir().join("log.0")).unwrap();
+    assert_eq!(site.read(None).0, "");
+    // Without a record it is the first file that tells the form.
+    std::fs::remove_file(site.dir().join("claim")).unwrap();
+    let (seen, said) = site.read(Some(&[1]));
+    assert!(seen.is_empty() && said.starts_with('!'), "{said}");
+}

@@ -69,6 +69,10 @@ fn what_was_noted_is_known_with_the_key_and_outlives_the_runner_and_the_key() {
     assert_eq!(site.word(&[1], TWO).unwrap(), Word::Begun);
     assert_eq!(site.word(&[1], AttemptId(3)).unwrap(), Word::None);
     assert!(matches!(site.word(&[2], ONE), Err(BookError::Key { .. })));
+    // Whoever begins one again does not make it one that goes on.
+    book.begun(ONE);
+    book.going.remove(&ONE);
+    assert_eq!(site.word(&[1], ONE).unwrap(), Word::Over(end(3, 7)));
     // Of an attempt that it does not know it notes no end, and of one that is over no other.
     book.over(AttemptId(3));
     site.log(ONE, 3, 70);
@@ -235,4 +239,29 @@ fn what_was_taken_away_since_is_no_later_state_of_what_was_noted() {
     assert!(noted.becomes(&ended(end(3, 9))) && noted.becomes(&ended(end(4, 1))));
     assert!(!noted.becomes(&ended(end(3, 6))));
     assert!(!ended(noted).becomes(&noted), "its record was cut");
+}
+
+#[test]
+fn its_first_line_is_signed_and_of_the_one_version_that_is_known() {
+    let site = Site::new();
+    let first = |version: u8| {
+        let (with, witness) = keys(&[1]).for_book().unwrap();
+        let mut line = serde_json::to_vec(&Line::Book { version, with }).unwrap();
+        witness.sign(&mut line).unwrap();
+        line.push(b'\n');
+        line
+    };
+    let word = |bytes: &[u8]| {
+        site.put(bytes);
+        site.word(&[1], ONE)
+    };
+    let good = first(VERSION);
+    assert_eq!(word(&good).unwrap(), Word::None);
+    let mut changed = good;
+    let last = changed.len() - 4;
+    changed[last] ^= 1;
+    for bad in [changed, first(VERSION + 1)] {
+        let why = word(&bad).unwrap_err();
+        assert!(matches!(why, BookError::Damaged { line: 1, .. }), "{why}");
+    }
 }

@@ -461,9 +461,47 @@ mod tests {
             let error = named(name).load_from(dir).unwrap_err().to_string();
             assert!(error.contains(&format!("LoadCredential={name}")), "{error}");
         }
-        assert!(matches!(
-            named("../x").load_from(Some(dir.path())),
-            Err(SiteKeyError::Name(_))
-        ));
+        for name in ["../x", "a/b", "..", ".", ""] {
+            let error = named(name).load_from(Some(dir.path())).unwrap_err();
+            assert!(matches!(error, SiteKeyError::Name(_)), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_key_of_a_directory_is_looked_at_as_one_that_is_named() {
+        let dir = crate::testing::tempdir().unwrap();
+        let keys = dir.path().join("keys");
+        std::fs::create_dir(&keys).unwrap();
+        let _ = make(&keys.join("a")).unwrap();
+        let _ = make(&keys.join("b")).unwrap();
+        let load = || files(&[&keys]).load_from(None);
+        assert_eq!(load().unwrap().unwrap().ids().len(), 2);
+        chmod(&keys.join("b"), 0o440);
+        let error = load().unwrap_err().to_string();
+        assert!(error.contains("its mode is 440"), "{error}");
+        chmod(&keys.join("b"), 0o400);
+        chmod(&keys, 0o777);
+        let error = load().unwrap_err().to_string();
+        assert!(error.contains("can be written by others"), "{error}");
+        let error = read(&keys, |_| None).unwrap_err();
+        assert!(matches!(error, SiteKeyError::NotAKey(_)), "{error}");
+    }
+
+    #[test]
+    fn where_keys_were_read_is_closed_to_tasks() {
+        let dir = crate::testing::tempdir().unwrap();
+        let (credentials, key) = (dir.path().join("credentials"), dir.path().join("key"));
+        std::fs::create_dir(&credentials).unwrap();
+        for path in [&credentials.join("site"), &key] {
+            let _ = make(path).unwrap();
+        }
+        let mut args = files(&[&key]);
+        let closed = |args: &KeyArgs| {
+            let keys = args.load_from(Some(&credentials)).unwrap().unwrap();
+            keys.files().to_vec()
+        };
+        assert_eq!(closed(&args), std::slice::from_ref(&key));
+        args.site_key_credential = Some("site".to_owned());
+        assert_eq!(closed(&args), [key.clone(), credentials.clone()]);
     }
 }

@@ -283,3 +283,19 @@ fn files_that_overlap_and_what_belongs_to_other_files_are_named() {
     let (_, verdict) = site.read();
     assert!(verdict.contains("log.1: it is no log"), "{verdict}");
 }
+
+/// A run and an attempt may have the same number: what is a file of the one is no log of the other.
+#[test]
+fn a_file_of_a_run_is_no_log_whatever_it_is_called() {
+    let site = Site::new();
+    let part = site.spec.log_header(ATTEMPT.to_be_bytes(), 0, 0).part;
+    let made = keys(&[1]).fresh(Kind::RunFile, ATTEMPT.to_be_bytes(), part);
+    let (header, key) = made.unwrap();
+    let (mut sealer, bytes) = Sealer::begin(&header, &key).unwrap();
+    let mut out = bytes.to_vec();
+    sealer.frame(Frame::Bytes(b"canary"), &mut out).unwrap();
+    write(site.path(0), out).unwrap();
+    let (seen, verdict) = site.read();
+    assert_eq!(seen, "");
+    assert!(verdict.contains("does not belong here"), "{verdict}");
+}

@@ -114,7 +114,7 @@ fn seal_all(keys: &SiteKeys, rest: &Rest, dir: &OwnedFd, done: &mut Done) -> io:
     let mut list = None;
     let mut before = Vec::new();
     let walked = walk::files(&rest.dir, &mut |found| {
-        if is_leftover(found) {
+        if is_leftover(found, rest.run) {
             take_away(found);
             return Ok(());
         }
@@ -199,7 +199,7 @@ pub(crate) fn open(keys: Option<&SiteKeys>, rest: &Rest) -> Result<Done, RunErro
         ..Done::default()
     };
     let walked = each(rest, &mut |found| {
-        if is_leftover(found) {
+        if is_leftover(found, rest.run) {
             take_away(found);
             return Ok(());
         }
@@ -250,7 +250,7 @@ fn compare(keys: Option<&SiteKeys>, rest: &Rest) -> Result<(), RunError> {
     };
     let missing = "it is missing, and was there when the run's files were encrypted";
     each(rest, &mut |found| {
-        if is_leftover(found) {
+        if is_leftover(found, rest.run) {
             take_away(found);
             return Ok(());
         }
@@ -365,8 +365,9 @@ impl Beside {
     }
 }
 
-/// What was on its way when the agent was killed; the file itself is still there. A task's own file is not one.
-fn is_leftover(found: &Found<'_>) -> bool {
+/// What was on its way when the agent was killed; the file itself is still there. A task's own file is not one, nor is what
+/// that was encrypted to: its header says that it is called so, and that of one on its way says another name.
+fn is_leftover(found: &Found<'_>, run: RunId) -> bool {
     let name = found.name.to_bytes().strip_prefix(BESIDE.as_bytes());
     let is_named = name.is_some_and(|rest| match rest.strip_prefix(b".") {
         Some(chance) => chance.len() == 16 && chance.iter().all(u8::is_ascii_hexdigit),
@@ -378,6 +379,14 @@ fn is_leftover(found: &Found<'_>) -> bool {
     is_named
         && found.kind == FileType::RegularFile
         && rustix::fs::statat(found.dir, found.name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(is_own)
+        && !is_called_so(found, run)
+}
+
+/// Whether it is an encrypted file of the run under its own name.
+fn is_called_so(found: &Found<'_>, run: RunId) -> bool {
+    let file = open_file(found).ok().flatten();
+    let header = file.and_then(|file| header_of(&file, run).ok().flatten());
+    header.is_some_and(|(_, header)| header.part == part(found.path))
 }
 
 fn take_away(found: &Found<'_>) {
@@ -449,6 +458,10 @@ fn seal_one(keys: &SiteKeys, found: &Found<'_>, run: RunId) -> io::Result<Sealed
         };
         sealer.frame(frame, &mut out).map_err(refused)?;
         received += length as u64;
+        // Who adds to it as fast as it is read would keep this up for ever.
+        if received > before.len() {
+            break;
+        }
         to.file.write_all(&out)?;
         out.clear();
         if length == 0 {
@@ -537,3 +550,7 @@ fn open_one(
 #[cfg(test)]
 #[path = "runs_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "runs_hostile_tests.rs"]
+mod hostile;

@@ -7,16 +7,16 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::seal::tests::keys;
 
-const RUN: RunId = RunId(0x77);
+pub(super) const RUN: RunId = RunId(0x77);
 
 /// A run's directory, and beside it the place of its list.
-struct Run {
-    root: tempfile::TempDir,
-    rest: Rest,
+pub(super) struct Run {
+    pub(super) root: tempfile::TempDir,
+    pub(super) rest: Rest,
 }
 
 impl Run {
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         let root = crate::testing::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         let rest = Rest {
@@ -28,12 +28,12 @@ impl Run {
         Self { root, rest }
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.rest.dir
     }
 }
 
-fn run() -> Run {
+pub(super) fn run() -> Run {
     let dir = Run::empty();
     let path = |name: &str| dir.path().join(name);
     std::fs::create_dir_all(path("out")).unwrap();

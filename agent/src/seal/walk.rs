@@ -129,3 +129,23 @@ fn kind_of(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<FileType> {
     let stat = rustix::fs::statat(dir, name, flags)?;
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the look at a directory and going into it a task that outlived its end may put a link in its place.
+    #[test]
+    fn a_link_is_neither_gone_into_nor_taken_for_what_it_leads_to() {
+        let dir = crate::testing::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
+        let opened = open(dir.path()).unwrap();
+        assert!(open_at(opened.as_fd(), c"real").is_ok());
+        assert!(open_at(opened.as_fd(), c"link").is_err());
+        assert!(open(&dir.path().join("link")).is_err());
+        let kind = |name| kind_of(opened.as_fd(), name).unwrap();
+        assert_eq!(kind(c"real"), FileType::Directory);
+        assert_eq!(kind(c"link"), FileType::Symlink);
+    }
+}
