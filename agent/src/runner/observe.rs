@@ -125,6 +125,35 @@ mod tests {
         }
     }
 
+    /// An instruction costs nothing upstream, and each look may hold a thread for as long as a file system does.
+    #[tokio::test]
+    async fn so_many_are_looked_for_at_a_time_and_who_comes_later_is_told() {
+        let dir = crate::testing::tempdir().unwrap();
+        let catalogue = catalogue(dir.path(), "argv = [\"/bin/true\"]");
+        let observed = || {
+            Box::new(Observed {
+                assign: assign(&catalogue),
+                at_us: 1,
+                why: String::new(),
+                hindrances: Vec::new(),
+                untried: Vec::new(),
+            })
+        };
+        let set = tokio::task::LocalSet::new();
+        set.run_until(async {
+            let (inbox, mut happened) = tokio::sync::mpsc::channel(200);
+            let granting = super::super::secrets::Granting::new(inbox);
+            let looked = (0..200).filter(|_| granting.look(observed(), &catalogue).is_ok());
+            let looked = looked.count();
+            assert!((1..=64).contains(&looked), "{looked}");
+            for _ in 0..looked {
+                assert!(happened.recv().await.is_some());
+            }
+            assert!(granting.look(observed(), &catalogue).is_ok());
+        })
+        .await;
+    }
+
     fn with_more(catalogue: &Catalogue, approvals: &Approvals, at_us: u64) -> String {
         let assign = assign(catalogue);
         let hindrances = hindrances(catalogue, approvals, &assign, at_us);

@@ -233,3 +233,7 @@ pub(super) async fn fetch(
         values,
     })
 }
+
+#[cfg(test)]
+#[path = "secrets_tests.rs"]
+mod tests;

@@ -190,16 +190,47 @@ mod tests {
                 assert!(timeout < LONG, "it never began");
             }
         }
-        for pid in said().lines() {
-            let is_gone = || {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-                stat.map_or(true, |stat| stat.contains(") Z "))
-            };
-            let give_up = Instant::now() + LONG;
-            while !is_gone() {
-                assert!(Instant::now() < give_up, "{pid} lives");
-                std::thread::yield_now();
-            }
+        said().lines().for_each(goes);
+    }
+
+    /// Waits until there is no such process any more.
+    fn goes(pid: &str) {
+        let is_gone = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        };
+        let give_up = Instant::now() + LONG;
+        while !is_gone() {
+            assert!(Instant::now() < give_up, "{pid} lives");
+            std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn what_it_left_running_ends_with_it_also_when_all_went_well() {
+        let value = sh("sleep 600 > /dev/null & echo $!", LONG).unwrap();
+        goes(std::str::from_utf8(value.bytes()).unwrap().trim());
+    }
+
+    /// Others may have changed it since the sources were read.
+    #[test]
+    fn it_is_looked_at_each_time_before_it_runs() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = crate::testing::tempdir().unwrap();
+        let script = dir.path().join("fetch");
+        std::fs::write(&script, "#!/bin/sh\necho canary\n").unwrap();
+        let path = script.display().to_string();
+        let (by_name, by_shell) = ([path.clone()], ["/bin/sh".to_owned(), path]);
+        let fetch = |argv: &[String], mode: u32| {
+            std::fs::set_permissions(&script, std::fs::Permissions::from_mode(mode)).unwrap();
+            run(argv, &BTreeMap::new(), LONG)
+        };
+        assert_eq!(fetch(&by_shell, 0o755).unwrap().bytes(), b"canary\n");
+        for argv in [by_name.as_slice(), &by_shell] {
+            let why = fetch(argv, 0o757).unwrap_err();
+            assert!(why.contains("written by others"), "{argv:?}: {why}");
+        }
+        let why = fetch(&by_name, 0o755).unwrap_err();
+        assert!(why.contains("is a script"), "{why}");
     }
 }

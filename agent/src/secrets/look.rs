@@ -174,6 +174,17 @@ mod tests {
             ["the secret `a` (command /bin/sh): it was not executed"]
         );
         assert!(!dir.path().join("ran").exists());
+        let put = |mode: u32| {
+            seen("[secret.a]\ncommand = [\"DIR/fetch\"]\n", move |dir| {
+                let path = dir.join("fetch");
+                std::fs::write(&path, "\x7fELF").unwrap();
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+                std::fs::set_permissions(&path, mode).unwrap();
+            })
+        };
+        assert!(put(0o757).missing[0].contains("written by others"));
+        assert!(put(0o600).missing[0].contains("cannot be run"));
+        assert_eq!(put(0o700).missing, [""; 0]);
         let gone = seen("[secret.a]\ncommand = [\"/bin/no-such-program\"]\n", |_| {});
         assert!(gone.untried.is_empty(), "{gone:?}");
         assert!(
@@ -196,6 +207,23 @@ mod tests {
         );
         let gone = seen(vault, |_| {});
         assert!(gone.missing[0].contains("DIR/token: "), "{gone:?}");
+        let with = |file: &str, rest: &str| {
+            let text = vault.replace("token_file = \"DIR/token\"", rest);
+            let gone = seen(&text, |dir| {
+                for name in ["token", "ca", "role", "id"] {
+                    std::fs::write(dir.join(name), "t").unwrap();
+                }
+                std::fs::remove_file(dir.join(file)).unwrap();
+            });
+            assert!(
+                gone.missing[0].contains(&format!("DIR/{file}: ")),
+                "{gone:?}"
+            );
+        };
+        with("ca", "ca_file = \"DIR/ca\"\ntoken_file = \"DIR/token\"");
+        let role = "approle = { role_id_file = \"DIR/role\", secret_id_file = \"DIR/id\" }";
+        with("role", role);
+        with("id", role);
     }
 
     #[test]

@@ -128,8 +128,12 @@ fn is_own(dir: &Path) -> bool {
 fn usual() -> Option<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let candidates = [Some("/dev/shm".into()), runtime, Some("/run".into())];
-    let mut candidates = candidates.into_iter().flatten();
-    candidates.find(|dir: &PathBuf| {
+    first_of(candidates.into_iter().flatten())
+}
+
+/// The first that is in memory and can be written.
+fn first_of(mut candidates: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    candidates.find(|dir| {
         dir.is_absolute()
             && in_memory(dir).is_ok()
             && rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
@@ -199,6 +203,61 @@ mod tests {
         std::fs::remove_dir(&dir).unwrap();
         std::os::unix::fs::symlink(state.path(), &dir).unwrap();
         assert!(open().is_err());
+        std::fs::remove_file(&dir).unwrap();
+        std::fs::write(&dir, "").unwrap();
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o600)).unwrap();
+        assert!(open().unwrap_err().contains("is not this account's own"));
+    }
+
+    #[test]
+    fn a_directory_of_another_account_is_not_its_own() {
+        let dir = crate::testing::tempdir().unwrap();
+        assert!(is_own(dir.path()));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(61_713), None).unwrap();
+            assert!(!is_own(dir.path()));
+        } else {
+            assert!(!is_own(Path::new("/")));
+        }
+    }
+
+    /// Everybody can write where such directories are, and can put there what looks like one of an agent that is gone.
+    #[test]
+    fn what_others_put_beside_it_is_not_taken_away() {
+        let Ok(base) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        let state = crate::testing::tempdir().unwrap();
+        let outside = crate::testing::tempdir().unwrap();
+        let left = |dir: &Path| {
+            std::fs::write(dir.join("precious"), "x").unwrap();
+            std::os::unix::fs::symlink("/no/such/state", dir.join(OF)).unwrap();
+        };
+        left(outside.path());
+        let link = base.path().join(begin() + "0123456789abcdef");
+        std::os::unix::fs::symlink(outside.path(), &link).unwrap();
+        let other = base.path().join("another-program");
+        DirBuilder::new().mode(0o700).create(&other).unwrap();
+        left(&other);
+        let _ = Place::open(state.path(), Some(base.path())).unwrap();
+        for dir in [outside.path(), &other] {
+            assert!(dir.join("precious").exists(), "{}", dir.display());
+        }
+    }
+
+    #[test]
+    fn without_a_wish_it_is_where_no_disk_is() {
+        let Ok(base) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        let found = |dirs: &[&Path]| first_of(dirs.iter().map(|dir| dir.to_path_buf()));
+        let memory = base.path();
+        let climb = "../".repeat(64);
+        let relative = Path::new(&climb).join(memory.strip_prefix("/").unwrap());
+        assert!(in_memory(&relative).is_ok(), "it leads there all the same");
+        let candidates = [&relative, Path::new("/proc"), Path::new("/no/such"), memory];
+        assert_eq!(found(&candidates), Some(memory.to_owned()));
+        assert_eq!(found(&candidates[..3]), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Fetching from what is at hand: a file, a variable, a systemd credential. Blocks as long as the file system does.
 
+use std::ffi::OsString;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
@@ -54,8 +55,11 @@ pub(super) fn env(name: &str) -> Result<Value, String> {
 
 /// The directory of the unit's credentials, if it has some.
 pub(super) fn credentials() -> Option<PathBuf> {
-    let dir = std::env::var_os(CREDENTIALS).map(PathBuf::from);
-    dir.filter(|dir| dir.is_absolute())
+    credentials_in(std::env::var_os(CREDENTIALS)?)
+}
+
+fn credentials_in(dir: OsString) -> Option<PathBuf> {
+    Some(PathBuf::from(dir)).filter(|dir| dir.is_absolute())
 }
 
 pub(super) fn credential(name: &str) -> Result<Value, String> {
@@ -123,6 +127,36 @@ mod tests {
         chmod(path.path(), 0o600);
         // Root's own is as good as the agent's.
         assert_eq!(others_can_change(&meta(), own + 1), own != 0);
+        if own == 0 {
+            std::os::unix::fs::chown(path.path(), Some(61_713), None).unwrap();
+            assert!(others_can_change(&meta(), own));
+        }
+    }
+
+    /// A descriptor's link of a file that is gone reads as another file, which is what is looked at first.
+    #[test]
+    fn a_path_that_leads_elsewhere_when_it_is_opened_is_refused() {
+        let dir = crate::testing::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("value");
+        std::fs::write(&path, "theirs").unwrap();
+        chmod(&path, 0o606);
+        let theirs = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let looked_at = dir.path().join("value (deleted)");
+        std::fs::write(&looked_at, "own").unwrap();
+        chmod(&looked_at, 0o600);
+        let leads = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&theirs));
+        let own = rustix::process::geteuid().as_raw();
+        assert_eq!(unchangeable(Path::new(&leads), own), Ok(()));
+        let why = file(Path::new(&leads)).unwrap_err();
+        assert!(why.contains("others can change it"), "{why}");
+    }
+
+    #[test]
+    fn credentials_are_where_an_absolute_path_says() {
+        assert_eq!(credentials_in("/run/c".into()), Some("/run/c".into()));
+        assert_eq!(credentials_in("run/c".into()), None);
+        assert_eq!(credentials_in("".into()), None);
     }
 
     #[test]

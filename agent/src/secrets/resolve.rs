@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
@@ -35,12 +36,14 @@ impl std::error::Error for Unresolved {}
 #[derive(Debug, Clone)]
 pub struct Resolver {
     turns: Arc<Semaphore>,
+    timeout: Duration,
 }
 
 impl Default for Resolver {
     fn default() -> Self {
         Self {
             turns: Arc::new(Semaphore::new(AT_ONCE)),
+            timeout: TIMEOUT,
         }
     }
 }
@@ -86,7 +89,7 @@ impl Resolver {
         let turn = Arc::clone(&self.turns).acquire_owned().await;
         let turn = turn.map_err(|error| error.to_string())?;
         let keeps = source.keep_newline;
-        let value = fetch(source, turn).await?;
+        let value = fetch(source, turn, self.timeout).await?;
         let value = if keeps {
             value
         } else {
@@ -97,24 +100,30 @@ impl Resolver {
 }
 
 /// `turn` is held until nothing of it is left to do, also when nobody waits for it any more.
-async fn fetch(source: Source, turn: OwnedSemaphorePermit) -> Result<Value, String> {
+async fn fetch(
+    source: Source,
+    turn: OwnedSemaphorePermit,
+    timeout: Duration,
+) -> Result<Value, String> {
     match source.from {
-        Provider::File(path) => blocking(turn, move || read::file(&path)).await,
-        Provider::Env(name) => blocking(turn, move || read::env(&name)).await,
-        Provider::Credential(name) => blocking(turn, move || read::credential(&name)).await,
+        Provider::File(path) => blocking(turn, timeout, move || read::file(&path)).await,
+        Provider::Env(name) => blocking(turn, timeout, move || read::env(&name)).await,
+        Provider::Credential(name) => {
+            blocking(turn, timeout, move || read::credential(&name)).await
+        }
         Provider::Command { argv, env } => {
             // It bounds itself, and ends the program.
             let ran = spawn_blocking(move || {
                 let _turn = turn;
-                command::run(&argv, &env, TIMEOUT)
+                command::run(&argv, &env, timeout)
             });
             ran.await.unwrap_or_else(|error| Err(error.to_string()))
         }
         #[cfg(feature = "vault")]
         Provider::Vault(vault) => {
             let _turn = turn;
-            let asked = tokio::time::timeout(TIMEOUT, super::vault::fetch(&vault));
-            asked.await.unwrap_or_else(|_| Err(late()))
+            let asked = tokio::time::timeout(timeout, super::vault::fetch(&vault));
+            asked.await.unwrap_or_else(|_| Err(late(timeout)))
         }
         #[cfg(not(feature = "vault"))]
         Provider::Vault(_) => Err("this agent was built without the client for it".to_owned()),
@@ -124,20 +133,21 @@ async fn fetch(source: Source, turn: OwnedSemaphorePermit) -> Result<Value, Stri
 /// On a thread that may block for as long as a file system does; it is waited for no longer than is allowed.
 async fn blocking(
     turn: OwnedSemaphorePermit,
+    timeout: Duration,
     fetch: impl FnOnce() -> Result<Value, String> + Send + 'static,
 ) -> Result<Value, String> {
     let asked = spawn_blocking(move || {
         let _turn = turn;
         fetch()
     });
-    match tokio::time::timeout(TIMEOUT, asked).await {
+    match tokio::time::timeout(timeout, asked).await {
         Ok(value) => value.unwrap_or_else(|error| Err(error.to_string())),
-        Err(_) => Err(late()),
+        Err(_) => Err(late(timeout)),
     }
 }
 
-fn late() -> String {
-    format!("it took longer than {} s", TIMEOUT.as_secs())
+fn late(timeout: Duration) -> String {
+    format!("it took longer than {} s", timeout.as_secs())
 }
 
 /// What can be said about a source without fetching from it: what will not work on this host, and what is wider than it
@@ -186,14 +196,88 @@ mod tests {
     }
 
     fn resolve(sources: &Sources, names: &[&str]) -> Result<Vec<Value>, Unresolved> {
+        resolve_in(TIMEOUT, sources, names)
+    }
+
+    fn resolve_in(
+        timeout: Duration,
+        sources: &Sources,
+        names: &[&str],
+    ) -> Result<Vec<Value>, Unresolved> {
         let names = names.iter().map(|name| name.parse::<Name>().unwrap());
         let names = names.collect::<Vec<_>>();
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let names = names.iter().collect::<Vec<_>>();
+        let resolver = Resolver {
+            timeout,
+            ..Resolver::default()
+        };
+        runtime().block_on(resolver.resolve(sources, &names))
+    }
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .unwrap();
-        let names = names.iter().collect::<Vec<_>>();
-        runtime.block_on(Resolver::default().resolve(sources, &names))
+            .unwrap()
+    }
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    /// A file system that does not answer holds a thread and its turn, and nobody who waits for the value.
+    #[test]
+    fn one_that_is_stuck_is_not_waited_for_and_has_its_turn_until_it_is_done() {
+        let turns = Arc::new(Semaphore::new(1));
+        let turn = Arc::clone(&turns).try_acquire_owned().unwrap();
+        let (go_on, stuck) = std::sync::mpsc::channel::<()>();
+        let runtime = runtime();
+        let why = runtime.block_on(blocking(turn, SOON, move || {
+            Err(stuck
+                .recv()
+                .map_or_else(|gone| gone.to_string(), |()| String::new()))
+        }));
+        assert!(why.unwrap_err().contains("longer than"));
+        assert_eq!(turns.available_permits(), 0);
+        drop(go_on);
+        drop(runtime.block_on(turns.acquire()).unwrap());
+    }
+
+    #[cfg(feature = "vault")]
+    #[test]
+    fn a_server_that_takes_the_question_and_never_answers_is_not_waited_for() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        let (dir, sources) = sources(&format!(
+            "[secret.a.vault]\naddress = \"http://{address}\"\npath = \"p\"\nfield = \"f\"\n\
+             token_file = \"DIR/token\"\n"
+        ));
+        std::fs::write(dir.path().join("token"), "t").unwrap();
+        let why = resolve_in(SOON, &sources, &["a"]).unwrap_err().to_string();
+        assert!(why.contains("longer than"), "{why}");
+    }
+
+    #[test]
+    fn what_everybody_can_read_and_what_others_could_exchange_is_remarked_upon() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (dir, sources) = sources(
+            "[secret.a]\nfile = \"DIR/a\"\n[secret.b]\ncommand = [\"/bin/sh\", \"DIR/a\"]\n",
+        );
+        let file = dir.path().join("a");
+        std::fs::write(&file, "x").unwrap();
+        let remarked = |name: &str, mode: u32| {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            remark(sources.get(&name.parse().unwrap()).unwrap()).unwrap_or_default()
+        };
+        assert_eq!(remarked("a", 0o640), "");
+        assert!(remarked("a", 0o644).contains("can be read by everybody"));
+        assert!(remarked("b", 0o666).contains("written by others"));
+        let is_root = rustix::process::geteuid().is_root();
+        let shared = remarked("b", 0o600);
+        assert_eq!(
+            shared.contains("every task runs under the agent's account"),
+            !is_root
+        );
+        assert!(any_task_can(std::path::Path::new("/x"), true).is_none());
+        assert!(any_task_can(std::path::Path::new("/x"), false).is_some());
     }
 
     #[test]

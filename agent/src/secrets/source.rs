@@ -242,9 +242,14 @@ impl Sources {
     /// Files and directories of this host that hold values, or what values can be fetched with: a task of the agent's own
     /// account must not reach them.
     pub(crate) fn private(&self) -> Vec<PathBuf> {
+        self.private_with(super::read::credentials().as_deref())
+    }
+
+    /// The same where this is the directory of the unit's credentials.
+    fn private_with(&self, credentials: Option<&Path>) -> Vec<PathBuf> {
         let of = |source: &Source| match &source.from {
             Provider::File(path) => vec![path.clone()],
-            Provider::Credential(_) => super::read::credentials().into_iter().collect(),
+            Provider::Credential(_) => credentials.map(Path::to_owned).into_iter().collect(),
             Provider::Vault(vault) => {
                 let role = vault.approle.iter();
                 let role = role.flat_map(|role| [&role.role_id_file, &role.secret_id_file]);
@@ -385,7 +390,10 @@ mod tests {
         assert_eq!("d-e".parse::<Name>().unwrap().in_capitals(), "D_E");
         assert_eq!(sources.of_variable("B").count(), 1);
         // Closed to tasks of the agent's account.
-        assert_eq!(sources.private(), [PathBuf::from("/etc/a")]);
+        let credentials = sources.private_with(Some(Path::new("/run/credentials/agent")));
+        let closed = ["/etc/a", "/run/credentials/agent"].map(PathBuf::from);
+        assert_eq!(credentials, closed);
+        assert_eq!(sources.private_with(None), closed[..1]);
         let missing = sources.get(&"aa".parse().unwrap()).unwrap_err();
         assert!(
             missing.contains("no secret `aa` in /x/secrets.toml"),
@@ -475,6 +483,56 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_a_files_name_and_a_part_of_a_variables_and_nothing_else() {
+        for good in ["a", "7", "a-b_c", "a__b", &"a".repeat(63)] {
+            assert!(good.parse::<Name>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "a/b",
+            "a/../../b",
+            "a.b",
+            "..",
+            "a b",
+            "a=b",
+            "a\0b",
+            "-a",
+            "_a",
+            "a-",
+            "a_",
+            "A",
+            "aB",
+            "\u{e4}",
+            &"a".repeat(64),
+        ] {
+            assert!(bad.parse::<Name>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[cfg(feature = "vault")]
+    #[test]
+    fn what_a_server_is_asked_with_is_closed_to_tasks() {
+        let vault = "address = \"http://127.0.0.1:1\"\npath = \"p\"\nfield = \"f\"\n";
+        let (sources, problems) = parsed(&format!(
+            "[secret.a.vault]\n{vault}token_file = \"/etc/token\"\n[secret.b.vault]\n{vault}\
+             approle = {{ role_id_file = \"/etc/role\", secret_id_file = \"/etc/id\" }}\n"
+        ));
+        assert_eq!(problems, [""; 0]);
+        let closed = ["/etc/token", "/etc/role", "/etc/id"].map(PathBuf::from);
+        assert_eq!(sources.private_with(None), closed);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_no_absence() {
+        let dir = crate::testing::tempdir().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let problems = || Sources::beside(&dir.path().join("catalogue.d"), own).2;
+        assert_eq!(problems(), []);
+        std::os::unix::fs::symlink("none", dir.path().join(FILE)).unwrap();
+        assert_eq!(problems().len(), 1);
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_the_secrets_name() {
         for (text, expected) in [
             ("[secret.a]\n", "secret `a`: it has no source"),
@@ -492,6 +550,23 @@ mod tests {
                 "must be an absolute path",
             ),
             ("[secret.a]\nenv = \"A=B\"\n", "no variable's name"),
+            ("[secret.a]\nenv = \"\"\n", "no variable's name"),
+            (
+                "[secret.a]\nfile = \"/a\\u0000b\"\n",
+                "must be an absolute path",
+            ),
+            (
+                "[secret.a]\ncommand = [\"/a\", \"b\\u0000\"]\n",
+                "contains a NUL",
+            ),
+            (
+                "[secret.a]\ncommand = [\"/a\"]\ncommand_env = { A = \"\\u0000\" }\n",
+                "contains a NUL",
+            ),
+            (
+                "[secret.a]\ncommand = [\"/a\"]\ncommand_env = { \"A=B\" = \"c\" }\n",
+                "has a name that is none",
+            ),
             (
                 "[secret.a]\nenv = \"A\"\nkeep_newline = true\n",
                 "`keep_newline` is for",
@@ -501,6 +576,8 @@ mod tests {
                 "without `command`",
             ),
             ("[secret.a]\ncredential = \"../x\"\n", "without `/`"),
+            ("[secret.a]\ncredential = \"..\"\n", "without `/`"),
+            ("[secret.a]\ncredential = \"\"\n", "without `/`"),
             ("[secret.A]\nfile = \"/x\"\n", "is no secret's name"),
             ("[secret.a]\nvalue = \"x\"\n", "unknown field `value`"),
             (

@@ -50,10 +50,11 @@ pub(super) fn check(vault: &RawVault) -> Result<(), String> {
             return Err(format!("`{path}` must be an absolute path"));
         }
     }
-    for path in [&vault.path, &vault.mount] {
+    let login = vault.approle.iter().map(|role| &role.mount);
+    for path in [&vault.path, &vault.mount].into_iter().chain(login) {
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(format!(
-                "`{path}` is no path in a store: write it as `team/name`"
+                "`{path}` is no path on a server: write it as `team/name`"
             ));
         }
     }

@@ -78,6 +78,14 @@ impl Server {
         }
     }
 
+    fn role(&self, secret_id: &str) -> RawAppRole {
+        RawAppRole {
+            role_id_file: self.file("role", "role-1\n"),
+            secret_id_file: self.file("secret", secret_id),
+            mount: "approle".to_owned(),
+        }
+    }
+
     fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -189,18 +197,14 @@ fn an_approle_logs_in_reads_and_gives_its_token_back() {
     );
     let mut vault = server.vault();
     vault.token_file = None;
-    vault.approle = Some(RawAppRole {
-        role_id_file: server.file("role", "role-1\n"),
-        secret_id_file: server.file("secret", "sec\"ret\n"),
-        mount: "approle".to_owned(),
-    });
+    vault.approle = Some(server.role("sec\"r\\et\n"));
     assert_eq!(ask(&vault).unwrap(), b"s3 cret");
     assert_eq!(
         server.asked(),
         [
             format!(
                 "{login} [x-vault-request: true] {}",
-                r#"{"role_id":"role-1","secret_id":"sec\"ret"}"#
+                r#"{"role_id":"role-1","secret_id":"sec\"r\\et"}"#
             ),
             format!("{PATH} [x-vault-request: true, x-vault-token: hvs.login] "),
             format!("{revoke} [x-vault-request: true, x-vault-token: hvs.login] "),
@@ -216,6 +220,58 @@ fn an_approle_logs_in_reads_and_gives_its_token_back() {
             .unwrap_err()
             .contains("does not know the role's id")
     );
+}
+
+/// Whatever an answer holds that is none: a token in it is not used.
+#[test]
+fn a_login_that_is_refused_is_none_and_nothing_more_is_asked() {
+    for (status, expected) in [
+        (403, "the login (403)"),
+        (307, "not followed"),
+        (500, "500"),
+    ] {
+        let login = "POST /v1/auth/approle/login";
+        let server = Server::start(vec![(login, status, LOGIN), (PATH, 200, READ)], false);
+        let mut vault = server.vault();
+        vault.token_file = None;
+        vault.approle = Some(server.role("secret\n"));
+        let why = ask(&vault).unwrap_err();
+        assert!(why.contains(expected), "{status}: {why}");
+        assert_eq!(server.asked().len(), 1, "{status}");
+    }
+}
+
+#[test]
+fn what_is_no_token_and_no_certificate_is_never_sent_or_trusted() {
+    let server = Server::start(vec![(PATH, 200, READ)], true);
+    for token in ["", "\n", "two words", "two\nlines", "a\tb", "\u{e4}", "a\0"] {
+        let mut vault = server.vault();
+        vault.token_file = Some(server.file("token", token));
+        let why = ask(&vault).unwrap_err();
+        assert!(why.contains("holds no token or id"), "{token:?}: {why}");
+    }
+    let mut vault = server.vault();
+    vault.ca_file = Some(server.file("none.pem", "nothing of the kind\n"));
+    let why = ask(&vault).unwrap_err();
+    assert!(why.contains("holds no certificate"), "{why}");
+    assert_eq!(server.asked(), [""; 0]);
+}
+
+/// What the site named is one place on the server, whatever letters it has.
+#[test]
+fn nothing_in_a_mount_or_a_path_is_anything_but_a_name() {
+    let login = "POST /v1/auth/ap%3Fp/login";
+    let path = "GET /v1/sec%23ret/data/a%3Fb%25c";
+    let server = Server::start(vec![(login, 200, LOGIN), (path, 200, READ)], false);
+    let mut vault = server.vault();
+    vault.mount = "sec#ret".to_owned();
+    vault.path = "a?b%c".to_owned();
+    vault.token_file = None;
+    vault.approle = Some(RawAppRole {
+        mount: "ap?p".to_owned(),
+        ..server.role("secret\n")
+    });
+    assert_eq!(ask(&vault).unwrap(), b"s3 cret");
 }
 
 #[test]
@@ -267,6 +323,14 @@ fn what_cannot_work_is_told_before_anybody_is_asked() {
         change(&mut vault);
         ask(&vault).unwrap_err()
     };
+    fn by_role(vault: &mut RawVault) -> &mut RawAppRole {
+        vault.token_file = None;
+        vault.approle.insert(RawAppRole {
+            role_id_file: "/etc/role".to_owned(),
+            secret_id_file: "/etc/id".to_owned(),
+            mount: "approle".to_owned(),
+        })
+    }
     for (expected, change) in [
         (
             "in the clear",
@@ -283,10 +347,32 @@ fn what_cannot_work_is_told_before_anybody_is_asked() {
         ("no address", &|v| {
             v.address = "https://vault.example/x".into()
         }),
+        ("no address", &|v| {
+            v.address = "https://vault.example?x".into()
+        }),
+        ("in the clear", &|v| {
+            v.address = "http://127.0.0.1.example".into()
+        }),
+        ("in the clear", &|v| v.address = "http://localhost".into()),
         ("either `token_file` or `approle`", &|v| v.token_file = None),
+        ("either `token_file` or `approle`", &|v| {
+            v.approle = Some(server.role("secret"))
+        }),
         ("absolute", &|v| v.token_file = Some("token".into())),
-        ("no path in a store", &|v| v.path = "../sys".into()),
-        ("no path in a store", &|v| v.path = "/x".into()),
+        ("absolute", &|v| v.ca_file = Some("ca.pem".into())),
+        ("absolute", &|v| {
+            let role = by_role(v);
+            role.role_id_file = "role".into();
+        }),
+        ("absolute", &|v| {
+            let role = by_role(v);
+            role.secret_id_file = "id".into();
+        }),
+        ("no path on a server", &|v| v.path = "../sys".into()),
+        ("no path on a server", &|v| v.path = "/x".into()),
+        ("no path on a server", &|v| v.mount = "a/../sys".into()),
+        ("no path on a server", &|v| v.mount = String::new()),
+        ("no path on a server", &|v| by_role(v).mount = "../x".into()),
         ("token", &|v| v.token_file = Some("/no/such/token".into())),
     ] {
         let why = wrong(change);
