@@ -250,6 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn there_are_not_more_than_anybody_gives_and_no_link_is_locked() {
+        let dir = crate::testing::tempdir().unwrap();
+        let approvals = Approvals::of(dir.path());
+        let one = approval("a", 1, 100, &[]);
+        let full = serde_json::to_vec(&vec![one.clone(); MOST - 1]).unwrap();
+        std::fs::write(dir.path().join(FILE), full).unwrap();
+        approvals.add(one.clone(), 1).unwrap();
+        let why = approvals.add(one.clone(), 1).unwrap_err().to_string();
+        assert!(why.contains("approvals already"), "{why}");
+        assert_eq!(approvals.list(1).unwrap().len(), MOST);
+        std::fs::remove_file(dir.path().join(LOCK)).unwrap();
+        let outside = dir.path().join("outside");
+        std::os::unix::fs::symlink(&outside, dir.path().join(LOCK)).unwrap();
+        assert!(approvals.take("a", &texts(&[]), 1).is_err());
+        assert!(!outside.exists());
+    }
+
+    #[test]
     fn two_who_take_at_once_get_one_each() {
         let dir = crate::testing::tempdir().unwrap();
         let approvals = Approvals::of(dir.path());

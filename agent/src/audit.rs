@@ -151,6 +151,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_or_another_accounts_is_refused_and_never_waited_for() {
+        let dir = crate::testing::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        let (kind, user) = (
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+        );
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, user, 0).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let pipe = path.clone();
+        std::thread::spawn(move || tell.send(Audit::open(&pipe).is_err()));
+        let patience = std::time::Duration::from_secs(60);
+        assert!(told.recv_timeout(patience).expect("it must not wait"));
+        // With somebody at its other end it can be opened.
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(&path)
+            .unwrap();
+        let why = Audit::open(&path).unwrap_err().to_string();
+        assert!(why.contains("a plain file"), "{why}");
+        let theirs = dir.path().join("theirs");
+        std::fs::write(&theirs, "").unwrap();
+        mode(&theirs, 0o600);
+        if std::os::unix::fs::chown(&theirs, Some(61_713), None).is_ok() {
+            let why = Audit::open(&theirs).unwrap_err().to_string();
+            assert!(why.contains("belongs to user 61713"), "{why}");
+        }
+    }
+
+    #[test]
     fn a_directory_where_others_could_put_another_file_is_refused() {
         let dir = crate::testing::tempdir().unwrap();
         let open = dir.path().join("open");

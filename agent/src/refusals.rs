@@ -330,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_can_read_goes_with_any_run_and_no_more_is_read_than_was_ever_written() {
+        let dir = crate::testing::tempdir().unwrap();
+        let file = dir.path().join(FILE);
+        std::fs::write(&file, "{\"at_us\": 2, \"run\": \"canary").unwrap();
+        assert_eq!(forget(dir.path(), &RunId(7).to_string()).unwrap(), 0);
+        assert_eq!(std::fs::read(&file).unwrap(), b"");
+        let mut refusals = Refusals::open(dir.path());
+        refusals.note(1, &assign(1, "monday"), Refusal::Rate, &"x".repeat(5000));
+        let one = std::fs::read(&file).unwrap();
+        let between = vec![b'\n'; usize::try_from(2 * FILE_BYTES).unwrap()];
+        std::fs::write(&file, [&one[..], &between, &one].concat()).unwrap();
+        let read = read(dir.path()).unwrap();
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].why.chars().count(), TEXT_CHARS + 1);
+    }
+
+    #[test]
     fn a_link_in_its_place_is_not_followed() {
         let dir = crate::testing::tempdir().unwrap();
         let other = dir.path().join("other");

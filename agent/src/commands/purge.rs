@@ -179,6 +179,8 @@ mod tests {
         for run in runs {
             std::fs::create_dir(state.run(run)).unwrap();
         }
+        // Somebody's own, and no run.
+        std::fs::create_dir(state.runs().join("bc")).unwrap();
         let found = |given: &str| find(&state, given).map_err(|error| error.to_string());
         assert_eq!(found("aa01"), Ok(runs[0]));
         assert!(found("aa").unwrap_err().contains("2 runs begin with `aa`"));

@@ -20,9 +20,14 @@ pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
     let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(CWD, path, flags, Mode::empty(), no_links) {
         // A kernel before 5.6, or a container's profile that does not know the call: the last link is seen.
-        Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::open(path, flags, Mode::empty())?),
+        Err(Errno::NOSYS | Errno::PERM) => open_seeing_the_last(path, flags),
         opened => Ok(opened?),
     }
+}
+
+fn open_seeing_the_last(path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
 /// Opens a directory.
@@ -154,6 +159,26 @@ mod tests {
             assert_eq!(error.raw_os_error(), Some(libc::ELOOP), "{bad}");
         }
         assert!(open_dir(&root.join("real/out/file")).is_err());
+        // Where the kernel cannot do that the last one is seen.
+        let last = |path: &str| open_seeing_the_last(&root.join(path), OFlags::RDONLY);
+        assert!(last("real/out/file").is_ok());
+        assert!(last("real/out/link").is_err() && last("link").is_err());
+    }
+
+    #[test]
+    fn k11_a_link_in_a_directorys_place_is_neither_entered_nor_changed() {
+        let dir = crate::testing::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let real = root.join("real");
+        std::fs::create_dir(&real).unwrap();
+        std::fs::set_permissions(&real, Permissions::from_mode(0o555)).unwrap();
+        symlink("real", root.join("link")).unwrap();
+        let at = open_dir(&root).unwrap();
+        let errno = enter(&at, "link").unwrap_err();
+        assert!(matches!(errno, Errno::NOTDIR | Errno::LOOP), "{errno}");
+        assert_eq!(real.metadata().unwrap().mode() & 0o777, 0o555);
+        assert!(enter(&at, "real").is_ok());
+        assert_eq!(real.metadata().unwrap().mode() & 0o777, 0o700);
     }
 
     #[test]

@@ -349,6 +349,38 @@ fn a_list_goes_with_its_run_and_a_working_directory_not_before_its_attempt() {
 }
 
 #[test]
+fn of_a_link_the_link_itself_counts_and_goes() {
+    let dir = crate::testing::tempdir().unwrap();
+    let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+    make(&target, 400 * DAY);
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let age = |path: &Path| last_change(path, Dated::Modified).unwrap().elapsed();
+    assert!(age(&target).unwrap() > 300 * DAY);
+    assert!(age(&link).unwrap_or_default() < 300 * DAY);
+    remove(&link).unwrap();
+    assert!(link.symlink_metadata().is_err() && target.join("log.0").exists());
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    remove(&link).unwrap();
+    assert!(link.symlink_metadata().is_err());
+}
+
+/// A run and an attempt may have the same number.
+#[test]
+fn what_goes_with_an_attempt_is_no_list_of_a_run() {
+    local(async {
+        let (_dir, state) = state();
+        std::fs::create_dir(state.lists()).unwrap();
+        let rest = Rest::of(&state, RunId(1));
+        std::fs::write(&rest.list, "some\n").unwrap();
+        let trash = Trash::start(&state);
+        trash.throw_list_of(&state.attempt(AttemptId(1)));
+        assert!(rest.list.exists());
+        trash.throw_list_of(&state.run(RunId(1)));
+        assert!(!rest.list.exists());
+    });
+}
+
+#[test]
 fn only_logs_are_counted_as_such() {
     let dir = crate::testing::tempdir().unwrap();
     for (name, bytes) in [("log.0", 10), ("log.7", 5), ("claim", 4096)] {

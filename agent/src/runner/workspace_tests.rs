@@ -215,9 +215,59 @@ fn a_run_directory_that_a_crash_left_half_made_is_made_right() {
     site.prepare(1).unwrap();
     assert_eq!(mode(&site.run()), if is_root() { 0o1777 } else { 0o700 });
     std::fs::remove_dir_all(site.run()).unwrap();
-    std::os::unix::fs::symlink("/tmp", site.run()).unwrap();
+    let outside = site.state.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let closed = Permissions::from_mode(0o500);
+    std::fs::set_permissions(&outside, closed).unwrap();
+    std::os::unix::fs::symlink(&outside, site.run()).unwrap();
     assert!(
         site.prepare(2).is_err(),
         "a link in its place is not followed"
     );
+    assert_eq!(mode(&outside), 0o500);
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+/// Tasks of the run can write where the directory of its outputs lies.
+#[test]
+fn k11_outputs_behind_a_link_are_neither_taken_away_nor_made() {
+    let site = site();
+    site.prepare(1).unwrap();
+    let outside = site.state.path().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    for name in ["t.env", "other"] {
+        std::fs::write(outside.join(name), "stays").unwrap();
+    }
+    let out = site.run().join("out");
+    std::fs::remove_dir_all(&out).unwrap();
+    std::os::unix::fs::symlink(&outside, &out).unwrap();
+    for name in ["t.env", "other", "none"] {
+        assert!(begin_outputs(&out.join(name), None).is_err(), "{name}");
+    }
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 2);
+    assert!(site.prepare(2).is_err());
+    assert_eq!(std::fs::read(outside.join("t.env")).unwrap(), b"stays");
+}
+
+#[test]
+fn what_a_task_makes_is_its_accounts_alone_unless_it_has_one_of_its_own() {
+    let site = site();
+    assert_eq!((super::mode(true), super::mode(false)), (0o1777, 0o700));
+    let assign = site.assign(1);
+    let entry = site.catalogue.entry(&assign.entry).unwrap();
+    let umask = |user: Option<RunAs>| {
+        let mut entry = entry.clone();
+        entry.user = user;
+        let plan = site.catalogue.plan(&assign).unwrap();
+        let spec = spec(&site.state, &assign, &entry, plan, 1, 1);
+        assert!(spec.no_new_privs && spec.make_cwd);
+        spec.umask
+    };
+    let other = RunAs {
+        name: "o".to_owned(),
+        uid: 1,
+        gid: 1,
+        groups: Vec::new(),
+    };
+    assert_eq!((umask(None), umask(Some(other))), (0o077, 0o022));
 }

@@ -181,12 +181,21 @@ mod tests {
         let key = state.keys().join("agent.key");
         crate::files::replace(&key, b"key").unwrap();
         assert_eq!(look(&state), []);
+        for made_later in [state.trash(), state.lists()] {
+            std::fs::create_dir(&made_later).unwrap();
+            chmod(&made_later, 0o700);
+        }
         for (path, opened, right) in [
             (state.path().to_owned(), 0o755, 0o711),
             (state.keys(), 0o755, 0o700),
             (key, 0o644, 0o600),
             (state.ledger(), 0o000, 0o700),
             (state.path().join("version"), 0o640, 0o600),
+            (state.works(), 0o755, 0o711),
+            (state.runs(), 0o733, 0o711),
+            (state.attempts(), 0o750, 0o700),
+            (state.trash(), 0o711, 0o700),
+            (state.lists(), 0o701, 0o700),
         ] {
             chmod(&path, opened);
             let wrong = look(&state);

@@ -36,3 +36,42 @@ fn the_id_is_made_once() {
     let state = StateDir::create(dir.path()).unwrap();
     assert_eq!(state.id().unwrap(), state.id().unwrap());
 }
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn d6_a_directory_of_another_account_is_refused() {
+    let dir = crate::testing::tempdir().unwrap();
+    StateDir::create(dir.path()).unwrap();
+    let error = if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(dir.path(), Some(61_713), None).unwrap();
+        StateDir::open(dir.path()).unwrap_err()
+    } else {
+        check_safe(Path::new("/")).unwrap_err()
+    };
+    assert!(error.to_string().contains("belongs to user"), "{error}");
+}
+
+#[test]
+fn d6_what_is_made_is_closed_to_others_and_passed_through_where_tasks_must() {
+    let dir = crate::testing::tempdir().unwrap();
+    let path = dir.path().join("a/b/state");
+    let state = StateDir::create(&path).unwrap();
+    let _lock = state.lock().unwrap();
+    for (name, expected) in [
+        ("a", 0o711),
+        ("a/b", 0o711),
+        ("a/b/state", 0o711),
+        ("a/b/state/work", 0o711),
+        ("a/b/state/runs", 0o711),
+        ("a/b/state/keys", 0o700),
+        ("a/b/state/ledger", 0o700),
+        ("a/b/state/attempts", 0o700),
+        ("a/b/state/lock", 0o600),
+        ("a/b/state/version", 0o600),
+    ] {
+        assert_eq!(mode(&dir.path().join(name)), expected, "{name}");
+    }
+}
