@@ -24,9 +24,12 @@ pub const TASK_ACCOUNT: &str = "outpost-task";
 /// # Errors
 /// A sentence when there is none.
 pub fn for_tasks() -> Result<RunAs, String> {
-    let account = by_name(TASK_ACCOUNT).map_err(|why| format!("`{TASK_ACCOUNT}`: {why}"))?;
+    never_root(by_name(TASK_ACCOUNT).map_err(|why| format!("`{TASK_ACCOUNT}`: {why}"))?)
+}
+
+fn never_root(account: RunAs) -> Result<RunAs, String> {
     if account.uid == 0 || account.gid == 0 || account.groups.contains(&0) {
-        return Err(format!("`{TASK_ACCOUNT}` is root, or of root's group"));
+        return Err(format!("`{}` is root, or of root's group", account.name));
     }
     Ok(account)
 }
@@ -119,6 +122,23 @@ fn groups_of(name: &CString, gid: u32) -> io::Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_account_of_tasks_has_nothing_of_roots() {
+        let judged = |uid, gid, groups: &[u32]| {
+            never_root(RunAs {
+                name: "t".to_owned(),
+                uid,
+                gid,
+                groups: groups.to_vec(),
+            })
+        };
+        assert!(judged(7, 7, &[7, 8]).is_ok());
+        for (uid, gid, groups) in [(0, 7, &[7][..]), (7, 0, &[7]), (7, 7, &[7, 0])] {
+            let why = judged(uid, gid, groups).unwrap_err();
+            assert!(why.contains("`t` is root"), "{why}");
+        }
+    }
 
     #[test]
     fn root_is_known_everywhere_and_a_made_up_name_nowhere() {

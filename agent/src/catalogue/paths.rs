@@ -146,6 +146,26 @@ mod tests {
     }
 
     #[test]
+    fn k12_what_everybody_writes_and_only_owners_remove_is_roots_or_it_is_refused() {
+        let dir = crate::testing::tempdir().unwrap();
+        let (own_dir, file) = (dir.path().join("dir"), dir.path().join("file"));
+        std::fs::create_dir(&own_dir).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for path in [&own_dir, &file] {
+            set_permissions(path, Permissions::from_mode(0o1777)).unwrap();
+        }
+        let objected = |path: &Path| objection(&path.metadata().unwrap(), &[0, own(), 61_713]);
+        assert!(objected(&file).is_some(), "its content can be changed");
+        // Whoever owns a directory removes from it what he likes.
+        assert_eq!(objected(&own_dir).is_some(), own() != 0);
+        if own() == 0 {
+            std::os::unix::fs::chown(&own_dir, Some(61_713), None).unwrap();
+            // The owner's change takes no bit away from a directory.
+            assert!(objected(&own_dir).is_some());
+        }
+    }
+
+    #[test]
     fn links_that_lead_nowhere_end() {
         let dir = crate::testing::tempdir().unwrap();
         symlink("loop", dir.path().join("loop")).unwrap();

@@ -263,3 +263,17 @@ fn k12_a_sticky_directory_is_one_of_roots_and_a_sticky_file_is_none() {
     let why = paths::check_for(&file, &[0]).unwrap_err();
     assert!(why.contains("file can be written by others"), "{why}");
 }
+
+#[test]
+fn k12_a_program_that_others_can_change_does_not_run() {
+    let (catalogue, elsewhere) = (dir(&[]), dir(&[("program", "\x7fELF")]));
+    let program = elsewhere.path().join("program");
+    let lines = format!("argv = [{program:?}]");
+    assert_eq!(verified(catalogue.path(), &lines), Ok(()));
+    for open in [elsewhere.path(), &program] {
+        set_permissions(open, Permissions::from_mode(0o757)).unwrap();
+        let why = verified(catalogue.path(), &lines).unwrap_err();
+        assert!(why.contains("can be written by others"), "{why}");
+        set_permissions(open, Permissions::from_mode(0o755)).unwrap();
+    }
+}

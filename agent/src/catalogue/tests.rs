@@ -517,3 +517,21 @@ fn windows_are_read_with_the_entry_and_a_wrong_one_is_told_with_its_place() {
     let why = refused(&entry.replace("mon-fri", "weekdays"));
     assert!(why.contains("windows: `weekdays` is no window"), "{why}");
 }
+
+#[test]
+fn an_entry_has_no_more_secrets_than_its_keeper_takes() {
+    let most = crate::secrets::MOST;
+    let entry = |count: usize| {
+        let grants = (0..count).map(|n| format!("secret.s{n} = {{ as = \"fd\" }}\n"));
+        let grants = grants.collect::<String>();
+        refused(&format!(
+            "[entry.a]\n#user#\nargv = [\"/bin/true\"]\n{grants}"
+        ))
+    };
+    let too_many = format!("it can have {most} secrets");
+    assert!(
+        !entry(most).contains(&too_many),
+        "what is wrong is that there are none such"
+    );
+    assert!(entry(most + 1).contains(&too_many));
+}

@@ -322,3 +322,7 @@ fn silent(end: &ExitRecord) -> String {
         Ended::Exited(_) | Ended::Signalled(_) => "it printed nothing".to_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "logs_tests.rs"]
+mod tests;

@@ -42,33 +42,41 @@ pub(super) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
 const AGAIN: usize = 16;
 
 /// Removes a directory and all below it, however deep that is: what lies in a directory is brought up beside the first
-/// one before that goes, so that few descriptors and no stack are needed. No link is followed, and what a task took away
-/// from itself is given back.
+/// one before that goes, so that few descriptors and no stack are needed. The first one goes last: as long as it is there,
+/// something of it is. No link is followed, and what a task took away from itself is given back.
 ///
 /// # Errors
 /// What the file system says.
 pub(super) fn raze(path: &Path) -> io::Result<()> {
-    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(above), Some(base)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let above = open_dir(above)?;
     let mut raised = Raised {
-        base: name.to_owned(),
+        base: base.to_owned(),
         count: 0,
-        left: vec![name.to_owned()],
+        left: Vec::new(),
     };
     let mut again = AGAIN;
-    while let Some(name) = raised.left.pop() {
-        match clear(&above, &name, &mut raised) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) if again > 0 => {
-                again -= 1;
-                raised.left.push(name);
+    loop {
+        let emptied = empty(&above, base, &mut raised);
+        while let Some(name) = raised.left.pop() {
+            let gone = empty(&above, &name, &mut raised);
+            match gone.and_then(|()| unlinkat(&above, &name, AtFlags::REMOVEDIR)) {
+                Err(Errno::NOTEMPTY | Errno::EXIST) if again > 0 => {
+                    again -= 1;
+                    raised.left.push(name);
+                }
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno.into()),
             }
-            Ok(()) | Err(Errno::NOENT) => {}
+        }
+        match emptied.and_then(|()| unlinkat(&above, base, AtFlags::REMOVEDIR)) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) if again > 0 => again -= 1,
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(())
 }
 
 /// Directories that were brought up and are still to be removed.
@@ -87,10 +95,13 @@ impl Raised {
     }
 }
 
-fn clear(above: &OwnedFd, name: &OsStr, raised: &mut Raised) -> Result<(), Errno> {
+/// Leaves nothing in a directory. One that is gone, or was exchanged for something else meanwhile that goes here, is told by
+/// `NOENT`.
+fn empty(above: &OwnedFd, name: &OsStr, raised: &mut Raised) -> Result<(), Errno> {
     let dir = match enter(above, name) {
-        // Exchanged for something else meanwhile.
-        Err(Errno::NOTDIR | Errno::LOOP) => return unlinkat(above, name, AtFlags::empty()),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return unlinkat(above, name, AtFlags::empty()).and(Err(Errno::NOENT));
+        }
         entered => entered?,
     };
     for entry in Dir::read_from(&dir)? {
@@ -115,8 +126,7 @@ fn clear(above: &OwnedFd, name: &OsStr, raised: &mut Raised) -> Result<(), Errno
         rustix::fs::renameat(&dir, inner, above, &up)?;
         raised.left.push(up);
     }
-    drop(dir);
-    unlinkat(above, name, AtFlags::REMOVEDIR)
+    Ok(())
 }
 
 /// Opens a directory, also one that a task took its permissions from.
@@ -195,6 +205,24 @@ mod tests {
         drop(at);
         raze(&root).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn as_long_as_anything_of_a_directory_is_there_it_is_there_itself() {
+        let dir = crate::testing::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(root.join("a/d")).unwrap();
+        std::fs::write(root.join("a/d/f"), "").unwrap();
+        let mut raised = Raised {
+            base: "a".into(),
+            count: 0,
+            left: Vec::new(),
+        };
+        empty(&open_dir(&root).unwrap(), "a".as_ref(), &mut raised).unwrap();
+        assert_eq!(std::fs::read_dir(root.join("a")).unwrap().count(), 0);
+        assert!(root.join(&raised.left[0]).join("f").exists());
+        raze(&root.join("a")).unwrap();
+        assert!(!root.join("a").exists());
     }
 
     /// Directories and links to elsewhere take each other's places while the agent clears up: what it changes and

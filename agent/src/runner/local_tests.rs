@@ -101,19 +101,24 @@ fn k14_who_cannot_show_the_token_of_the_state_directory_reaches_nobody() {
     std::fs::write(state.path().join(TOKEN), "of an earlier runner").unwrap();
     let (answers, asked) = served(&state, |path| {
         let token = Token::of(&path).unwrap();
-        let shows = |shown: &str| {
+        let asks = |question: &str, shown: &str| {
             let mut stream = connect(&path).unwrap();
-            stream
-                .write_all(format!("\"status\"\n{shown}").as_bytes())
-                .unwrap();
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            // The other side may hang up before it has read everything.
+            let _ = stream.write_all(format!("{question}\n{shown}").as_bytes());
+            let _ = stream.shutdown(std::net::Shutdown::Write);
             let mut answer = String::new();
             let _ = stream.read_to_string(&mut answer);
             !answer.is_empty()
         };
+        let shows = |shown: &str| asks("\"status\"", shown);
         let almost = token.replacen(|_: char| true, "x", 1);
         [
             shows(&format!("{token}\n")),
+            // More than anybody asks.
+            asks(
+                &format!("\"status\"{}", " ".repeat(600)),
+                &format!("{token}\n"),
+            ),
             shows(""),
             shows("\n"),
             shows(&format!("{almost}\n")),
@@ -121,7 +126,7 @@ fn k14_who_cannot_show_the_token_of_the_state_directory_reaches_nobody() {
             shows(&format!("{token}0\n")),
         ]
     });
-    assert_eq!(answers, [true, false, false, false, false, false]);
+    assert_eq!(answers, [true, false, false, false, false, false, false]);
     assert_eq!(asked, 1, "who shows nothing asks nothing");
     let mode = state.path().join(TOKEN).metadata().unwrap().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -133,4 +138,19 @@ fn without_a_runner_it_says_how_to_get_one() {
     let state = StateDir::create(dir.path()).unwrap();
     let why = format!("{:#}", ask(state.path(), Ask::Status).unwrap_err());
     assert!(why.contains("outpost-agent run"), "{why}");
+}
+
+/// As on a full disk: what an earlier runner left is better than none, if it is whole.
+#[test]
+fn k14_a_token_that_cannot_be_made_anew_is_the_earlier_one_or_none() {
+    let dir = crate::testing::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    std::fs::create_dir(state.path().join("agent.tmp")).unwrap();
+    for short in ["", "0", &"0".repeat(TOKEN_DIGITS - 1)] {
+        std::fs::write(state.path().join(TOKEN), short).unwrap();
+        assert!(Token::new(&state).is_err(), "{short}");
+    }
+    let whole = "1".repeat(TOKEN_DIGITS);
+    std::fs::write(state.path().join(TOKEN), &whole).unwrap();
+    assert!(Token::new(&state).unwrap().is(&whole));
 }

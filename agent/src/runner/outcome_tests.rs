@@ -168,3 +168,46 @@ fn k11_a_pipe_a_link_and_a_directory_in_its_place_count_nothing() {
     assert_eq!(count_in_time(dir.path()), None);
     assert_eq!(count_in_time(&dir.path().join("absent")), None);
 }
+
+#[test]
+fn what_an_entry_does_not_report_stays_here_whatever_the_task_wrote() {
+    let dir = crate::testing::tempdir().unwrap();
+    let run = dir.path().canonicalize().unwrap();
+    std::fs::create_dir(run.join("out")).unwrap();
+    std::fs::write(run.join("out/t.env"), "count=7\n").unwrap();
+    std::fs::create_dir(run.join("catalogue.d")).unwrap();
+    let reported = |lines: &str| {
+        let user = match rustix::process::geteuid().is_root() {
+            true => "user = \"nobody\"\n",
+            false => "",
+        };
+        let text = format!("[entry.e]\n{user}argv = [\"/bin/true\"]\n{lines}\n");
+        std::fs::write(run.join("catalogue.d/a.toml"), text).unwrap();
+        let catalogue = crate::catalogue::load(&run.join("catalogue.d"), "").unwrap();
+        let entry = catalogue.entries().next();
+        let ended = record(Ended::Exited(3), Cause::Own);
+        let KeeperSaid::Finished(report) = said(&ended, &assign(), entry, &run) else {
+            panic!("it ended");
+        };
+        (report.exit_code, report.count)
+    };
+    assert_eq!(reported(""), (None, None));
+    assert_eq!(reported("report_exit_code = true"), (Some(3), None));
+    assert_eq!(reported("report_count = true"), (None, Some(7)));
+}
+
+#[test]
+fn k11_of_outputs_without_an_end_only_the_beginning_is_read() {
+    let dir = crate::testing::tempdir().unwrap();
+    let path = dir.path().join("t.env");
+    let rest = "x".repeat(usize::try_from(OUTPUT_BYTES).unwrap());
+    std::fs::write(&path, format!("count=1\n{rest}\ncount=2\n")).unwrap();
+    assert_eq!(count_in_time(&path), Some(1));
+    std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    assert_eq!(count_in_time(&path), Some(1));
+}

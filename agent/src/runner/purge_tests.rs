@@ -1,6 +1,10 @@
 //! What a purge without a running agent takes, and when it takes nothing.
 
+use outpost_agent_core::record::Write;
 use outpost_agent_keeper::process::{ProcessRef, boot_id};
+use outpost_proto::ids::{CatalogueVersion, CommandSeq, EventSeq, Fence, Incarnation, TaskIndex};
+use outpost_proto::message::{Assign, OnDisconnect};
+use outpost_proto::outcome::{Outcome, Refusal, Report};
 
 use super::*;
 
@@ -20,6 +24,7 @@ impl Site {
         for run in [RUN, OTHER] {
             std::fs::create_dir(state.run(run)).unwrap();
             std::fs::write(state.list_of(run), "some\n").unwrap();
+            std::fs::write(Rest::of(&state, run).beside(), "half").unwrap();
         }
         Self { _dir: dir, state }
     }
@@ -61,8 +66,54 @@ impl Site {
     }
 
     fn has(&self, attempt: AttemptId) -> bool {
-        self.state.attempt(attempt).exists() && self.state.work(attempt).exists()
+        let (dir, work) = (self.state.attempt(attempt), self.state.work(attempt));
+        assert_eq!(dir.exists(), work.exists());
+        dir.exists()
     }
+
+    /// In the journal, as it stands there.
+    fn held(&self, attempt: u128, run: RunId, state: AttemptState) {
+        let record = AttemptRecord {
+            assign: assign(attempt, run),
+            incarnation: Incarnation(1),
+            on_disconnect: OnDisconnect::Continue,
+            state,
+            event_seq: EventSeq(1),
+            cancel_requested: false,
+        };
+        let mut journal = crate::journal::Journal::open(self.state.path()).unwrap();
+        journal.commit(&[Write::Attempt(Box::new(record))]).unwrap();
+    }
+
+    fn trash(&self) -> usize {
+        std::fs::read_dir(self.state.trash()).map_or(0, Iterator::count)
+    }
+}
+
+fn assign(attempt: u128, run: RunId) -> Assign {
+    Assign {
+        attempt: AttemptId(attempt),
+        run,
+        task: TaskIndex(0),
+        fence: Fence(1),
+        command_seq: CommandSeq(1),
+        entry: "e".parse().unwrap(),
+        catalogue_version: CatalogueVersion(1),
+        parameters: Vec::new(),
+        deadline_ms: None,
+        task_name: "t".parse().unwrap(),
+        workflow_name: "w".parse().unwrap(),
+    }
+}
+
+fn finished() -> AttemptState {
+    AttemptState::Finished(Report {
+        outcome: Outcome::Succeeded,
+        may_have_started: true,
+        duration_ms: 1,
+        exit_code: None,
+        count: None,
+    })
 }
 
 #[test]
@@ -78,6 +129,44 @@ fn everything_of_the_run_goes_with_its_list_and_nothing_of_another() {
     let Site { state, .. } = &site;
     assert!(!site.has(one) && !state.run(RUN).exists() && !state.list_of(RUN).exists());
     assert!(site.has(other) && state.run(OTHER).exists() && state.list_of(OTHER).exists());
+    assert!(!Rest::of(state, RUN).beside().exists() && Rest::of(state, OTHER).beside().exists());
+    assert_eq!(site.trash(), 0);
+}
+
+#[test]
+fn refusals_of_the_run_go_and_what_only_the_journal_knows_of_goes_too() {
+    let site = Site::new();
+    let mut refusals = Refusals::open(site.state.path());
+    for (attempt, run) in [(3, RUN), (4, OTHER)] {
+        refusals.note(1, &assign(attempt, run), Refusal::Rate, "why");
+    }
+    // Its keeper never made a claim, or it is gone.
+    site.held(5, RUN, finished());
+    std::fs::create_dir(site.state.work(AttemptId(5))).unwrap();
+    let purged = at_rest(&site.state, RUN).unwrap();
+    assert_eq!((purged.refused, purged.refusals), (None, 1));
+    assert!(!site.state.work(AttemptId(5)).exists());
+    let left = refusals::read(site.state.path()).unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].run, OTHER.to_string());
+}
+
+#[test]
+fn what_waits_or_runs_by_the_journal_holds_it_back() {
+    for state in [
+        AttemptState::Assigned,
+        AttemptState::Starting,
+        AttemptState::Running,
+    ] {
+        let site = Site::new();
+        site.held(1, RUN, finished());
+        site.held(2, RUN, state);
+        let purged = at_rest(&site.state, RUN).unwrap();
+        let why = purged.refused.unwrap();
+        assert!(why.contains("1 attempts of it run or wait"), "{why}");
+        assert!(site.state.run(RUN).exists());
+        assert_eq!(at_rest(&site.state, OTHER).unwrap().refused, None);
+    }
 }
 
 #[test]

@@ -88,15 +88,17 @@ fn k16_a_working_directory_is_opened_where_it_holds_nothing_of_others() {
     for below in ["catalogue.d", "data/run", "place", "state/keys"] {
         std::fs::create_dir_all(home.join(below)).unwrap();
     }
-    let opened = |workdir: &str| {
+    let opened = |workdir: &str, writes: &str| {
         let workdir = home.join(workdir);
+        let writes = home.join(writes);
         let user = match rustix::process::geteuid().is_root() {
             true => "user = \"nobody\"\n",
             false => "",
         };
         let text = format!(
-            "[entry.a]\nargv = [\"/bin/true\"]\nworkdir = \"{}\"\n{user}",
-            workdir.display()
+            "[entry.a]\nargv = [\"/bin/true\"]\nworkdir = \"{}\"\nwrites = [\"{}\"]\n{user}",
+            workdir.display(),
+            writes.display()
         );
         std::fs::write(home.join("catalogue.d/site.toml"), text).unwrap();
         let catalogue = crate::catalogue::load(&home.join("catalogue.d"), "").unwrap();
@@ -107,13 +109,30 @@ fn k16_a_working_directory_is_opened_where_it_holds_nothing_of_others() {
             "wall": { "closed": [home.join("state")], "kept": [home, home.join("data/run")] }
         });
         let mut spec: StartSpec = serde_json::from_value(spec).unwrap();
-        open_declared(&mut spec, entry).unwrap();
-        spec.wall.unwrap().open
+        open_declared(&mut spec, entry)?;
+        Ok::<_, String>(spec.wall.unwrap().open)
     };
-    assert_eq!(opened("place"), [home.join("place")]);
+    let written = home.join("written");
+    std::fs::create_dir(&written).unwrap();
+    let place = home.join("place");
+    assert_eq!(opened("place", "written"), Ok(vec![written.clone(), place]));
     for closed in ["", "data", "data/run", "state", "state/keys"] {
-        assert_eq!(opened(closed), Vec::<PathBuf>::new(), "{closed}");
+        let open = opened(closed, "written");
+        assert_eq!(open, Ok(vec![written.clone()]), "{closed}");
     }
+    // What is declared is opened, or the entry does not start.
+    for closed in ["", "state", "state/keys", "none"] {
+        let why = opened("place", closed).unwrap_err();
+        assert!(why.contains("`writes` names"), "{why}");
+    }
+}
+
+#[test]
+fn k16_the_state_directory_is_closed() {
+    let dir = crate::testing::tempdir().unwrap();
+    let state = StateDir::create(&dir.path().join("state")).unwrap();
+    let real = state.path().canonicalize().unwrap();
+    assert_eq!(Walls::new(&state).closed, [real]);
 }
 
 #[test]

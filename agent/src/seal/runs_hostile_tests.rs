@@ -236,3 +236,33 @@ fn a_path_that_is_longer_than_any_walk_goes_is_not_listed() {
     let error = list.add(&vec![b'a'; FRAME_BYTES / 2 + 1], [0; STAMP]);
     assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidFilename);
 }
+
+/// Who knew the key of one file could say twice whose it was, or not at all.
+#[test]
+fn a_file_says_once_whose_it_was() {
+    let keys = keys(&[1]);
+    for times in [0, 2] {
+        let dir = run();
+        seal(&keys, &dir.rest).unwrap();
+        let path = dir.path().join("empty");
+        let whose = attributes(&path.metadata().unwrap());
+        let (header, key) = keys.for_file(RUN.0.to_be_bytes(), part(b"empty")).unwrap();
+        let (mut sealer, bytes) = Sealer::begin(&header, &key).unwrap();
+        let mut out = bytes.to_vec();
+        for _ in 0..times {
+            sealer.frame(Frame::Attributes(&whose), &mut out).unwrap();
+        }
+        let end = Frame::End {
+            received: 0,
+            left_out: 0,
+        };
+        sealer.frame(end, &mut out).unwrap();
+        std::fs::write(&path, out).unwrap();
+        std::fs::write(&dir.rest.list, "some\n").unwrap();
+        let error = open(Some(&keys), &dir.rest).unwrap_err();
+        assert!(
+            matches!(error, RunError::Damaged { .. }),
+            "{times}: {error}"
+        );
+    }
+}

@@ -170,3 +170,110 @@ fn random() -> anyhow::Result<u64> {
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
     Ok(u64::from_be_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_dir::Identity;
+
+    fn mode(path: &Path) -> u32 {
+        path.symlink_metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn only_a_directory_of_this_account_that_nobody_else_writes_is_its_own() {
+        let dir = crate::testing::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("own")).unwrap();
+        chmod(&path("own"), 0o755);
+        assert!(owned(&path("own")).is_ok());
+        std::os::unix::fs::symlink("own", path("link")).unwrap();
+        std::fs::write(path("file"), "").unwrap();
+        chmod(&path("file"), 0o600);
+        for other in ["link", "file", "none"] {
+            assert!(owned(&path(other)).is_err(), "{other}");
+        }
+        for open in [0o720, 0o702] {
+            chmod(&path("own"), open);
+            assert!(owned(&path("own")).is_err(), "{open:o}");
+        }
+        chmod(&path("own"), 0o700);
+        if std::os::unix::fs::chown(path("own"), Some(61_713), None).is_ok() {
+            assert!(owned(&path("own")).is_err());
+        }
+    }
+
+    #[test]
+    fn a_link_where_trials_are_is_not_followed() {
+        let dir = crate::testing::tempdir().unwrap();
+        let state = StateDir::create(&dir.path().join("state")).unwrap();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).unwrap();
+        chmod(&outside, 0o700);
+        let tries = state.path().join("try");
+        std::os::unix::fs::symlink(&outside, &tries).unwrap();
+        assert!(Scratch::make(state.path(), &Place::Own).is_err());
+        assert_eq!(mode(&outside), 0o700);
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
+        std::fs::remove_file(&tries).unwrap();
+        assert_eq!(parent(state.path()).unwrap(), tries.canonicalize().unwrap());
+        assert_eq!(mode(&tries), 0o711);
+    }
+
+    #[test]
+    fn an_agents_own_directory_is_no_place_for_a_trial() {
+        let dir = crate::testing::tempdir().unwrap();
+        let state = StateDir::create(dir.path()).unwrap();
+        assert!(trial_in(dir.path()).is_ok());
+        let identity = Identity {
+            orchestrator: "o:1".to_owned(),
+            tenant: "t".to_owned(),
+            agent: "a".to_owned(),
+            spiffe_id: "s".to_owned(),
+        };
+        state.set_identity(&identity).unwrap();
+        let why = trial_in(dir.path()).err().unwrap().to_string();
+        assert!(why.contains("an agent's own state directory"), "{why}");
+    }
+
+    #[test]
+    fn what_was_left_goes_and_what_is_held_kept_new_or_no_trial_stays() {
+        let dir = crate::testing::tempdir().unwrap();
+        let make = |name: &str, age: Duration| {
+            let path = dir.path().join(name);
+            let state = StateDir::create(&path).unwrap();
+            let opened = File::open(&path).unwrap();
+            opened.set_modified(SystemTime::now() - age).unwrap();
+            state
+        };
+        let old = 2 * ABOUT_TO_HOLD;
+        let (left, held) = (make("left", old), make("held", old));
+        let new = make("new", Duration::ZERO);
+        let (kept, forgotten) = (make("kept", Duration::ZERO), make("forgotten", old));
+        for (state, age) in [(&kept, old), (&forgotten, 2 * LOOKED_AT)] {
+            std::fs::write(state.path().join(KEPT), "").unwrap();
+            let opened = File::open(state.path()).unwrap();
+            opened.set_modified(SystemTime::now() - age).unwrap();
+        }
+        let other = dir.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let opened = File::open(&other).unwrap();
+        opened.set_modified(SystemTime::now() - old).unwrap();
+        let lock = held.lock().unwrap();
+        // The lock's file may be new there.
+        let opened = File::open(held.path()).unwrap();
+        opened.set_modified(SystemTime::now() - old).unwrap();
+        sweep(dir.path());
+        for gone in [&left, &forgotten] {
+            assert!(!gone.path().exists(), "{}", gone.path().display());
+        }
+        for stays in [held.path(), new.path(), kept.path(), &other] {
+            assert!(stays.exists(), "{}", stays.display());
+        }
+        drop(lock);
+    }
+}
