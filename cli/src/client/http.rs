@@ -334,7 +334,7 @@ impl Refused {
 pub(crate) fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_json::from_value(value).map_err(|error| {
         Failure::Incompatible(format!(
-            "the server's answer is not understood by this outpost {VERSION} ({error})"
+            "the server's answer is not understood by this outpost {VERSION} ({error}); is the address that of the API, and not the agents' port?"
         ))
     })
 }

@@ -86,7 +86,8 @@ fn of_run(tree: &RunTree, task: Option<&str>, out: Out) {
         out.table(&table);
         if !is_empty {
             out.note(
-                "They are at the agents' sites and do not leave them. To read one, run there: outpost-agent logs ATTEMPT",
+                "They are at the agents' sites and do not leave them. To read one, run there: outpost-agent logs ATTEMPT. \
+                 What was refused there has none: outpost-agent refusals says why",
             );
         }
     });

@@ -16,7 +16,7 @@ use crate::output::{self, Output};
 use crate::store::OpenError;
 use crate::store::access::Access;
 use crate::store::backup::STAGE;
-use crate::store::sqlite::{FILE, Sqlite};
+use crate::store::sqlite::{FILE, FILES, Sqlite};
 
 /// The first tenant.
 const TENANT: &str = "default";
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: InitArgs, output: Output) -> Result<(), Failure> {
     let made = complete(&dir, &args.names, &args.trust_domain).await;
     if made.is_err() {
         // An orchestrator that is half made would look like one; only what this call made is taken away.
-        for file in [FILE, "outpost.db-wal", "outpost.db-shm"] {
+        for file in FILES {
             let _ = std::fs::remove_file(dir.join(file));
         }
     }

@@ -34,6 +34,14 @@ use crate::driver::clock::Clock;
 
 /// The database's name in its directory.
 pub const FILE: &str = "outpost.db";
+
+/// It and what SQLite puts beside it.
+pub(crate) const FILES: [&str; 4] = [
+    FILE,
+    "outpost.db-wal",
+    "outpost.db-shm",
+    "outpost.db-journal",
+];
 /// How long a statement waits for another process's transaction: administration takes milliseconds.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// What a write-ahead log is cut back to.
@@ -91,6 +99,19 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
         .pragma("journal_size_limit", JOURNAL_BYTES)
 }
 
+/// Makes the tables in an empty file and begins the first recovery epoch.
+async fn begin(path: &Path, database: u64) -> Result<(), OpenError> {
+    migrate::run(path).await?;
+    let refused = |error: rusqlite::Error| OpenError::sqlite(path, error);
+    let writer = Writer::open(path).map_err(refused)?;
+    let epoch = RecoveryEpoch {
+        counter: 1,
+        database,
+    };
+    write_recovery(&writer.connection, epoch).map_err(refused)?;
+    writer.close().map_err(refused)
+}
+
 /// The database's path, if it is there.
 pub(super) fn existing(dir: &Path) -> Result<PathBuf, OpenError> {
     let path = dir.join(FILE);
@@ -105,7 +126,7 @@ impl Sqlite {
     /// Makes a new database in `dir` (made too, 0700, if it is not there) under a new recovery epoch.
     ///
     /// # Errors
-    /// When there is one already, or the directory is not ours to write.
+    /// When there is one already, or the directory is not ours to write, or full: then nothing is left of it.
     pub async fn create(dir: &Path, database: u64) -> Result<(), OpenError> {
         let path = dir.join(FILE);
         let failed = |error| OpenError::Io {
@@ -129,15 +150,14 @@ impl Sqlite {
             }
             Err(error) => return Err(failed(error)),
         }
-        migrate::run(&path).await?;
-        let refused = |error: rusqlite::Error| OpenError::sqlite(&path, error);
-        let writer = Writer::open(&path).map_err(refused)?;
-        let epoch = RecoveryEpoch {
-            counter: 1,
-            database,
-        };
-        write_recovery(&writer.connection, epoch).map_err(refused)?;
-        writer.close().map_err(refused)
+        let begun = begin(&path, database).await;
+        if begun.is_err() {
+            // What is half made would look like a database; it was made by this call.
+            for file in FILES {
+                let _ = std::fs::remove_file(dir.join(file));
+            }
+        }
+        begun
     }
 
     /// Opens the database in `dir` and brings it to this program's schema.

@@ -171,6 +171,18 @@ async fn making_it_twice_is_refused() {
 }
 
 #[tokio::test]
+async fn one_that_could_not_be_made_leaves_nothing_that_looks_like_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // Where SQLite wants a file of its own.
+    let in_the_way = dir.path().join("outpost.db-wal");
+    std::fs::create_dir(&in_the_way).unwrap();
+    assert!(Sqlite::create(dir.path(), 1).await.is_err());
+    assert!(!dir.path().join(FILE).exists());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    Sqlite::create(dir.path(), 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_tenant_sees_its_own_things_only() {
     let (_dir, mut store) = made().await;
     let mut writes = Writes::new(23);
