@@ -147,7 +147,9 @@ impl Tenant {
             }
             None => (
                 "queued_at_agent",
-                format!("Agent `{name}` holds it and starts it when a slot is free and the site's own limits let it; {heard}."),
+                format!(
+                    "Agent `{name}` holds it and starts it when a slot is free and the site's own limits let it; {heard}."
+                ),
             ),
         }
     }
