@@ -154,3 +154,36 @@ fn k14_a_token_that_cannot_be_made_anew_is_the_earlier_one_or_none() {
     std::fs::write(state.path().join(TOKEN), &whole).unwrap();
     assert!(Token::new(&state).unwrap().is(&whole));
 }
+
+/// Names the state directory for a process that this test starts.
+const AS_A_CHILD: &str = "OUTPOST_TEST_STATE_OF_PARENT";
+
+/// What a runner started is a task, or started by one: also one that can show the token gets no answer.
+#[test]
+fn k14_a_process_below_the_runner_reaches_nobody() {
+    if let Some(state) = std::env::var_os(AS_A_CHILD) {
+        let state = Path::new(&state);
+        assert!(connect(state).is_ok() && Token::of(state).is_ok_and(|token| !token.is_empty()));
+        assert!(ask(state, Ask::Status).is_err(), "it was answered");
+        return;
+    }
+    let dir = crate::testing::tempdir().unwrap();
+    let state = StateDir::create(dir.path()).unwrap();
+    let (child, asked) = served(&state, |path| {
+        assert_eq!(ask(&path, Ask::Status).unwrap().agent, "Status");
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "runner::local::tests::k14_a_process_below_the_runner_reaches_nobody",
+            ])
+            .env(AS_A_CHILD, &path)
+            .output()
+            .unwrap()
+    });
+    let said = String::from_utf8_lossy(&child.stdout);
+    assert!(
+        child.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+    assert_eq!(asked, 1, "only this process");
+}

@@ -1,11 +1,20 @@
 //! What a purge without a running agent takes, and when it takes nothing.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outpost_agent_core::Settings;
 use outpost_agent_core::record::Write;
+use outpost_agent_keeper::exec::SelfExec;
 use outpost_agent_keeper::process::{ProcessRef, boot_id};
 use outpost_proto::ids::{CatalogueVersion, CommandSeq, EventSeq, Fence, Incarnation, TaskIndex};
 use outpost_proto::message::{Assign, OnDisconnect};
 use outpost_proto::outcome::{Outcome, Refusal, Report};
 
+use super::super::resting::Resting;
 use super::*;
 
 const RUN: RunId = RunId(7);
@@ -185,4 +194,52 @@ fn a_keeper_that_lives_and_is_not_done_holds_it_back_and_one_that_is_done_does_n
     let purged = at_rest(&site.state, RUN).unwrap();
     assert_eq!(purged.refused, None);
     assert!(!site.has(over) && !site.state.run(RUN).exists());
+}
+
+/// What is on its way from one form to the other would be written beside what was thrown away.
+#[tokio::test]
+async fn a_run_whose_files_are_being_encrypted_or_opened_stays() {
+    let site = Site::new();
+    let files = site.state.path().join("catalogue.d");
+    std::fs::create_dir(&files).unwrap();
+    let catalogue = crate::catalogue::load(&files, "").unwrap();
+    let answered = async {
+        let (inbox, _happened) = mpsc::channel(1);
+        let resting = Resting::new(&site.state, None, Duration::ZERO);
+        resting.begin(RUN).await;
+        let tasks = Tasks::new(
+            site.state.clone(),
+            SelfExec::current(Vec::new()),
+            None,
+            Rc::new(RefCell::new(Arc::new(catalogue))),
+            inbox,
+            retention::Trash::start(&site.state),
+            resting,
+        );
+        let settings = Settings::new(Incarnation(1), 1);
+        let core = Agent::new(
+            settings,
+            [0; 32],
+            super::super::now(),
+            Snapshot::default(),
+            BTreeMap::new(),
+        );
+        let mut answers = Vec::new();
+        for run in [RUN, OTHER] {
+            let (reply, replied) = oneshot::channel();
+            let wanted = Wanted {
+                run,
+                attempts: Vec::new(),
+                reply,
+            };
+            wanted.answer(&core, &tasks, &mut Refusals::open(site.state.path()));
+            answers.push(replied.await.unwrap().refused);
+        }
+        answers
+    };
+    let answers = tokio::task::LocalSet::new().run_until(answered).await;
+    let why = answers[0].as_ref().unwrap();
+    assert!(why.contains("being encrypted or opened"), "{why}");
+    assert_eq!(answers[1], None);
+    assert!(site.state.run(RUN).exists() && !site.state.run(OTHER).exists());
 }

@@ -178,7 +178,7 @@ impl Resting {
     }
 
     /// Waits until nobody else does anything to the run's files.
-    async fn begin(&self, run: RunId) {
+    pub(super) async fn begin(&self, run: RunId) {
         while self.is_busy(run) {
             self.0.free.notified().await;
         }

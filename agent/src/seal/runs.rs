@@ -443,31 +443,7 @@ fn seal_one(keys: &SiteKeys, found: &Found<'_>, run: RunId) -> io::Result<Sealed
     sealer
         .frame(Frame::Attributes(&attributes(&before)), &mut out)
         .map_err(refused)?;
-    let mut chunk = vec![0; FRAME_BYTES];
-    let mut received = 0;
-    loop {
-        let length = file.read(&mut chunk)?;
-        let content = chunk.get(..length).unwrap_or_default();
-        let frame = if length == 0 {
-            Frame::End {
-                received,
-                left_out: 0,
-            }
-        } else {
-            Frame::Bytes(content)
-        };
-        sealer.frame(frame, &mut out).map_err(refused)?;
-        received += length as u64;
-        // Who adds to it as fast as it is read would keep this up for ever.
-        if received > before.len() {
-            break;
-        }
-        to.file.write_all(&out)?;
-        out.clear();
-        if length == 0 {
-            break;
-        }
-    }
+    let received = encrypt(&mut file, before.len(), sealer, out, &mut to.file)?;
     let after = file.metadata()?;
     let same = (before.len(), before.mtime(), before.mtime_nsec())
         == (received, after.mtime(), after.mtime_nsec());
@@ -478,6 +454,42 @@ fn seal_one(keys: &SiteKeys, found: &Found<'_>, run: RunId) -> io::Result<Sealed
     }
     to.put_in_place(found)?;
     Ok(Sealed::Now(received, stamp))
+}
+
+/// Encrypts what there is to read behind what `out` holds already; answers how much that was. Once it is more than `most`
+/// nothing more is read: who adds to a file as fast as it is read would keep this up for ever.
+fn encrypt(
+    from: &mut impl io::Read,
+    most: u64,
+    mut sealer: Sealer,
+    mut out: Vec<u8>,
+    to: &mut impl io::Write,
+) -> io::Result<u64> {
+    let mut chunk = vec![0; FRAME_BYTES];
+    let mut received = 0;
+    loop {
+        let length = from.read(&mut chunk)?;
+        let content = chunk.get(..length).unwrap_or_default();
+        let frame = if length == 0 {
+            Frame::End {
+                received,
+                left_out: 0,
+            }
+        } else {
+            Frame::Bytes(content)
+        };
+        let sealed = sealer.frame(frame, &mut out);
+        sealed.map_err(|error| io::Error::other(error.to_string()))?;
+        received += length as u64;
+        if received > most {
+            return Ok(received);
+        }
+        to.write_all(&out)?;
+        out.clear();
+        if length == 0 {
+            return Ok(received);
+        }
+    }
 }
 
 /// Opens one file; `None` when it is not encrypted.

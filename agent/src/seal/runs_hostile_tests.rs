@@ -196,6 +196,21 @@ fn a_file_that_is_written_to_while_it_is_encrypted_stays_as_it_is() {
 }
 
 #[test]
+fn a_file_that_grows_as_fast_as_it_is_read_is_not_read_for_ever() {
+    let (header, key) = keys(&[1])
+        .for_file(RUN.0.to_be_bytes(), part(b"a"))
+        .unwrap();
+    let most = FRAME_BYTES as u64 + 1;
+    let read = |length: u64| {
+        let (sealer, _) = Sealer::begin(&header, &key).unwrap();
+        let mut from = io::Read::take(io::repeat(b'x'), length);
+        encrypt(&mut from, most, sealer, Vec::new(), &mut io::sink()).unwrap()
+    };
+    assert_eq!(read(most), most);
+    assert_eq!(read(1000 * most), 2 * FRAME_BYTES as u64);
+}
+
+#[test]
 fn a_list_of_another_kind_is_none() {
     let (dir, keys) = (run(), keys(&[1]));
     seal(&keys, &dir.rest).unwrap();
