@@ -226,10 +226,11 @@ mod tests {
     /// A file system that does not answer holds a thread and its turn, and nobody who waits for the value.
     #[test]
     fn one_that_is_stuck_is_not_waited_for_and_has_its_turn_until_it_is_done() {
+        // It ends after what it waits for.
+        let runtime = runtime();
         let turns = Arc::new(Semaphore::new(1));
         let turn = Arc::clone(&turns).try_acquire_owned().unwrap();
         let (go_on, stuck) = std::sync::mpsc::channel::<()>();
-        let runtime = runtime();
         let why = runtime.block_on(blocking(turn, SOON, move || {
             Err(stuck
                 .recv()
