@@ -148,8 +148,10 @@ fn parse(pid: u32, text: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let start_time = fields.nth(17)?.parse().ok()?;
-    let zombie = matches!(state, "Z" | "X" | "x");
+    let threads: u32 = fields.nth(15)?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    // Its first thread may have ended, and others go on.
+    let zombie = matches!(state, "Z" | "X" | "x") && threads <= 1;
     let name = text.get(..after_name - 1)?;
     let name = name.splitn(2, |b| *b == b'(').nth(1)?;
     Some(Stat {
@@ -157,6 +159,66 @@ fn parse(pid: u32, text: &[u8]) -> Option<Stat> {
         parent,
         zombie,
         keeps: name == KEEPER.to_bytes() || name == SPAWNER.to_bytes(),
+    })
+}
+
+/// Where a process has its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Environment {
+    /// From this address on, of the program that it executes now.
+    Of {
+        /// Another one for nearly every program.
+        begins: u64,
+        /// As the program was given it.
+        bytes: u64,
+    },
+    /// It begins another program: the kernel has let go of the old one and has not written the new one's yet.
+    NotYet,
+    /// It has none: a thread of the kernel, or one that ends. Or nobody can tell: it is gone, or what only looks like Linux
+    /// does not say.
+    Never,
+}
+
+/// Looks up where a process has its environment; for whoever may read that.
+///
+/// # Errors
+/// When that cannot be seen.
+pub(crate) fn environment(pid: u32) -> io::Result<Environment> {
+    let line = |pid: u32| std::fs::read(Path::new(PROC).join(pid.to_string()).join("stat"));
+    let read = match line(pid) {
+        Err(error) if says_gone(&error) => return Ok(Environment::Never),
+        read => read?,
+    };
+    let found = environment_in(&read)
+        .ok_or_else(|| io::Error::other(format!("the state of process {pid} does not parse")))?;
+    let is_told = |line: &[u8]| matches!(environment_in(line), Some(Environment::Of { .. }));
+    if found == Environment::NotYet && !is_told(&line(std::process::id())?) {
+        return Ok(Environment::Never);
+    }
+    Ok(found)
+}
+
+fn environment_in(line: &[u8]) -> Option<Environment> {
+    /// The kernel's `PF_KTHREAD` and `PF_EXITING`.
+    const HAS_NONE: u64 = 0x0020_0000 | 0x4;
+    let after_name = line.iter().rposition(|b| *b == b')')? + 1;
+    let rest = std::str::from_utf8(line.get(after_name..)?).ok()?;
+    // From the third one on: the 9th, the 27th, the 50th and the 51st.
+    let mut fields = rest.split_ascii_whitespace();
+    let flags: u64 = fields.nth(6)?.parse().ok()?;
+    let code_ends: u64 = fields.nth(17)?.parse().ok()?;
+    let begins: u64 = fields.nth(22)?.parse().ok()?;
+    let ends: u64 = fields.next()?.parse().ok()?;
+    if flags & HAS_NONE != 0 {
+        return Some(Environment::Never);
+    }
+    // Where its code is the kernel writes last, and shows first.
+    Some(match code_ends {
+        0 => Environment::NotYet,
+        _ => Environment::Of {
+            begins,
+            bytes: ends.saturating_sub(begins),
+        },
     })
 }
 
@@ -247,6 +309,52 @@ mod tests {
             }
         );
         assert!(!stat.zombie);
+    }
+
+    #[test]
+    fn a_process_has_not_ended_before_its_last_thread() {
+        let ended = |state: char, threads: u32| {
+            let line =
+                format!("7 (a) {state} 3 7 7 0 -1 0 1 0 0 0 0 0 0 0 20 0 {threads} 0 4711 8");
+            parse(7, line.as_bytes()).unwrap().zombie
+        };
+        assert!(ended('Z', 1) && ended('Z', 0) && ended('X', 0));
+        assert!(!ended('Z', 2) && !ended('S', 1));
+    }
+
+    #[test]
+    fn what_never_has_an_environment_is_told_from_what_has_none_yet() {
+        let of = |flags: u64, code_ends: u64, (begins, ends): (u64, u64)| {
+            let (to_code, to_environment) = ("0 ".repeat(17), "0 ".repeat(22));
+            let line = format!(
+                "7 (a) b) R 1 7 7 0 -1 {flags} {to_code}{code_ends} {to_environment}{begins} {ends} 0"
+            );
+            environment_in(line.as_bytes()).unwrap()
+        };
+        let found = Environment::Of {
+            begins: 5,
+            bytes: 4,
+        };
+        assert_eq!(of(0x40_0000, 3, (5, 9)), found);
+        let of_none = Environment::Of {
+            begins: 5,
+            bytes: 0,
+        };
+        assert_eq!(of(0x40_0000, 3, (5, 5)), of_none);
+        // First there is nothing, then its place, then its length.
+        for written in [(0, 0), (5, 5), (5, 9)] {
+            assert_eq!(of(0x40_0000, 0, written), Environment::NotYet);
+        }
+        let a_thread_of_the_kernel = of(0x20_8040, 0, (0, 0));
+        assert_eq!(a_thread_of_the_kernel, Environment::Never);
+        let one_that_ends = of(0x40_0004, 0, (0, 0));
+        assert_eq!(one_that_ends, Environment::Never);
+        assert_eq!(environment_in(b"7 (a) R 1 7"), None);
+        let environ = std::fs::read("/proc/self/environ").unwrap();
+        let Environment::Of { bytes, .. } = environment(std::process::id()).unwrap() else {
+            panic!("this process has one");
+        };
+        assert_eq!(bytes, environ.len() as u64);
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Remains {
             .filter(|first| first.is_alive())
             .collect();
         if marked {
-            roots.extend(subreaper::marked(&self.attempt).unwrap_or_default());
+            roots.extend(subreaper::marked_so_far(&self.attempt));
         }
         let pids: Vec<u32> = roots.iter().map(|root| root.pid).collect();
         if !pids.is_empty() {

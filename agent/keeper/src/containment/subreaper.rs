@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Read};
+use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::process::{self, ProcessRef};
+use crate::process::{self, Environment, ProcessRef};
 
 /// How many looks for new processes one call takes; the caller repeats anyway.
 const LOOKS: usize = 32;
@@ -45,36 +46,132 @@ pub(super) fn kill_below(roots: &[u32]) {
 /// Every process whose environment at exec named this attempt.
 ///
 /// # Errors
-/// When the look failed: some may be missing.
+/// When the look failed, or some cannot be told yet: some may be missing.
 pub(crate) fn marked(attempt: &str) -> io::Result<Vec<ProcessRef>> {
-    let marker = format!("OUTPOST_ATTEMPT={attempt}");
-    let own = std::process::id();
-    let mut found = Vec::new();
-    for stat in process::all()? {
-        let pid = stat.process.pid;
-        if !stat.zombie && pid != own && has_marker(pid, marker.as_bytes())? {
-            found.push(stat.process);
+    match look_for(attempt)? {
+        (found, None) => Ok(found),
+        (_, Some(pid)) => {
+            let text =
+                format!("process {pid} begins another program, and whose it is cannot be seen yet");
+            Err(io::Error::new(io::ErrorKind::WouldBlock, text))
         }
     }
-    Ok(found)
 }
 
-fn has_marker(pid: u32, marker: &[u8]) -> io::Result<bool> {
-    match environment(pid) {
-        Ok(environment) => Ok(environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry == marker)),
-        // What this account may not look into it cannot have started, unless the task changed its user itself.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
-        Err(error) if process::says_gone(&error) => Ok(false),
-        Err(error) => Err(error),
+/// As [`marked`], as far as it can be seen now.
+pub(super) fn marked_so_far(attempt: &str) -> Vec<ProcessRef> {
+    look_for(attempt)
+        .map(|(found, _)| found)
+        .unwrap_or_default()
+}
+
+/// Those that are found, and one of which it cannot be told yet, if there is one.
+fn look_for(attempt: &str) -> io::Result<(Vec<ProcessRef>, Option<u32>)> {
+    let marker = format!("OUTPOST_ATTEMPT={attempt}");
+    let own = std::process::id();
+    let (mut found, mut unsure) = (Vec::new(), None);
+    for stat in process::all()? {
+        let pid = stat.process.pid;
+        if stat.zombie || pid == own {
+            continue;
+        }
+        match has_marker(pid, marker.as_bytes())? {
+            Some(true) => found.push(stat.process),
+            Some(false) => {}
+            None => unsure = Some(pid),
+        }
     }
+    Ok((found, unsure))
+}
+
+/// `None`: it begins another program, and there is nothing to look at yet.
+///
+/// What was read counts if it is as long as the kernel says: a program that begins meanwhile cuts it off. Where it is shorter
+/// twice in one program's life, the program took it away itself.
+fn has_marker(pid: u32, marker: &[u8]) -> io::Result<Option<bool>> {
+    let mut before = None;
+    for _ in 0..LOOKS {
+        let read = match environment(pid) {
+            Ok(read) => read,
+            // What this account may not look into it cannot have started, unless the task changed its user itself.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Some(false));
+            }
+            Err(error) if process::says_gone(&error) => return Ok(Some(false)),
+            Err(error) => return Err(error),
+        };
+        if read.split(|byte| *byte == 0).any(|entry| entry == marker) {
+            return Ok(Some(true));
+        }
+        let whole = match process::environment(pid)? {
+            Environment::Of { begins, bytes } => {
+                let now = Some((begins, read.len()));
+                read.len() as u64 == bytes || before == now || {
+                    before = now;
+                    false
+                }
+            }
+            Environment::NotYet => return Ok(None),
+            Environment::Never => true,
+        };
+        if whole {
+            return Ok(Some(false));
+        }
+    }
+    Ok(None)
 }
 
 fn environment(pid: u32) -> io::Result<Vec<u8>> {
+    let dir = format!("/proc/{pid}");
+    match environment_in(Path::new(&dir)) {
+        // The first thread may have ended: the others show it as well.
+        Err(error) if process::says_gone(&error) => std::fs::read_dir(format!("{dir}/task"))?
+            .filter_map(|thread| environment_in(&thread.ok()?.path()).ok())
+            .next()
+            .ok_or(error),
+        read => read,
+    }
+}
+
+fn environment_in(dir: &Path) -> io::Result<Vec<u8>> {
     let mut environment = Vec::new();
-    let file = std::fs::File::open(format!("/proc/{pid}/environ"))?;
+    let file = std::fs::File::open(dir.join("environ"))?;
     // The most that the kernel takes for one exec is far below this.
     file.take(8 << 20).read_to_end(&mut environment)?;
     Ok(environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It begins one program after another, each under the same mark: in between it has no environment.
+    #[test]
+    fn a_process_that_begins_another_program_is_found_or_not_told_of() {
+        let attempt = format!("between-{}", std::process::id());
+        let mut child = std::process::Command::new("/bin/sh")
+            .args([
+                "-c",
+                r#"exec /bin/sh -c "$0" "$0""#,
+                r#"exec /bin/sh -c "$0" "$0""#,
+            ])
+            .env("OUTPOST_ATTEMPT", &attempt)
+            .spawn()
+            .unwrap();
+        let of = ProcessRef::of(child.id()).unwrap();
+        let (mut seen, mut untold, mut missed) = (0, 0, 0);
+        while seen < 100 || (untold < 3 && seen < 5_000) {
+            match marked(&attempt) {
+                Ok(found) if found.contains(&of) => seen += 1,
+                Ok(_) => missed += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => untold += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let so_far = (0..100).any(|_| marked_so_far(&attempt).contains(&of));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(missed, 0, "{seen} times seen, {untold} times not told");
+        assert!(so_far);
+    }
 }

@@ -55,7 +55,7 @@ fn c3_a_killed_keeper_takes_its_tree_along(want: Want, with_spawner: bool) {
     end_tree(&spec.dir).unwrap();
     assert!(all_dead(&processes));
     assert!(
-        since.elapsed() < Duration::from_secs(15),
+        since.elapsed() < Duration::from_secs(60),
         "took {:?}",
         since.elapsed()
     );
