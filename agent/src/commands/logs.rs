@@ -168,8 +168,8 @@ fn find(state: &StateDir, prefix: &str) -> anyhow::Result<Found> {
             let run = known(state, prefix)?;
             if run.is_empty() {
                 bail!(
-                    "no attempt and no run here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts, and \
-                     why one could not begin at all is in `outpost-agent status` and the agent's own log"
+                    "no attempt and no run here begins with `{prefix}`; `outpost-agent logs` lists the newest attempts, \
+                     `outpost-agent refusals` says what was refused and why, and why one could not begin is in the agent's own log"
                 );
             }
             Ok(Found::Run(run))

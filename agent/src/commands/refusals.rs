@@ -47,7 +47,7 @@ fn words(one: &Refused) -> String {
     let refusal = outpost_proto::outcome::Outcome::Refused(one.refusal);
     let parameters = one.parameters.iter();
     let parameters = parameters
-        .map(|(name, value)| format!(" {name}={}", value.escape_debug()))
+        .map(|(name, value)| format!(" {name}={}", visible(value)))
         .collect::<String>();
     format!(
         "{}  {refusal:<28}  {}{parameters}\n    for {}/{}, attempt {}\n    {}",
@@ -56,8 +56,17 @@ fn words(one: &Refused) -> String {
         one.workflow,
         one.task,
         one.attempt,
-        one.why.escape_debug()
+        visible(&one.why)
     )
+}
+
+/// Text from elsewhere, without anything that would steer a terminal.
+fn visible(text: &str) -> String {
+    let shown = |c: char| match c.is_control() {
+        true => c.escape_debug().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]
@@ -69,7 +78,7 @@ mod tests {
         let one = Refused {
             at_us: 0,
             refusal: Refusal::BadParameters,
-            why: "`day` is no date".to_owned(),
+            why: "`day` is no date in this site's calendar\r".to_owned(),
             entry: "copy".to_owned(),
             workflow: "nightly".to_owned(),
             task: "dump".to_owned(),
@@ -80,7 +89,7 @@ mod tests {
         assert_eq!(
             words(&one),
             "1970-01-01 00:00:00 UTC  refused{bad_parameters}       copy day=\\u{1b}[2J\n    for nightly/dump, \
-             attempt 00000000000000000000000000000007\n    `day` is no date"
+             attempt 00000000000000000000000000000007\n    `day` is no date in this site's calendar\\r"
         );
     }
 }
