@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -13,6 +14,10 @@ use crate::process::{self, Environment, ProcessRef};
 
 /// How many looks for new processes one call takes; the caller repeats anyway.
 const LOOKS: usize = 32;
+/// How often it is looked again while there is a process of which it cannot be told whose it is.
+const UNTOLD: usize = 200;
+/// Time between two of these looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// TERM to everything below the caller. Who cannot be seen gets none, and KILL after the grace as everybody.
 pub(super) fn terminate() {
@@ -43,19 +48,25 @@ pub(super) fn kill_below(roots: &[u32]) {
     }
 }
 
-/// Every process whose environment at exec named this attempt.
+/// Every process whose environment at exec named this attempt, or those that are found first. Blocks for about a second at
+/// most: on a host on which programs begin all the time another look is needed now and then.
 ///
 /// # Errors
-/// When the look failed, or some cannot be told yet: some may be missing.
+/// When the look failed, or none told of all: some may be missing.
 pub(crate) fn marked(attempt: &str) -> io::Result<Vec<ProcessRef>> {
-    match look_for(attempt)? {
-        (found, None) => Ok(found),
-        (_, Some(pid)) => {
-            let text =
-                format!("process {pid} begins another program, and whose it is cannot be seen yet");
-            Err(io::Error::new(io::ErrorKind::WouldBlock, text))
+    let mut untold = 0;
+    for _ in 0..UNTOLD {
+        match look_for(attempt)? {
+            (found, None) => return Ok(found),
+            (found, Some(_)) if !found.is_empty() => return Ok(found),
+            (_, Some(pid)) => untold = pid,
         }
+        std::thread::sleep(LOOK_AGAIN);
     }
+    Err(io::Error::new(
+        io::ErrorKind::WouldBlock,
+        format!("process {untold} begins another program, and whose it is cannot be seen yet"),
+    ))
 }
 
 /// As [`marked`], as far as it can be seen now.
@@ -145,11 +156,21 @@ fn environment_in(dir: &Path) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// Ends it, also when the test fails.
+    struct Ends(std::process::Child);
+
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
     /// It begins one program after another, each under the same mark: in between it has no environment.
     #[test]
     fn a_process_that_begins_another_program_is_found_or_not_told_of() {
         let attempt = format!("between-{}", std::process::id());
-        let mut child = std::process::Command::new("/bin/sh")
+        let child = std::process::Command::new("/bin/sh")
             .args([
                 "-c",
                 r#"exec /bin/sh -c "$0" "$0""#,
@@ -158,19 +179,18 @@ mod tests {
             .env("OUTPOST_ATTEMPT", &attempt)
             .spawn()
             .unwrap();
-        let of = ProcessRef::of(child.id()).unwrap();
+        let child = Ends(child);
+        let of = ProcessRef::of(child.0.id()).unwrap();
         let (mut seen, mut untold, mut missed) = (0, 0, 0);
         while seen < 100 || (untold < 3 && seen < 5_000) {
-            match marked(&attempt) {
-                Ok(found) if found.contains(&of) => seen += 1,
-                Ok(_) => missed += 1,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => untold += 1,
-                Err(error) => panic!("{error}"),
+            match look_for(&attempt).unwrap() {
+                (found, _) if found.contains(&of) => seen += 1,
+                (_, Some(_)) => untold += 1,
+                (_, None) => missed += 1,
             }
         }
+        assert!(marked(&attempt).unwrap().contains(&of));
         let so_far = (0..100).any(|_| marked_so_far(&attempt).contains(&of));
-        child.kill().unwrap();
-        child.wait().unwrap();
         assert_eq!(missed, 0, "{seen} times seen, {untold} times not told");
         assert!(so_far);
     }
